@@ -1,0 +1,10 @@
+//! The pure part of audit_ext: what an event is, how it travels through the ring, what the level
+//! grammar means, how SQL text is cut and redacted. It knows no PostgreSQL and does no I/O, so that
+//! the extension, `audit-verify`, tests, fuzzers and benches share one implementation.
+
+pub mod classify;
+pub mod codec;
+pub mod event;
+pub mod level;
+pub mod ring;
+pub mod sql;
