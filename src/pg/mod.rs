@@ -1,0 +1,10 @@
+//! Everything that touches the server's C API. Each function says whether it can throw: "throws"
+//! means that PostgreSQL may longjmp out of it, so no value with a destructor may be alive in any
+//! frame between it and the server.
+
+pub mod compat;
+pub mod guc;
+pub mod home;
+pub mod raw;
+pub mod ring_file;
+pub mod shared;

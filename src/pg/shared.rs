@@ -1,0 +1,182 @@
+//! What backends and the worker share in PostgreSQL's shared memory: small state that may be lost
+//! in a crash restart. Records live in the ring file instead (`pg::ring_file`).
+//!
+//! Only atomics and a condition variable: no lock that a backend could hold while it dies. Nothing
+//! here throws, except where it says so.
+
+use core::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use pgrx::pg_sys;
+
+/// `home` while nobody has looked yet.
+pub const HOME_UNKNOWN: u32 = 0;
+/// `home` when no database carries the label: capture is inert.
+pub const HOME_NONE: u32 = u32::MAX;
+
+/// Longest message kept by [`Shared::set_last_error`].
+const ERROR_LEN: usize = 512;
+
+#[repr(C)]
+pub struct Shared {
+    /// OID of the home database, [`HOME_UNKNOWN`] or [`HOME_NONE`].
+    home: AtomicU32,
+    /// The database that the worker attaches to at its next start; 0: it looks for the label first.
+    pub attach: AtomicU32,
+    pub worker_pid: AtomicI32,
+    /// The worker's latch; null while no worker runs.
+    pub worker_latch: AtomicPtr<pg_sys::Latch>,
+    /// 1 while the worker waits for the first record: whoever swaps it to 0 sets the latch.
+    pub worker_sleeping: AtomicU32,
+    /// Ring position up to which everything is in the trail and flushed.
+    pub flushed: AtomicU64,
+    /// Left-over rings that the worker still has to drain before the current one.
+    pub leftover_rings: AtomicU32,
+    /// The last seq of the trail.
+    pub last_seq: AtomicU64,
+    /// When the worker last stored a batch (TimestampTz), 0 before the first.
+    pub last_batch_at: AtomicI64,
+    /// Events stored since server start.
+    pub recorded: AtomicU64,
+    /// GAP events written since server start.
+    pub gaps: AtomicU64,
+    /// Panics swallowed in hooks since server start; always a bug.
+    pub panics: AtomicU64,
+    /// Nanoseconds that the worker spent on batches since server start.
+    pub worker_ns: AtomicU64,
+    /// Even: `error` is stable. Written by the worker only.
+    error_version: AtomicU32,
+    error_len: AtomicU32,
+    error: [AtomicU32; ERROR_LEN / 4],
+    /// Signalled after each batch; `audit.flush()` waits on it.
+    pub flush_cv: pg_sys::ConditionVariable,
+}
+
+impl Shared {
+    /// OID of the home, [`HOME_UNKNOWN`] or [`HOME_NONE`].
+    #[inline]
+    pub fn home(&self) -> u32 {
+        // Acquire pairs with set_home: whoever sees a home sees the state behind it.
+        self.home.load(Ordering::Acquire)
+    }
+
+    pub fn set_home(&self, home: u32) {
+        self.home.store(home, Ordering::Release);
+    }
+
+    /// Keeps the worker's last error for `audit.status` (cut to fit). Called by the worker only.
+    pub fn set_last_error(&self, message: &str) {
+        let bytes = message.as_bytes();
+        let len = bytes.len().min(ERROR_LEN);
+        self.error_version.fetch_add(1, Ordering::AcqRel);
+        for (word, chunk) in self.error.iter().zip(bytes[..len].chunks(4)) {
+            let mut b = [0; 4];
+            b[..chunk.len()].copy_from_slice(chunk);
+            word.store(u32::from_ne_bytes(b), Ordering::Relaxed);
+        }
+        self.error_len.store(len as u32, Ordering::Relaxed);
+        self.error_version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The worker's last error, empty if there was none.
+    pub fn last_error(&self) -> String {
+        for _ in 0..1000 {
+            let before = self.error_version.load(Ordering::Acquire);
+            let len = (self.error_len.load(Ordering::Relaxed) as usize).min(ERROR_LEN);
+            let mut bytes = Vec::with_capacity(ERROR_LEN);
+            for word in &self.error {
+                bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            }
+            core::sync::atomic::fence(Ordering::Acquire);
+            if before % 2 == 0 && before == self.error_version.load(Ordering::Relaxed) {
+                bytes.truncate(len);
+                return String::from_utf8_lossy(&bytes).into_owned();
+            }
+            std::hint::spin_loop();
+        }
+        String::new()
+    }
+
+    /// Wakes the worker if it sleeps. One load when it doesn't; about 10 µs when it does.
+    #[inline]
+    pub fn wake_worker(&self) {
+        // SeqCst: the record's publication before this load and the worker's store of the flag
+        // before its last look at the ring must not pass each other, or a record would sleep.
+        core::sync::atomic::fence(Ordering::SeqCst);
+        if self.worker_sleeping.load(Ordering::Relaxed) != 0
+            && self.worker_sleeping.swap(0, Ordering::SeqCst) != 0
+        {
+            self.set_worker_latch();
+        }
+    }
+
+    /// Sets the worker's latch whatever it does.
+    pub fn set_worker_latch(&self) {
+        let latch = self.worker_latch.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: the latch is in a PGPROC, which is never unmapped; SetLatch doesn't throw and
+            // is allowed anywhere, signal handlers included.
+            unsafe { super::raw::SetLatch(latch) };
+        }
+    }
+}
+
+static mut SHARED: *mut Shared = core::ptr::null_mut();
+
+/// The shared state; `None` when the library was not preloaded.
+#[inline]
+pub fn shared() -> Option<&'static Shared> {
+    // SAFETY: set once per server start in the postmaster before any child exists.
+    unsafe { SHARED.as_ref() }
+}
+
+static mut NEXT_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut NEXT_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+/// Requests the shared memory and has it initialised at each (re)start. Called by `_PG_init`.
+///
+/// # Safety
+/// In the postmaster, while shared_preload_libraries are loaded.
+pub unsafe fn install() {
+    unsafe {
+        #[cfg(not(feature = "pg14"))]
+        {
+            NEXT_REQUEST = pg_sys::shmem_request_hook;
+            pg_sys::shmem_request_hook = Some(request);
+        }
+        #[cfg(feature = "pg14")]
+        super::raw::RequestAddinShmemSpace(size_of::<Shared>());
+        NEXT_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[cfg(not(feature = "pg14"))]
+unsafe extern "C-unwind" fn request() {
+    unsafe {
+        if let Some(next) = NEXT_REQUEST {
+            next();
+        }
+        super::raw::RequestAddinShmemSpace(size_of::<Shared>());
+    }
+}
+
+/// Runs in the postmaster at server start and at each crash restart (may throw: FATAL at start).
+unsafe extern "C-unwind" fn startup() {
+    unsafe {
+        if let Some(next) = NEXT_STARTUP {
+            next();
+        }
+        let mut found = false;
+        let at = super::raw::ShmemInitStruct(
+            c"audit_ext".as_ptr(),
+            size_of::<Shared>(),
+            &mut found,
+        )
+        .cast::<Shared>();
+        if !found {
+            core::ptr::write_bytes(at.cast::<u8>(), 0, size_of::<Shared>());
+            super::raw::ConditionVariableInit(&raw mut (*at).flush_cv);
+        }
+        SHARED = at;
+        super::ring_file::startup();
+    }
+}
