@@ -6,5 +6,6 @@ pub mod classify;
 pub mod codec;
 pub mod event;
 pub mod level;
+pub mod numbers;
 pub mod ring;
 pub mod sql;
