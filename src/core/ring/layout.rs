@@ -167,6 +167,7 @@ impl Shared {
 }
 
 /// The first bytes of the file.
+#[cfg(not(loom))]
 pub(super) const MAGIC: [u8; 8] = *b"AUDITRNG";
 
 /// The constant part as bytes: what is at which offset, and its CRC at the end.
@@ -174,6 +175,7 @@ pub(super) const MAGIC: [u8; 8] = *b"AUDITRNG";
 /// ```text
 /// 0 magic  8 u32 format  12 u32 header length  16 u64 capacity  24 id  40 i64 created_at  48 u32 CRC
 /// ```
+#[cfg(not(loom))]
 pub(super) const CONSTANT_LEN: usize = 52;
 
 /// The header page as it lies in the file.

@@ -124,7 +124,9 @@ fn loom_drops_are_exact() {
         let lost = consumer.take_dropped(0); // its transaction is rolled back
         let taken = consumer.take_dropped(0);
         assert!(lost.map_or(0, |d| d.count) <= taken.map_or(0, |d| d.count));
-        threads.map(|t| t.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         let told = taken.map_or(0, |d| d.total);
         let rest = consumer.take_dropped(told);
         let takes = || taken.iter().chain(&rest);

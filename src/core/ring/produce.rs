@@ -88,9 +88,11 @@ impl Ring {
             self.memory
                 .store_word(reserved.pad_start, Word::Pad(pad), Ordering::Release);
         }
-        // Relaxed: it publishes nothing. It tells how much to skip if this process is killed now.
+        // It tells how much to skip if this process is killed now. Release: who sees it (Acquire)
+        // sees the head that was moved for it, and so does not take its length for damage. (With
+        // Relaxed loom finds just that.)
         self.memory
-            .store_word(start, Word::Reserved(len), Ordering::Relaxed);
+            .store_word(start, Word::Reserved(len), Ordering::Release);
         // Keeps the compiler from moving the copy before that store, or dropping it as overwritten.
         compiler_fence(CompilerOrdering::SeqCst);
         // SAFETY: `reserve` made [start, start + footprint(len)) ours, not straddling the end, and
