@@ -1,10 +1,11 @@
 //! What makes a record trustworthy: two checks that bind it to its ring and its place.
 //!
-//! * `crc`: CRC-32C of ring id, payload, position, length, pid, format.
-//! * `tag`: the format, and 16 bits of the CRC-32C of ring id, position, length, pid, format. It
-//!   makes a header recognisable before its payload is there, so that a search through garbage
-//!   does not run past a record that a live producer is still copying, and it spares that search
-//!   the CRC of a payload that someone filled with things looking like headers.
+//! * The header's CRC: CRC-32C of ring id, position, length, pid and format. 16 bits of it are in
+//!   the header as `tag`, beside the format. It makes a header recognisable before its payload is
+//!   there, so that a search through garbage does not run past a record that a live producer is
+//!   still copying; and it spares that search the CRC of a payload that someone filled with things
+//!   looking like headers.
+//! * `crc`: CRC-32C of ring id, payload and the header's CRC.
 
 use super::layout::{Fields, RING_FORMAT};
 
@@ -46,30 +47,37 @@ impl Seal {
 
     /// The header of a record; `payload_crc` from [`Seal::payload`].
     pub fn header(&self, payload_crc: u32, position: u64, len: u32, pid: u32) -> Fields {
-        let rest = Rest::new(position, len, pid);
+        let header_crc = self.header_crc(position, len, pid);
         Fields {
-            crc: crc32c::crc32c_append(payload_crc, &rest.0),
+            crc: whole(payload_crc, header_crc),
             position,
             pid,
-            tag: self.tag(&rest),
+            tag: tag(header_crc),
         }
     }
 
-    fn tag(&self, rest: &Rest) -> u32 {
-        let check = crc32c::crc32c_append(self.seed, &rest.0);
-        (check ^ check << 16) & 0xffff_0000 | RING_FORMAT
+    fn header_crc(&self, position: u64, len: u32, pid: u32) -> u32 {
+        crc32c::crc32c_append(self.seed, &Rest::new(position, len, pid).0)
     }
 
     /// Whether a header belongs where it was found: position, format and tag.
     pub fn header_is_right(&self, found: &Fields, position: u64, len: u32) -> bool {
-        found.position == position && found.tag == self.tag(&Rest::new(position, len, found.pid))
+        found.position == position && found.tag == tag(self.header_crc(position, len, found.pid))
     }
 
-    /// Whether header and payload are those that were pushed. The caller checked the header.
+    /// Whether header and payload are those that were pushed.
     pub fn payload_is_right(&self, found: &Fields, payload: &[u8]) -> bool {
-        let rest = Rest::new(found.position, payload.len() as u32, found.pid);
-        crc32c::crc32c_append(self.payload(&[payload]), &rest.0) == found.crc
+        let header_crc = self.header_crc(found.position, payload.len() as u32, found.pid);
+        found.crc == whole(self.payload(&[payload]), header_crc)
     }
+}
+
+fn tag(header_crc: u32) -> u32 {
+    (header_crc ^ header_crc << 16) & 0xffff_0000 | RING_FORMAT
+}
+
+fn whole(payload_crc: u32, header_crc: u32) -> u32 {
+    crc32c::crc32c_append(payload_crc, &u64::from(header_crc).to_le_bytes())
 }
 
 // The tag keeps the format in 16 bits.
