@@ -225,3 +225,18 @@ pub fn parse_datum(
     .ok()
     .flatten()
 }
+
+/// Runs `f` in a transaction without SPI and snapshot: for a process without a database.
+pub fn bare_transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    let outcome = catch(|| unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        let value = f();
+        pg_sys::CommitTransactionCommand();
+        value
+    });
+    if outcome.is_err() {
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}
