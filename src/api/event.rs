@@ -6,15 +6,16 @@ use pgrx::{PgSqlErrorCode, ereport, pg_extern};
 
 /// Unpacks. What can't be unpacked was not written by the worker.
 fn unpack(bytes: &[u8]) -> Numbers {
-    match numbers::decode(bytes) {
-        Some(numbers) => numbers,
-        None => ereport!(
+    let Some(numbers) = numbers::decode(bytes) else {
+        ereport!(
             ERROR,
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             "the numbers of an audit event are damaged",
             format!("Found {} bytes: {:02x?}.", bytes.len(), bytes)
-        ),
-    }
+        );
+        unreachable!();
+    };
+    numbers
 }
 
 fn positive(value: u64) -> Option<i64> {

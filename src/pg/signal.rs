@@ -1,7 +1,6 @@
 //! Signal handlers of background workers. Nothing here throws.
 
 use core::ffi::c_int;
-use pgrx::pg_sys;
 use rustix::process::Signal;
 
 type Handler = unsafe extern "C-unwind" fn(c_int);
