@@ -3,12 +3,40 @@
 //! database can read.
 
 use core::ffi::c_char;
+use core::sync::atomic::{AtomicU32, Ordering};
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 
 /// Name of the label provider.
 pub const PROVIDER: &core::ffi::CStr = c"audit_ext";
 /// The label of the home.
 pub const LABEL: &core::ffi::CStr = c"home";
+
+/// OID of pg_shseclabel (catalog/pg_shseclabel.h).
+const SHARED_SEC_LABEL_RELATION_ID: pg_sys::Oid = pg_sys::Oid::from_u32(3592);
+const NO_CHANGE: u32 = 0;
+/// Where the home will be once the running transaction commits: [`NO_CHANGE`], `HOME_NONE`, an OID.
+static CHANGE: AtomicU32 = AtomicU32::new(NO_CHANGE);
+
+/// The running transaction moves the home: an OID, or `HOME_NONE`. Never throws.
+pub fn will_be(home: u32) {
+    CHANGE.store(home, Ordering::Relaxed);
+}
+
+/// From now on everybody knows. Runs in a commit callback: never throws.
+pub fn committed() {
+    let change = CHANGE.swap(NO_CHANGE, Ordering::Relaxed);
+    if change != NO_CHANGE
+        && let Some(shared) = super::shared::shared()
+    {
+        shared.set_home(change);
+        shared.set_worker_latch();
+    }
+}
+
+/// Nothing has changed. Never throws.
+pub fn aborted() {
+    CHANGE.store(NO_CHANGE, Ordering::Relaxed);
+}
 
 /// Attribute numbers of pg_shseclabel (catalog/pg_shseclabel.h).
 const ANUM_OBJOID: i32 = 1;
@@ -57,7 +85,7 @@ pub unsafe extern "C-unwind" fn find_in_hook() -> pg_sys::Oid {
 pub unsafe fn find() -> pg_sys::Oid {
     unsafe {
         let relation = pg_sys::table_open(
-            pg_sys::SharedSecLabelRelationId,
+            SHARED_SEC_LABEL_RELATION_ID,
             pg_sys::AccessShareLock as i32,
         );
         let scan = pg_sys::systable_beginscan(

@@ -86,7 +86,6 @@ unsafe extern "C-unwind" {
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
     pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
-    pub fn IsTransactionBlock() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
