@@ -227,14 +227,14 @@ unsafe fn for_each_relation(
             T_CreatePolicyStmt => one(field!(node as CreatePolicyStmt.table)),
             T_AlterPolicyStmt => one(field!(node as AlterPolicyStmt.table)),
             T_AlterSeqStmt => one(field!(node as AlterSeqStmt.sequence)),
-            T_TruncateStmt => compat::for_each_pointer(field!(node as TruncateStmt.relations), one),
-            T_LockStmt => compat::for_each_pointer(field!(node as LockStmt.relations), one),
+            T_TruncateStmt => compat::for_each_pointer(field!(node as TruncateStmt.relations), |r: *mut pg_sys::RangeVar| one(r)),
+            T_LockStmt => compat::for_each_pointer(field!(node as LockStmt.relations), |r: *mut pg_sys::RangeVar| one(r)),
             T_VacuumStmt => compat::for_each_pointer(
                 field!(node as VacuumStmt.rels),
                 |r: *mut pg_sys::VacuumRelation| one((*r).relation),
             ),
             T_GrantStmt if grants_on_relations(node) => {
-                compat::for_each_pointer(field!(node as GrantStmt.objects), one);
+                compat::for_each_pointer(field!(node as GrantStmt.objects), |r: *mut pg_sys::RangeVar| one(r));
             }
             T_DropStmt if drops_relations(node) => {
                 compat::for_each_pointer(

@@ -86,7 +86,7 @@ unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
         pg_sys::CurrentMemoryContext = MEMORY;
         let error = raw::CopyErrorData();
         pg_sys::CurrentMemoryContext = before;
-        if (*error).elevel >= pg_sys::ERROR as i32 {
+        if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32 {
             keep(error);
         }
         raw::MemoryContextReset(MEMORY);
@@ -154,7 +154,11 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32) -> Option<&'a [u8]> 
     let (last, message_at, end) = engine().last_source;
     let same = last == source as usize
         && message_at == unsafe { raw::GetCurrentStatementStartTimestamp() };
-    let from = if same { end.min(all.len()) } else { 0 };
+    let mut from = if same { end.min(all.len()) } else { 0 };
+    from += all[from..]
+        .iter()
+        .take_while(|b| **b == b';' || b.is_ascii_whitespace())
+        .count();
     if from == 0 && sqlstate == SYNTAX_ERROR {
         return Some(split::trim(all));
     }

@@ -4,7 +4,7 @@
 //! across a call that throws.
 
 use audit_core::event::{Class, Classes};
-use core::ffi::{CStr, c_int};
+use core::ffi::c_int;
 use pgrx::pg_sys;
 
 use super::engine::{Id, engine};
@@ -309,9 +309,4 @@ unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
     let id = engine().find(query as usize)?;
     engine().run(id, address);
     Some(id)
-}
-
-/// The name of a command tag.
-pub fn tag_name(tag: pg_sys::CommandTag::Type) -> &'static CStr {
-    unsafe { CStr::from_ptr(raw::GetCommandTagName(tag)) }
 }

@@ -7,8 +7,8 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::engine;
-use super::{capture, extension, session as sessions};
-use crate::pg::session;
+use super::{capture, session as sessions};
+use crate::pg::{home, session};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -26,11 +26,11 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
     match event {
         XACT_EVENT_PRE_COMMIT => unsafe { before_commit() },
         XACT_EVENT_COMMIT => {
-            extension::committed();
+            home::committed();
             end(Fate::Committed);
         }
         XACT_EVENT_ABORT => {
-            extension::aborted();
+            home::aborted();
             end(Fate::RolledBack);
         }
         XACT_EVENT_PREPARE => end(Fate::Prepared),

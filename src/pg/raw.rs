@@ -49,11 +49,6 @@ unsafe extern "C-unwind" {
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
-    pub fn SetSecurityLabel(
-        object: *const pg_sys::ObjectAddress,
-        provider: *const c_char,
-        label: *const c_char,
-    );
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
@@ -86,7 +81,6 @@ unsafe extern "C-unwind" {
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
     pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
-    pub fn IsTransactionBlock() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
