@@ -2,6 +2,7 @@
 
 mod event;
 mod flush;
+mod home;
 mod status;
 
 use pgrx::extension_sql_file;
