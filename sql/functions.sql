@@ -44,10 +44,6 @@ CREATE FUNCTION audit.event_statement_length(numbers bytea) RETURNS int
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_statement_length_wrapper';
 COMMENT ON FUNCTION audit.event_statement_length(bytea) IS 'Column statement_length of audit.log';
 
-CREATE FUNCTION audit.make_home() RETURNS void
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'make_home_wrapper';
-COMMENT ON FUNCTION audit.make_home() IS 'Part of CREATE EXTENSION: makes this database the home of the trail';
-
 CREATE FUNCTION audit.flush() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'flush_wrapper';
 COMMENT ON FUNCTION audit.flush() IS 'Waits until everything recorded before the call is in the trail; returns the last seq';

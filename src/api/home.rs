@@ -1,26 +1,25 @@
-//! What CREATE EXTENSION does that SQL can't: marking this database as the home.
+//! What CREATE EXTENSION's script asks of the library.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
 
 use crate::pg::home;
-use crate::pg::shared::shared;
-use pgrx::{PgSqlErrorCode, ereport, pg_extern, pg_sys};
 
-/// Whether the server loaded the library at start.
+/// Makes this database the home of the trail. Only for the script of CREATE EXTENSION: at any other
+/// time it would move the trail behind its back.
 #[pg_extern(sql = false)]
-fn is_preloaded() -> bool {
-    shared().is_some()
-}
-
-/// Makes this database the home when the transaction commits. Only for the extension's script.
-#[pg_extern(sql = false)]
-fn make_home() {
-    if !unsafe { pg_sys::creating_extension } {
-        ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "the home of the audit trail cannot be chosen by hand",
-            "Run CREATE EXTENSION audit_ext in the database that is to hold the trail."
-        );
+fn claim_home() {
+    // SAFETY: a plain global; a function runs in a transaction.
+    unsafe {
+        if !pg_sys::creating_extension {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "audit.claim_home() can only be called by CREATE EXTENSION audit_ext",
+                function_name!(),
+            )
+            .set_hint("Run CREATE EXTENSION audit_ext in the database that shall hold the trail.")
+            .report(PgLogLevel::ERROR);
+        }
+        home::mark();
     }
-    // SAFETY: in the transaction of CREATE EXTENSION; guarded calls, so an ERROR unwinds.
-    unsafe { home::mark() };
 }

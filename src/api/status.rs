@@ -5,6 +5,12 @@ use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN, shared};
 use core::sync::atomic::Ordering::Relaxed;
 use pgrx::prelude::*;
 
+/// Whether the server loaded the library at start.
+#[pg_extern(sql = false)]
+fn is_preloaded() -> bool {
+    shared().is_some()
+}
+
 /// One row; the columns are described where the view is.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the macro wants the columns spelled out
