@@ -27,7 +27,8 @@
 //!
 //! * `tail <= head <= tail + capacity`; both only grow.
 //! * All bytes of `[head, tail + capacity)` are zero. So a word that was reserved but not yet
-//!   stored reads 0, and no stale payload (text chosen by a user) is taken for a word.
+//!   stored reads 0, and no stale payload (text chosen by a user) is taken for a word. In a full
+//!   ring that range is empty: the word at `head` is then the oldest record's.
 //! * The bytes of a reserved span are written by its producer alone until it is published, read by
 //!   the consumer alone until it is released.
 //! * A record is trusted when its position is its place and its CRC-32C is right. The CRC covers
