@@ -37,7 +37,7 @@ pub enum Read {
 pub enum Corruption {
     /// The cursor is no position of a record, or outside of `tail..=head`.
     Cursor { tail: u64, head: u64 },
-    /// The word is none, with these raw parts.
+    /// A word that no producer stores: a length without a state.
     Word,
     /// A length that no record or PAD can have there.
     Length(u32),

@@ -50,8 +50,10 @@
 //!
 //! * To skip a span whose producer is *alive* is a mistake that the ring can't prevent: the
 //!   producer would later write into bytes that others own. That costs records (found by their
-//!   CRC, never delivered wrong). For a span without pid the embedder needs its own evidence, such
-//!   as a flag per backend that is set around [`Ring::try_push`].
+//!   CRC, never delivered wrong). For a span without pid the embedder needs its own evidence: a
+//!   counter per backend, incremented before and after each [`Ring::try_push`]. Once the hole was
+//!   seen, note all counters; a backend whose counter was even then, has changed since, or that is
+//!   dead does not own the hole (`over_hole` in `pgrx-tests/core/tests/ring_soak/child.rs`).
 //! * A CRC is no signature. Whoever may write to the mapping can forge records.
 //! * Order between producers is the order of their reservations, nothing else.
 //! * The memory behind the mapping must stay there: truncating the file under a process is SIGBUS.
