@@ -177,6 +177,7 @@ fn settings() {
         ("SELECT set_config('app.password', 'x', false), 'y'", "SELECT set_config('app.password', '@', false), 'y'"),
         ("SELECT pg_catalog.set_config('app.password'::text, 'x' || 'y', true)",
          "SELECT pg_catalog.set_config('app.password'::text, '@' || '@', true)"),
+        ("SELECT $$see host=h password=x$$, $$x amqp://u$$", "SELECT $$see host=h password=@$$, $$x amqp://u$$"),
         ("DO $$ BEGIN SET app.password = 'x'; END $$", "DO $$ BEGIN SET app.password = '@'; END $$"),
         ("DO $$ BEGIN EXECUTE 'SET app.password = ''x'''; END $$",
          "DO $$ BEGIN EXECUTE 'SET app.password = ''@'''; END $$"),

@@ -191,3 +191,16 @@ pub fn begins(fragment: &Fragment) -> bool {
         || pair(fragment, start)
             .is_some_and(|(name, _)| KEYWORDS.iter().any(|word| name.eq_ignore_ascii_case(word)))
 }
+
+/// Redacts `password=x` with the word at `start..end` in a text that is no SQL.
+pub fn redact_bare<S: Sink>(fragment: &Fragment, start: usize, end: usize, edit: &mut Edit<S>) {
+    let Some((b'=', value)) = fragment.get(end) else {
+        return;
+    };
+    let begins = |byte| !matches!(byte, b'\'' | b'>' | b'=');
+    if fragment.get(value).is_some_and(|(byte, _)| begins(byte))
+        && is_preceded_by_pair(fragment, start)
+    {
+        redact_nested_value(fragment, value, edit);
+    }
+}

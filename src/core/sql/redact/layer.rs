@@ -26,6 +26,17 @@ pub struct Fragment<'a> {
 }
 
 impl<'a> Fragment<'a> {
+    /// The text from `start` on.
+    pub fn raw(text: &'a [u8], start: usize) -> Self {
+        let end = text.len();
+        Fragment {
+            text,
+            start: start.min(end),
+            end,
+            layer: Layer::Raw,
+        }
+    }
+
     /// What is between a token's quotes, or the whole token if it has none.
     pub fn inside(text: &'a [u8], token: Token, standard_conforming_strings: bool) -> Self {
         let bytes = token.of(text);

@@ -2,10 +2,10 @@
 
 use super::super::cut::Sink;
 use super::super::lexer::{Kind, Lexer, Token};
-use super::edit::{Edit, REDACTED_LITERAL};
+use super::edit::{Edit, REDACTED, REDACTED_LITERAL};
 use super::layer::Fragment;
-use super::needle::{self, is_secret_option, is_secret_setting};
-use super::{conninfo, fragment};
+use super::needle::{self, is_secret_keyword, is_secret_option, is_secret_setting};
+use super::{conninfo, fragment, uri};
 
 /// How many dollar-quoted bodies deep statements are looked for. Deeper ones are looked at as
 /// fragments.
@@ -23,6 +23,7 @@ pub fn redact<S: Sink>(
     let text = text.get(..end).unwrap_or(text);
     let mut scan = Scan {
         text,
+        start,
         standard_conforming_strings,
         depth,
         edit,
@@ -83,6 +84,8 @@ enum Expect {
 
 struct Scan<'a, 'e, 't, S> {
     text: &'a [u8],
+    /// Where the body begins; it ends with `text`.
+    start: usize,
     standard_conforming_strings: bool,
     depth: usize,
     edit: &'e mut Edit<'t, S>,
@@ -111,8 +114,11 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
         } else {
             self.other(token, expect);
         }
-        if self.first == First::Nothing && !token.is_punct(self.text, b';') {
-            self.first = First::Other;
+        if token.kind != Kind::Word && !token.is_punct(self.text, b';') {
+            self.first = match self.first {
+                First::Nothing => First::Other,
+                first => first,
+            };
         }
     }
 
@@ -183,11 +189,9 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
         }
         match expect {
             Expect::Setting { .. } if is("LOCAL") || is("SESSION") => self.expect = expect,
-            Expect::Setting { secret } if !is("TO") => {
-                let _ = secret;
-                self.expect = Expect::Setting {
-                    secret: is_secret_setting(token.of(text)),
-                };
+            Expect::Setting { .. } if !is("TO") => {
+                let secret = is_secret_setting(token.of(text));
+                self.expect = Expect::Setting { secret };
             }
             Expect::Setting { secret: true } => self.expect = Expect::SettingValue,
             Expect::SettingValue if is("DEFAULT") => {}
@@ -200,6 +204,10 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
 
     fn keyword(&mut self, token: Token) {
         let text = self.text;
+        if self.depth > 0 && is_secret_keyword(token.of(text)) {
+            let body = Fragment::raw(text, self.start);
+            conninfo::redact_bare(&body, token.start, token.end, self.edit);
+        }
         let is = |keyword| token.is_word(text, keyword);
         if is("PASSWORD") {
             self.expect = Expect::Password;
@@ -271,6 +279,15 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
             self.in_options = false;
         }
         let bytes = token.of(text);
+        if self.depth > 0
+            && bytes.starts_with(b"//")
+            && let Some(colon) = token.start.checked_sub(1)
+            && text.get(colon) == Some(&b':')
+            && let Some((start, end)) = uri::password(&Fragment::raw(text, self.start), colon)
+        {
+            // Not SQL, but a text in dollar quotes.
+            self.edit.replace(start, end, REDACTED);
+        }
         match expect {
             Expect::Options if is(b'(') => self.in_options = true,
             Expect::Setting { .. } if is(b'.') => self.expect = expect,
