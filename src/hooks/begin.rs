@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine};
 use super::frame::Frame;
+use super::settings;
 use crate::pg::guc::{self, OnFull};
 use crate::pg::{raw, report, ring_file, session};
 
@@ -35,7 +36,7 @@ pub unsafe fn session() {
         }
         if !session::known() {
             session::begin();
-            super::session::watch_exit();
+            super::session::begun();
         }
         session::learn();
     }
@@ -54,6 +55,7 @@ pub fn wanted(classes: Classes) -> bool {
 /// # Safety
 /// `text.source` is the string that `text` speaks of.
 pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usize) -> Id {
+    settings::check();
     let engine = engine();
     let depth = engine.depth();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };

@@ -18,8 +18,8 @@
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
-use super::emit;
 use super::frame::Frame;
+use super::{emit, settings};
 use crate::pg::raw;
 use pgrx::pg_sys;
 
@@ -244,6 +244,7 @@ impl Engine {
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
     /// with it, with that transaction's fate.
     pub fn succeed(&mut self, id: Id) {
+        settings::check();
         let frame = &mut self.pool[id];
         if frame.numbers.duration < 0 {
             let now = unsafe { raw::GetCurrentTimestamp() };

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine};
 use super::frame::Wraps;
-use super::{begin, capture};
+use super::{begin, capture, parameters};
 use crate::executor_run_fn;
 use crate::pg::{compat, guc, names, raw};
 
@@ -67,6 +67,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let classes = classes_of(stmt);
         if belongs_to_wrapper(query) {
             learn_names(stmt);
+            parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
             join_wrapper(stmt, if explain_only { Classes::NONE } else { classes });
             return None;
@@ -75,6 +76,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         if wanted {
             begin::wait_for_room();
             learn_names(stmt);
+            parameters::collect((*query).params);
         }
         let id = begin::statement(
             begin::Text {
@@ -91,6 +93,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         if frame.captured {
             frame.command.extend_from_slice(command_of(stmt));
             frame.query_id = (*stmt).queryId as i64;
+            parameters::hand_over(frame);
             describe(id, stmt);
         }
         Some(id)
@@ -126,6 +129,7 @@ unsafe fn join_wrapper(stmt: *const pg_sys::PlannedStmt, classes: Classes) {
             if frame.query_id == 0 {
                 frame.query_id = (*stmt).queryId as i64;
             }
+            parameters::hand_over(frame);
             compat::for_each_used_relation(stmt, |relid, _| {
                 if let Some(relation) = names::relation(relid) {
                     frame.add_relation(&relation.name);

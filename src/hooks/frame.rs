@@ -64,6 +64,8 @@ pub struct State {
     pub object_type: &'static str,
     pub query_id: i64,
     pub sha256: Option<[u8; 32]>,
+    /// `parameters` holds a list, perhaps an empty one.
+    pub with_parameters: bool,
 }
 
 #[derive(Default)]
@@ -77,6 +79,8 @@ pub struct Frame {
     pub relations: Vec<u8>,
     /// Its own text, redacted, perhaps cut.
     pub text: Vec<u8>,
+    /// Values of its bind parameters, encoded.
+    pub parameters: Vec<u8>,
     /// Message of the error it failed with.
     pub error: Vec<u8>,
     /// A JSON object, or empty.
@@ -107,6 +111,7 @@ impl Frame {
             &mut self.object_name,
             &mut self.relations,
             &mut self.text,
+            &mut self.parameters,
             &mut self.error,
             &mut self.details,
             &mut self.shape,
