@@ -47,6 +47,7 @@ pub struct State {
     /// The text that the server parsed, and when its message came: which string it is a part of.
     /// Compared, never read.
     pub source: usize,
+    pub location: i32,
     pub message_at: i64,
     /// Where in the string the statement ends, as the server's parser found it.
     pub source_end: usize,

@@ -12,6 +12,7 @@ pub mod executor;
 pub mod extension;
 pub mod frame;
 pub mod parameters;
+pub mod planner;
 pub mod session;
 pub mod settings;
 pub mod utility;
@@ -25,6 +26,7 @@ pub unsafe fn install() {
     unsafe {
         error::install();
         executor::install();
+        planner::install();
         utility::install();
         xact::install();
         extension::install();

@@ -24,6 +24,12 @@ unsafe extern "C-unwind" {
         direction: pg_sys::ScanDirection::Type,
         count: u64,
     );
+    pub fn standard_planner(
+        query: *mut pg_sys::Query,
+        source: *const c_char,
+        cursor_options: c_int,
+        params: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
     pub fn standard_ExecutorFinish(query_desc: *mut pg_sys::QueryDesc);
     pub fn standard_ExecutorEnd(query_desc: *mut pg_sys::QueryDesc);
     pub fn standard_ProcessUtility(
