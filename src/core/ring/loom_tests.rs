@@ -99,7 +99,7 @@ fn two_producers(start: u64, first: u8, second: u8, reads: usize) {
 /// the ring full unless the consumer was there.
 #[test]
 fn loom_wrap_pad_and_full() {
-    check(3, || two_producers(80, 2, 2, 2));
+    check(2, || two_producers(80, 2, 2, 2));
 }
 
 /// Begins at the place where the very first reservation has to pad.
