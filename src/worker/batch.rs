@@ -12,7 +12,7 @@ use audit_core::event::{Decision, Fate, Numbers};
 use audit_core::numbers;
 
 /// Most events in a batch.
-pub const MAX_ROWS: usize = 8192;
+pub const MAX_ROWS: usize = 32_768;
 /// A batch with this many bytes takes no further event.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
