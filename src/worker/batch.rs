@@ -189,12 +189,15 @@ impl Batch {
         if let Some(sha256) = event.section(Section::StatementSha256) {
             row.sha256 = self.arena.put_varlena(sha256);
         }
-        match care {
-            Care::Whole => {
-                row.parameters = self.arena.put_option(event.section(Section::Parameters));
-                row.details = self.arena.put_option(event.section(Section::Details));
+        for (section, bit, piece) in [
+            (Section::Parameters, PARAMETERS, &mut row.parameters),
+            (Section::Details, DETAILS, &mut row.details),
+        ] {
+            match (event.section(section), care) {
+                (Some(bytes), Care::Whole) => *piece = self.arena.put(bytes),
+                (Some(_), Care::Bare) => row.unstorable |= bit,
+                (None, _) => {}
             }
-            Care::Bare => row.unstorable |= PARAMETERS | DETAILS,
         }
         Ok(row)
     }
