@@ -31,7 +31,7 @@ fi
 
 step "the example: scripts/example.sql (its errors are part of it)"
 before=$(cluster_psql -d demo -v ON_ERROR_STOP=1 -Atc 'SELECT audit.flush()')
-cluster_psql -d demo -e -f scripts/example.sql 2>&1 | sed 's/^/    /'
+PGAPPNAME=example cluster_psql -d demo -e -f scripts/example.sql 2>&1 | sed 's/^/    /'
 
 step "what audit.log holds of it"
 cluster_psql -d demo -v ON_ERROR_STOP=1 -v before="${before:-0}" -q -f scripts/show.sql

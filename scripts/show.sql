@@ -5,7 +5,6 @@ SELECT audit.flush() \g /dev/null
 SELECT seq,
        to_char(started_at, 'HH24:MI:SS.MS') AS time,
        user_name,
-       CASE WHEN role_name IS DISTINCT FROM user_name THEN role_name END AS acting_as,
        command,
        coalesce(object_name, array_to_string(relations, ', ')) AS object,
        rows,
