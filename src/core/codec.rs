@@ -88,17 +88,7 @@ impl<'a> Encoded<'a> {
     /// The payload as pieces to be written one after the other.
     pub fn parts(&self) -> [&[u8]; 1 + SECTIONS] {
         let s = &self.sections;
-        [
-            &self.fixed,
-            s[0],
-            s[1],
-            s[2],
-            s[3],
-            s[4],
-            s[5],
-            s[6],
-            s[7],
-        ]
+        [&self.fixed, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]]
     }
 
     /// Length of the payload in bytes.

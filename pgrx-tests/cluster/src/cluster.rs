@@ -69,20 +69,36 @@ impl Builder {
     #[track_caller]
     pub fn start(self) -> Cluster {
         let extension = self.extension;
-        let cluster = self.try_start().unwrap_or_else(|log| panic!("server did not start:\n{log}"));
+        let cluster = self
+            .try_start()
+            .unwrap_or_else(|log| panic!("server did not start:\n{log}"));
         let mut script = format!("CREATE DATABASE {APP};");
         if extension {
             script.push_str("CREATE EXTENSION audit_ext;");
         }
-        let made = cluster.psql().db(HOME).arg("-v").arg("ON_ERROR_STOP=1").run(script);
-        assert_eq!(made.code, 0, "preparing the cluster: {made:?}\n{}", cluster.log());
+        let made = cluster
+            .psql()
+            .db(HOME)
+            .arg("-v")
+            .arg("ON_ERROR_STOP=1")
+            .run(script);
+        assert_eq!(
+            made.code,
+            0,
+            "preparing the cluster: {made:?}\n{}",
+            cluster.log()
+        );
         cluster
     }
 
     /// Starts the bare server; the error is the server's log.
     pub fn try_start(self) -> Result<Cluster, String> {
         let dir = new_dir();
-        let cluster = Cluster { port: free_port(), postmaster: Mutex::new(None), dir };
+        let cluster = Cluster {
+            port: free_port(),
+            postmaster: Mutex::new(None),
+            dir,
+        };
         copy_template(&cluster.data_dir());
         let mut conf = fs::read_to_string(cluster.conf()).expect("postgresql.conf");
         let socket = cluster.dir.display().to_string();
@@ -115,7 +131,11 @@ impl Builder {
 
 impl Cluster {
     pub fn builder() -> Builder {
-        Builder { settings: Vec::new(), preload: true, extension: true }
+        Builder {
+            settings: Vec::new(),
+            preload: true,
+            extension: true,
+        }
     }
 
     /// An audited cluster: home in `postgres`, the tests' own statements in `app`.
@@ -164,7 +184,8 @@ impl Cluster {
     /// Starts a stopped server; panics with its log if that fails.
     #[track_caller]
     pub fn start_again(&self) {
-        self.try_start_server().unwrap_or_else(|log| panic!("server did not start:\n{log}"));
+        self.try_start_server()
+            .unwrap_or_else(|log| panic!("server did not start:\n{log}"));
     }
 
     /// Stops it and waits for its end.
@@ -215,7 +236,11 @@ impl Cluster {
     /// The settings of a connection over the unix socket, for what [`Cluster::connect`] leaves out.
     pub fn config(&self, user: &str, database: &str) -> Config {
         let mut config = Config::new();
-        config.host_path(&self.dir).port(self.port).user(user).dbname(database);
+        config
+            .host_path(&self.dir)
+            .port(self.port)
+            .user(user)
+            .dbname(database);
         config
     }
 
@@ -291,14 +316,22 @@ impl Cluster {
 
     #[track_caller]
     fn end_postmaster(&self, signal: &str, timeout: Duration) {
-        let mut child = self.postmaster.lock().expect("lock").take().expect("the server runs");
+        let mut child = self
+            .postmaster
+            .lock()
+            .expect("lock")
+            .take()
+            .expect("the server runs");
         kill(child.id(), signal);
         let deadline = Instant::now() + timeout;
         while child.try_wait().expect("our child").is_none() {
             if Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("the server did not end on SIG{signal} within {timeout:?}:\n{}", self.log());
+                panic!(
+                    "the server did not end on SIG{signal} within {timeout:?}:\n{}",
+                    self.log()
+                );
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -320,7 +353,10 @@ impl Drop for Cluster {
         if thread::panicking() {
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(15).collect();
-            eprintln!("cluster kept in {}; the end of its log:", self.dir.display());
+            eprintln!(
+                "cluster kept in {}; the end of its log:",
+                self.dir.display()
+            );
             tail.iter().rev().for_each(|line| eprintln!("    {line}"));
         } else {
             let _ = fs::remove_dir_all(&self.dir);

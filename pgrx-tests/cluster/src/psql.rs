@@ -74,7 +74,9 @@ impl Psql {
 
     /// Runs a script file of psql's in the background-free way of [`Psql::run`], from a path.
     pub fn file(self, path: PathBuf) -> Output {
-        self.arg("-f").arg(path.to_str().expect("a plain path")).finish(b"")
+        self.arg("-f")
+            .arg(path.to_str().expect("a plain path"))
+            .finish(b"")
     }
 
     fn finish(mut self, input: &[u8]) -> Output {

@@ -26,7 +26,10 @@ pub fn server() -> &'static Server {
                 .arg(what)
                 .output()
                 .unwrap_or_else(|e| panic!("{pg_config}: {e}; run make setup"));
-            String::from_utf8(output.stdout).expect("text").trim().to_owned()
+            String::from_utf8(output.stdout)
+                .expect("text")
+                .trim()
+                .to_owned()
         };
         let version = ask("--version");
         let major = version
@@ -44,7 +47,10 @@ pub fn server() -> &'static Server {
             "{} is missing: run make install",
             library.display()
         );
-        Server { bin: ask("--bindir").into(), major }
+        Server {
+            bin: ask("--bindir").into(),
+            major,
+        }
     })
 }
 
@@ -116,6 +122,10 @@ fn template() -> &'static Path {
 fn give_to_server(dir: &Path) {
     if is_root() {
         let done = Command::new("chown").arg("postgres:").arg(dir).status();
-        assert!(done.expect("chown runs").success(), "chown {}", dir.display());
+        assert!(
+            done.expect("chown runs").success(),
+            "chown {}",
+            dir.display()
+        );
     }
 }

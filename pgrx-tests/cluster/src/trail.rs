@@ -37,7 +37,8 @@ impl Cluster {
     #[track_caller]
     pub fn flush(&self) -> i64 {
         let seq = self.value("SELECT audit.flush()");
-        seq.parse().unwrap_or_else(|_| panic!("audit.flush() returned {seq:?}"))
+        seq.parse()
+            .unwrap_or_else(|_| panic!("audit.flush() returned {seq:?}"))
     }
 
     /// `columns` of what was recorded in the database `app` where `filter` holds, in the order of
