@@ -3,14 +3,14 @@
 //! One module per theme. The first, `errors`, guards what everything else rests on: a server with
 //! the extension behaves like one without it.
 
-// mod capture;
-// mod delivery;
+mod capture;
+mod delivery;
 mod errors;
-// mod fate;
-// mod install;
-// mod level;
+mod fate;
+mod install;
+mod level;
 mod main_job;
-// mod views;
+mod views;
 
 /// Passes where each string stands in `text`; names the one that doesn't.
 #[track_caller]
