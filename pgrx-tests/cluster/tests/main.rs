@@ -4,12 +4,16 @@
 //! the extension behaves like one without it.
 
 mod capture;
+mod circumstances;
+mod crash;
 mod delivery;
 mod errors;
 mod fate;
 mod install;
 mod level;
+mod load;
 mod main_job;
+mod text;
 mod views;
 
 /// Passes where each string stands in `text`; names the one that doesn't.
