@@ -5,6 +5,7 @@
 pub mod classify;
 pub mod codec;
 pub mod event;
+pub mod fate;
 pub mod level;
 pub mod ring;
 pub mod sql;

@@ -5,6 +5,10 @@
 pub mod compat;
 pub mod guc;
 pub mod home;
+pub mod jsonb;
+pub mod names;
 pub mod raw;
+pub mod report;
 pub mod ring_file;
+pub mod session;
 pub mod shared;

@@ -62,6 +62,17 @@ impl Shared {
         self.home.store(home, Ordering::Release);
     }
 
+    /// As [`Self::set_home`], unless somebody has come first: what CREATE EXTENSION or the worker
+    /// know is newer than what a look at the catalog found.
+    pub fn settle_home(&self, home: u32) {
+        let _ = self.home.compare_exchange(
+            HOME_UNKNOWN,
+            home,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
     /// Keeps the worker's last error for `audit.status` (cut to fit). Called by the worker only.
     pub fn set_last_error(&self, message: &str) {
         let bytes = message.as_bytes();

@@ -1,0 +1,188 @@
+//! The writing side: reserve, copy, publish.
+
+use core::sync::atomic::{Ordering as CompilerOrdering, compiler_fence};
+
+use super::Ring;
+use super::layout::sync::Ordering;
+use super::layout::{ALIGN, Word, footprint, max_payload, to_lap_end};
+
+/// How far a push may fill the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// To three quarters: for what may still be refused, so that the ends of what was admitted
+    /// find room.
+    ThreeQuarters,
+    /// To the last byte.
+    Whole,
+}
+
+impl Limit {
+    /// The limit in bytes.
+    pub const fn of(self, capacity: u64) -> u64 {
+        match self {
+            Limit::ThreeQuarters => capacity - capacity / 4,
+            Limit::Whole => capacity,
+        }
+    }
+}
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The record's position (a PAD before it is not counted).
+    pub start: u64,
+    /// Position after it. Durable up to here is durable with this record.
+    pub end: u64,
+}
+
+/// Why a record was not pushed. Nothing was written then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// It would fill the ring beyond the limit.
+    Full,
+    /// The payload is longer than an eighth of the capacity, `max`.
+    TooLarge { len: usize, max: u64 },
+    /// The positions in the header can't be: something scribbled over it.
+    Broken { head: u64, tail: u64 },
+}
+
+impl std::fmt::Display for PushError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PushError::Full => f.write_str("the ring is full"),
+            PushError::TooLarge { len, max } => {
+                write!(f, "a record of {len} bytes is larger than {max}")
+            }
+            PushError::Broken { head, tail } => {
+                write!(f, "impossible positions: head {head}, tail {tail}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PushError {}
+
+/// A span that belongs to this producer until it publishes.
+struct Reserved {
+    /// Where the PAD begins, the record itself where there is none.
+    pad_start: u64,
+    fields: super::layout::Fields,
+}
+
+impl Ring {
+    /// Pushes one record whose payload is `parts` one after the other.
+    ///
+    /// Waits for nobody and allocates nothing. `pid` is what the consumer is told: who to look for
+    /// if the record is never published; not 0.
+    pub fn try_push(&self, parts: &[&[u8]], pid: u32, limit: Limit) -> Result<Pushed, PushError> {
+        let len = self.payload_len(parts)?;
+        let payload_crc = self.seal.payload(parts);
+        let reserved = self.reserve(len, payload_crc, pid, limit)?;
+
+        // From here to the last line the process must not stop: plain stores and memcpy only.
+        let start = reserved.fields.position;
+        if reserved.pad_start != start {
+            let pad = start.wrapping_sub(reserved.pad_start) as u32;
+            // Release: the consumer overwrites the PAD after it saw it, so it must be ordered
+            // after this store even if the record behind it never comes.
+            self.memory
+                .store_word(reserved.pad_start, Word::Pad(pad), Ordering::Release);
+        }
+        // It tells how much to skip if this process is killed now. Release: who sees it (Acquire)
+        // sees the head that was moved for it, and so does not take its length for damage. (With
+        // Relaxed loom finds just that.)
+        self.memory
+            .store_word(start, Word::Reserved(len), Ordering::Release);
+        // Keeps the compiler from moving the copy before that store, or dropping it as overwritten.
+        compiler_fence(CompilerOrdering::SeqCst);
+        // SAFETY: `reserve` made [start, start + footprint(len)) ours, not straddling the end, and
+        // `parts` hold `len` bytes together.
+        unsafe {
+            self.memory.put_fields(start, &reserved.fields);
+            self.memory.put_payload(start, parts);
+        }
+        // Release: who sees COMMITTED (Acquire) sees header and payload.
+        self.memory
+            .store_word(start, Word::Committed(len), Ordering::Release);
+
+        Ok(Pushed {
+            start,
+            end: start.wrapping_add(footprint(len)),
+        })
+    }
+
+    /// Length of the payload, if a record may be that long.
+    fn payload_len(&self, parts: &[&[u8]]) -> Result<u32, PushError> {
+        let len = parts
+            .iter()
+            .fold(0usize, |sum, part| sum.saturating_add(part.len()));
+        let max = max_payload(self.capacity);
+        if len as u64 > max {
+            return Err(PushError::TooLarge { len, max });
+        }
+        Ok(len as u32) // max_payload < 2^30
+    }
+
+    /// Takes the bytes for a record, and for a PAD where the record would straddle the end.
+    fn reserve(
+        &self,
+        len: u32,
+        payload_crc: u32,
+        pid: u32,
+        limit: Limit,
+    ) -> Result<Reserved, PushError> {
+        let shared = self.memory.shared();
+        let need = footprint(len);
+        let limit = limit.of(self.capacity);
+        // Relaxed, here and below: nothing is published through head. It only divides the bytes
+        // among producers, and for that the order of its own values is enough.
+        let mut head = shared.head.load(Ordering::Relaxed);
+        loop {
+            // Acquire: bytes that tail gives back are zeroed before we write into them. A stale
+            // tail only makes us refuse too early.
+            let tail = shared.tail.load(Ordering::Acquire);
+            let used = head.wrapping_sub(tail);
+            if used > self.capacity || !head.is_multiple_of(ALIGN) {
+                head = self.head_after(head, tail)?;
+                continue;
+            }
+            let room = to_lap_end(head, self.capacity);
+            let pad = if need <= room { 0 } else { room };
+            if used + pad + need > limit {
+                return Err(PushError::Full);
+            }
+            let start = head.wrapping_add(pad);
+            // Before the swap, so that nothing is left to compute after it.
+            let fields = self.seal.header(payload_crc, start, len, pid);
+            let next = start.wrapping_add(need);
+            match shared.head.compare_exchange_weak(
+                head,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    return Ok(Reserved {
+                        pad_start: head,
+                        fields,
+                    });
+                }
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// A newer head, after `head` and `tail` did not fit together: head was read before tail, and
+    /// since then others may have pushed and the consumer may have followed them.
+    ///
+    /// Having acquired this tail, we must see the head that the consumer saw before it stored it
+    /// (read-read coherence). So what still does not fit is broken, and the loop ends.
+    #[cold]
+    fn head_after(&self, head: u64, tail: u64) -> Result<u64, PushError> {
+        let now = self.memory.shared().head.load(Ordering::Relaxed);
+        if now == head {
+            return Err(PushError::Broken { head, tail });
+        }
+        Ok(now)
+    }
+}

@@ -1,0 +1,195 @@
+//! What is taken down when a statement begins: who, when, where, its number and its text.
+
+use audit_core::event::Classes;
+use audit_core::ring::Limit;
+use audit_core::sql::cut::CutSink;
+use audit_core::sql::redact::{self, Options};
+use audit_core::sql::split;
+use core::ffi::{c_char, c_int};
+use pgrx::pg_sys;
+
+use super::engine::{Id, engine};
+use super::frame::Frame;
+use crate::pg::guc::{self, OnFull};
+use crate::pg::{raw, report, ring_file, session};
+
+/// Where a statement stands in the string that the server parsed.
+#[derive(Clone, Copy)]
+pub struct Text {
+    pub source: *const c_char,
+    /// Bytes from the start; -1 where unknown.
+    pub location: c_int,
+    /// Bytes; 0 for "to the end of the string".
+    pub len: c_int,
+}
+
+/// Makes sure that the session's attributes and the names of its roles are known. Throws.
+///
+/// # Safety
+/// In a hook of the executor or of utility statements.
+#[inline]
+pub unsafe fn session() {
+    unsafe {
+        if !raw::IsTransactionState() || raw::IsAbortedTransactionBlockState() {
+            return;
+        }
+        if !session::known() {
+            session::begin();
+            super::session::watch_exit();
+        }
+        session::learn();
+    }
+}
+
+/// Whether a statement of these classes that begins now may be recorded.
+#[inline]
+pub fn wanted(classes: Classes) -> bool {
+    let nested = engine().depth() > 0;
+    let in_script = unsafe { pg_sys::creating_extension };
+    guc::level().could_record(classes) && !(nested && (in_script || !guc::nested()))
+}
+
+/// Takes a frame for a statement that begins now, and lets it run. Never throws.
+///
+/// # Safety
+/// `text.source` is the string that `text` speaks of.
+pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usize) -> Id {
+    let engine = engine();
+    let depth = engine.depth();
+    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let mut started_at = message_at;
+    if depth == 0 {
+        engine.release_held();
+        engine.statement_id += 1;
+        engine.substatement_id = 1;
+        let (source, last_message, _) = engine.last_source;
+        let later_part = source == text.source as usize && last_message == message_at;
+        let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+        if later_part || !client {
+            started_at = unsafe { raw::GetCurrentTimestamp() };
+        }
+        engine.last_source = (
+            text.source as usize,
+            message_at,
+            (text.location.max(0) + text.len.max(0)) as usize,
+        );
+        if text.len <= 0 {
+            engine.last_source.2 = usize::MAX;
+        }
+    } else {
+        engine.substatement_id += 1;
+        if wanted {
+            started_at = unsafe { raw::GetCurrentTimestamp() };
+        }
+    }
+    let id = engine.take_frame();
+    let (statement_id, substatement_id) = (engine.statement_id, engine.substatement_id);
+    let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
+    let source_end = engine.last_source.2;
+    let frame = engine.frame(id);
+    frame.level = guc::level();
+    frame.classes = classes;
+    frame.captured = wanted;
+    frame.in_aborted = in_aborted;
+    frame.source = text.source as usize;
+    frame.message_at = message_at;
+    frame.source_end = source_end;
+    frame.portal = unsafe { pg_sys::ActivePortal } as usize;
+    frame.numbers.started_at = started_at;
+    frame.numbers.statement_id = statement_id;
+    frame.numbers.substatement_id = substatement_id;
+    frame.numbers.depth = depth;
+    if wanted {
+        frame.session.extend_from_slice(session::encoded());
+        unsafe { take_text(frame, own_text(text)) };
+    }
+    engine.run(id, address);
+    id
+}
+
+/// The bytes of the statement itself.
+unsafe fn own_text<'a>(text: Text) -> &'a [u8] {
+    if text.source.is_null() {
+        return &[];
+    }
+    let from = text.location.max(0) as usize;
+    unsafe {
+        let start = text.source.add(from);
+        let bytes = if text.len > 0 {
+            core::slice::from_raw_parts(start.cast::<u8>(), text.len as usize)
+        } else {
+            raw::bytes(start)
+        };
+        split::trim(bytes)
+    }
+}
+
+/// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
+pub fn take_text(frame: &mut Frame, text: &[u8]) {
+    take_text_as(frame, text, false);
+}
+
+/// As [`take_text`]; `unparsed` where the server could not parse the text.
+pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool) {
+    let most = guc::statement_max_size();
+    frame.text.clear();
+    if text.len() <= most && !redact::may_hold_secret(text) {
+        frame.text.extend_from_slice(text);
+        return;
+    }
+    let options = Options {
+        standard_conforming_strings: unsafe { pg_sys::standard_conforming_strings },
+        unparsed,
+    };
+    let mut sink = CutSink::new(&mut frame.text, most);
+    redact::redact_into(text, options, &mut sink);
+    let cut = sink.finish();
+    if cut.sha256.is_some() {
+        frame.state.sha256 = cut.sha256;
+        frame.state.numbers.statement_length = cut.full_len.min(u64::from(u32::MAX)) as u32;
+    }
+}
+
+/// Acts on a ring that is nearly full, as `audit.on_full` says: waits until the worker has made
+/// room, refuses, or goes on. Throws (the refusal; a cancel while waiting).
+#[inline]
+pub unsafe fn wait_for_room() {
+    let Some(ring) = ring_file::ring() else {
+        return;
+    };
+    if ring.is_filled_to(Limit::ThreeQuarters) {
+        unsafe { nearly_full(ring) };
+    }
+}
+
+/// Longest pause between two looks at the ring, in microseconds.
+const LOOK_EVERY: i64 = 10_000;
+
+#[cold]
+unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
+    static mut GAVE_UP: bool = false;
+    unsafe {
+        if let Some(shared) = crate::pg::shared::shared() {
+            shared.set_worker_latch();
+        }
+        match guc::on_full() {
+            OnFull::Drop => return,
+            OnFull::Refuse => report::ring_full(),
+            // One wait per overflow: who has waited in vain doesn't wait again until it is over.
+            OnFull::Wait if GAVE_UP => return,
+            OnFull::Wait => {}
+        }
+        let until = raw::GetCurrentTimestamp() + guc::full_timeout_ms() as i64 * 1000;
+        while ring.is_filled_to(Limit::ThreeQuarters) {
+            if raw::GetCurrentTimestamp() >= until {
+                GAVE_UP = true;
+                return;
+            }
+            raw::pg_usleep(LOOK_EVERY);
+            if pg_sys::InterruptPending != 0 {
+                raw::ProcessInterrupts();
+            }
+        }
+        GAVE_UP = false;
+    }
+}

@@ -1,0 +1,82 @@
+//! Whether this backend captures at all. Asked first by every hook, so it must cost next to
+//! nothing when the answer is no.
+
+use core::sync::atomic::{AtomicU8, Ordering};
+use pgrx::pg_sys;
+
+use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN};
+use crate::pg::{home, raw, ring_file, session, shared};
+
+const UNKNOWN: u8 = 0;
+const NO: u8 = 1;
+const YES: u8 = 2;
+
+/// Whether this kind of process is recorded; found out at its first statement. (An atomic only to
+/// be a safe static; a backend is one thread.)
+static ELIGIBLE: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+/// Whether statements of this process are captured now. May look for the home in the catalog, once
+/// per server start; throws only then.
+#[inline]
+pub fn on() -> bool {
+    let Some(shared) = shared::shared() else {
+        return false;
+    };
+    match shared.home() {
+        HOME_NONE => false,
+        HOME_UNKNOWN => look_for_home(shared) && eligible(),
+        _ => eligible(),
+    }
+}
+
+/// As [`on`], but never throws: a home that is not known yet counts as none.
+#[inline]
+pub fn on_quietly() -> bool {
+    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN)) && eligible()
+}
+
+#[inline]
+fn eligible() -> bool {
+    match ELIGIBLE.load(Ordering::Relaxed) {
+        YES => true,
+        NO => false,
+        _ => decide(),
+    }
+}
+
+#[cold]
+fn decide() -> bool {
+    // SAFETY: plain globals of this process.
+    let skip = unsafe {
+        session::is_worker()
+            || pg_sys::ParallelWorkerNumber >= 0
+            || pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER
+            || pg_sys::IsBinaryUpgrade
+            || ring_file::ring().is_none()
+            || pg_sys::RecoveryInProgress()
+    };
+    ELIGIBLE.store(if skip { NO } else { YES }, Ordering::Relaxed);
+    !skip
+}
+
+/// After a server start nobody may know yet whether there is a home: whoever comes first looks.
+#[cold]
+fn look_for_home(shared: &shared::Shared) -> bool {
+    // SAFETY: only in a transaction that can read the catalog.
+    unsafe {
+        if session::is_worker()
+            || pg_sys::RecoveryInProgress()
+            || !raw::IsTransactionState()
+            || pg_sys::MyDatabaseId == pg_sys::InvalidOid
+        {
+            return false;
+        }
+        let home = home::find_in_hook();
+        shared.settle_home(if home == pg_sys::InvalidOid {
+            HOME_NONE
+        } else {
+            home.to_u32()
+        });
+    }
+    !matches!(shared.home(), HOME_NONE | HOME_UNKNOWN)
+}

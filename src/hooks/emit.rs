@@ -1,0 +1,151 @@
+//! From a frame to a record in the ring. Nothing here throws, waits or allocates, so it may run in
+//! error paths, transaction callbacks and at the end of the process.
+
+use audit_core::codec::{Encoded, FIXED_LEN, ShapeWriter};
+use audit_core::event::{Class, Classes, Fate, Numbers};
+use audit_core::fate::MOST_BYTES;
+use audit_core::ring::{Limit, PushError};
+use core::sync::atomic::Ordering;
+
+use super::engine::{Engine, Id};
+use crate::pg::{raw, ring_file, session, shared};
+use pgrx::pg_sys;
+
+/// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
+const MOST: usize = 1 << 20;
+
+/// Room for the shape of an event without a statement.
+const SMALL_SHAPE: usize = 64;
+
+/// Sends a statement's event. `known` is the transaction's fate as far as it is decided; with
+/// `tracked`, an open fate is decided by a later event.
+pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
+    let fate = engine.frame(id).fate(known);
+    let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    let frame = engine.frame(id);
+    frame.write_shape();
+    frame.numbers.fate = fate;
+    frame.numbers.event_no = event_no;
+    let mut numbers = frame.numbers;
+    let mut sections = [
+        Some(frame.session.as_slice()),
+        Some(frame.shape.as_slice()),
+        (!frame.text.is_empty()).then_some(frame.text.as_slice()),
+        frame.sha256.as_ref().map(|sha| sha.as_slice()),
+        None,
+        (!frame.error.is_empty() || numbers.sqlstate != 0).then_some(frame.error.as_slice()),
+        (!frame.details.is_empty()).then_some(frame.details.as_slice()),
+        (decided > 0).then_some(&decisions[..decided]),
+    ];
+    fit(&mut numbers, &mut sections);
+    send(&numbers, sections);
+}
+
+/// Index of the statement's text among the sections.
+const STATEMENT: usize = 2;
+
+/// Cuts the text of a record that would be too long.
+fn fit(numbers: &mut Numbers, sections: &mut [Option<&[u8]>; 8]) {
+    let Some(ring) = ring_file::ring() else {
+        return;
+    };
+    let most = MOST.min(ring.capacity() as usize / 8);
+    let len = FIXED_LEN + sections.iter().flatten().map(|s| s.len()).sum::<usize>();
+    let Some(over) = len.checked_sub(most).filter(|over| *over > 0) else {
+        return;
+    };
+    if let Some(text) = sections[STATEMENT] {
+        if numbers.statement_length == 0 {
+            numbers.statement_length = text.len() as u32;
+        }
+        let keep = text.len().saturating_sub(over);
+        sections[STATEMENT] = Some(&text[..keep]);
+    }
+}
+
+/// Sends an AUDIT event `FATE`: decisions that no statement carries.
+pub fn fate_event(engine: &mut Engine) {
+    let now = unsafe { raw::GetCurrentTimestamp() };
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    let numbers = Numbers {
+        started_at: now,
+        duration: 0,
+        event_no: engine.fates.number_event(false),
+        ..Numbers::default()
+    };
+    small(
+        &numbers,
+        Classes::of(Class::Audit),
+        b"FATE",
+        None,
+        Some(&decisions[..decided]),
+    );
+}
+
+/// Sends an event of the session itself. It carries the decisions that wait.
+pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, details: &[u8]) {
+    let now = unsafe { raw::GetCurrentTimestamp() };
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    let numbers = Numbers {
+        started_at,
+        duration: (now - started_at).max(0),
+        event_no: engine.fates.number_event(false),
+        ..Numbers::default()
+    };
+    small(
+        &numbers,
+        Classes::of(Class::Session),
+        command,
+        (!details.is_empty()).then_some(details),
+        (decided > 0).then_some(&decisions[..decided]),
+    );
+}
+
+/// Sends an event without a statement.
+fn small(
+    numbers: &Numbers,
+    classes: Classes,
+    command: &[u8],
+    details: Option<&[u8]>,
+    decisions: Option<&[u8]>,
+) {
+    static mut SHAPE: Vec<u8> = Vec::new();
+    // SAFETY: one thread; the buffer is used by this function only, which calls nothing that could
+    // come back here. It is allocated at its first use, at the session's start.
+    let shape = unsafe { &mut *(&raw mut SHAPE) };
+    shape.reserve(SMALL_SHAPE);
+    ShapeWriter::new(shape, classes, 0, command, None);
+    let sections = [
+        Some(session::encoded()),
+        Some(shape.as_slice()),
+        None,
+        None,
+        None,
+        None,
+        details,
+        decisions,
+    ];
+    send(numbers, sections);
+}
+
+/// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted.
+fn send(numbers: &Numbers, sections: [Option<&[u8]>; 8]) {
+    let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
+        return;
+    };
+    let encoded = Encoded::new(numbers, sections);
+    let pid = unsafe { pg_sys::MyProcPid } as u32;
+    match ring.try_push(&encoded.parts(), pid, Limit::Whole) {
+        Ok(_) => {}
+        Err(PushError::Full) => ring.count_drop(numbers.started_at),
+        Err(_) => {
+            ring.count_drop(numbers.started_at);
+            shared.panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    shared.wake_worker();
+}

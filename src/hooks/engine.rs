@@ -1,0 +1,417 @@
+//! The statements of this backend that have begun and not yet become events: which of them run,
+//! which are suspended, which have failed, and how that is known without catching an error.
+//!
+//! Hooks are plain frames that an ERROR jumps over, so nothing tells a statement that it has ended
+//! badly. It is concluded:
+//!
+//! * A running statement is *dead* when the catcher around it is gone (`PG_exception_stack` points
+//!   further out than when it began), when a hook runs at its stack address or above, or when the
+//!   subtransaction that it ran in is aborted. Whoever handles an error for good aborts a
+//!   (sub)transaction or lets it reach the client, so every death is noticed at the latest there.
+//! * A suspended query (cursor, portal) is dead when its memory goes without ExecutorEnd.
+//! * A dead statement failed with the last error reported. It is `caught` when an enclosing
+//!   statement goes on, or when another error is reported; it is `failed` when the error reaches
+//!   the client: when no statement runs any more.
+//!
+//! Nothing here throws or, once the pool is warm, allocates.
+
+use audit_core::event::{Fate, Outcome};
+use audit_core::fate::FateTracker;
+
+use super::emit;
+use super::frame::Frame;
+use crate::pg::raw;
+use pgrx::pg_sys;
+
+/// Index of a frame in the pool.
+pub type Id = usize;
+
+#[derive(Default)]
+pub struct Engine {
+    /// Boxed: a frame's address stays while the pool grows.
+    #[allow(clippy::vec_box)]
+    pool: Vec<Box<Frame>>,
+    free: Vec<Id>,
+    /// Statements being run, the outermost first.
+    pub running: Vec<Id>,
+    /// Queries begun and not yet ended, running ones included.
+    open: Vec<Id>,
+    /// Statements that failed and wait for the verdict caught or failed, in the order they died.
+    dead: Vec<Id>,
+    /// A finished statement whose transaction is about to end.
+    held: Option<Id>,
+    pub fates: FateTracker,
+    /// Number of the session's last top-level statement, and of the last one inside it.
+    pub statement_id: u64,
+    pub substatement_id: u32,
+    /// Inside BEGIN … COMMIT.
+    pub explicit: bool,
+    /// Where the last top-level statement was found: the string, its message's time, its end there.
+    pub last_source: (usize, i64, usize),
+    pub error: LastError,
+}
+
+/// The last error reported in this backend. Its buffer is allocated once.
+pub struct LastError {
+    pub sqlstate: u32,
+    pub message: Vec<u8>,
+    pub at: i64,
+}
+
+/// Longer messages are cut.
+pub const ERROR_MAX: usize = 8 * 1024;
+
+impl Default for LastError {
+    fn default() -> Self {
+        LastError {
+            sqlstate: 0,
+            message: Vec::with_capacity(ERROR_MAX),
+            at: 0,
+        }
+    }
+}
+
+static mut ENGINE: Option<Engine> = None;
+
+/// The engine of this backend.
+///
+/// SAFETY of all uses: a backend is one thread, and a reference is never held across a call that
+/// may report an error (the error callback uses the engine) or run a hook.
+#[inline]
+pub fn engine() -> &'static mut Engine {
+    unsafe { (*(&raw mut ENGINE)).get_or_insert_default() }
+}
+
+/// The address that an ERROR would jump to: larger is further out.
+fn catcher() -> usize {
+    match unsafe { pg_sys::PG_exception_stack } as usize {
+        0 => usize::MAX,
+        address => address,
+    }
+}
+
+impl Engine {
+    pub fn frame(&mut self, id: Id) -> &mut Frame {
+        &mut self.pool[id]
+    }
+
+    /// Takes a frame from the pool.
+    pub fn take_frame(&mut self) -> Id {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.pool.push(Box::default());
+            // Room for every frame, so that giving one back never allocates.
+            self.free.reserve(self.pool.len());
+            self.dead.reserve(self.pool.len());
+            self.pool.len() - 1
+        });
+        let frame = &mut self.pool[id];
+        frame.reset();
+        frame.in_use = true;
+        id
+    }
+
+    /// Gives a frame back that was taken in vain.
+    pub fn put_back(&mut self, id: Id) {
+        self.give_back(id);
+    }
+
+    fn give_back(&mut self, id: Id) {
+        self.pool[id].in_use = false;
+        self.open.retain(|other| *other != id);
+        self.free.push(id);
+    }
+
+    /// Called first in every hook, with an address on the hook's own stack: concludes what has died,
+    /// and what of it was caught because an enclosing statement goes on.
+    #[inline]
+    pub fn enter(&mut self, address: usize) {
+        if !self.running.is_empty() {
+            self.bury(address);
+        }
+        if !self.dead.is_empty() {
+            let verdict = if self.running.is_empty() {
+                Outcome::Failed
+            } else {
+                Outcome::Caught
+            };
+            self.judge(verdict);
+        }
+    }
+
+    /// Moves running statements that can't be alive to the dead.
+    fn bury(&mut self, address: usize) {
+        let catcher = catcher();
+        while let Some(&id) = self.running.last() {
+            let frame = &self.pool[id];
+            if frame.address > address && frame.catcher >= catcher {
+                break;
+            }
+            self.running.pop();
+            self.die(id);
+        }
+    }
+
+    fn die(&mut self, id: Id) {
+        self.open.retain(|other| *other != id);
+        self.pool[id].address = 0;
+        self.dead.push(id);
+    }
+
+    /// Ends all dead statements with their verdict.
+    pub fn judge(&mut self, outcome: Outcome) {
+        let aborted = unsafe { raw::IsAbortedTransactionBlockState() };
+        for at in 0..self.dead.len() {
+            let id = self.dead[at];
+            let fate = if outcome == Outcome::Failed || aborted {
+                Fate::RolledBack
+            } else {
+                Fate::Open
+            };
+            self.fail(id, outcome, fate);
+        }
+        self.dead.clear();
+    }
+
+    /// Ends one failed statement with the last error.
+    fn fail(&mut self, id: Id, outcome: Outcome, fate: Fate) {
+        let frame = &mut self.pool[id];
+        frame.numbers.outcome = outcome;
+        frame.numbers.sqlstate = self.error.sqlstate;
+        if frame.numbers.duration < 0 {
+            frame.numbers.duration = (self.error.at - frame.numbers.started_at).max(0);
+        }
+        frame.error.clear();
+        frame.error.extend_from_slice(&self.error.message);
+        if frame.recorded(true) {
+            emit::push(self, id, fate, true);
+        }
+        self.give_back(id);
+    }
+
+    /// A statement begins to run (or runs on): its hook's stack address identifies it.
+    #[inline]
+    pub fn run(&mut self, id: Id, address: usize) {
+        let frame = &mut self.pool[id];
+        frame.address = address;
+        frame.catcher = catcher();
+        frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
+        self.running.push(id);
+    }
+
+    /// A hook has come back from the server: its statement runs no more. Statements that it called
+    /// and that never came back died of an error which somebody handled.
+    #[inline]
+    pub fn pause(&mut self, id: Id) {
+        while let Some(top) = self.running.pop() {
+            if top == id {
+                break;
+            }
+            self.die(top);
+        }
+        self.pool[id].address = 0;
+        if !self.dead.is_empty() {
+            self.judge(Outcome::Caught);
+        }
+    }
+
+    /// Remembers a query between its hooks.
+    #[inline]
+    pub fn open(&mut self, id: Id) {
+        self.open.push(id);
+    }
+
+    /// The statement that runs a query; `None` for a query that belongs to a utility statement.
+    #[inline]
+    pub fn find(&self, query: usize) -> Option<Id> {
+        self.open
+            .iter()
+            .rev()
+            .copied()
+            .find(|id| self.pool[*id].query == query)
+    }
+
+    /// The innermost running statement.
+    pub fn innermost(&mut self) -> Option<&mut Frame> {
+        let id = *self.running.last()?;
+        Some(&mut self.pool[id])
+    }
+
+    /// Depth at which a statement that begins now runs.
+    pub fn depth(&self) -> u32 {
+        self.running.len() as u32
+    }
+
+    /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
+    /// with it, with that transaction's fate.
+    pub fn succeed(&mut self, id: Id) {
+        let frame = &mut self.pool[id];
+        if frame.numbers.duration < 0 {
+            let now = unsafe { raw::GetCurrentTimestamp() };
+            frame.numbers.duration = (now - frame.numbers.started_at).max(0);
+        }
+        frame.numbers.transaction_id =
+            unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
+        if !frame.recorded(false) {
+            self.give_back(id);
+            return;
+        }
+        let top = frame.numbers.depth == 0;
+        if frame.in_aborted {
+            let fate = if frame.to_savepoint {
+                Fate::Open
+            } else {
+                Fate::RolledBack
+            };
+            emit::push(self, id, fate, true);
+        } else if top && (frame.ends_transaction || !self.explicit) {
+            self.release_held();
+            self.held = Some(id);
+            return;
+        } else {
+            emit::push(self, id, Fate::Open, true);
+        }
+        self.give_back(id);
+    }
+
+    /// Sends the held statement without its fate: another statement of the same transaction begins.
+    #[inline]
+    pub fn release_held(&mut self) {
+        if let Some(id) = self.held.take() {
+            emit::push(self, id, Fate::Open, true);
+            self.give_back(id);
+        }
+    }
+
+    /// The statement that waits for its transaction's end.
+    pub fn held(&mut self) -> Option<&mut Frame> {
+        let id = self.held?;
+        Some(&mut self.pool[id])
+    }
+
+    /// An error was reported that belongs to the held statement: its commit failed.
+    pub fn held_failed(&mut self) {
+        if let Some(id) = self.held.take() {
+            // Its time ends now: the commit is a part of what failed.
+            self.pool[id].numbers.duration = -1;
+            self.dead.push(id);
+        }
+    }
+
+    /// A statement that failed before any hook saw it.
+    pub fn died_unseen(&mut self, id: Id) {
+        self.dead.push(id);
+    }
+
+    /// Before a new error is kept: what died of the one before was caught, since its handler, or
+    /// the statement around it, has gone on to fail in its own way.
+    pub fn before_error(&mut self) {
+        let catcher = catcher();
+        while let Some(&id) = self.running.last() {
+            if self.pool[id].catcher >= catcher {
+                break;
+            }
+            self.running.pop();
+            self.die(id);
+        }
+        if !self.dead.is_empty() {
+            let verdict = if self.running.is_empty() {
+                Outcome::Failed
+            } else {
+                Outcome::Caught
+            };
+            self.judge(verdict);
+        }
+    }
+
+    /// A subtransaction is aborted. With no statement running any more, the error has reached the
+    /// client, or ROLLBACK TO has done its work.
+    pub fn abort_sub(&mut self, subxact: u32) {
+        while let Some(&id) = self.running.last() {
+            if self.pool[id].subxact < subxact && self.pool[id].catcher >= catcher() {
+                break;
+            }
+            self.running.pop();
+            self.die(id);
+        }
+        for at in 0..self.dead.len() {
+            let id = self.dead[at];
+            if self.pool[id].subxact >= subxact {
+                self.pool[id].rolled_back = true;
+            }
+        }
+        if self.fates.pending_full() {
+            emit::fate_event(self);
+        }
+        self.fates.abort_sub(subxact);
+        if self.running.is_empty() {
+            self.judge(Outcome::Failed);
+            self.release_held();
+        }
+    }
+
+    /// The transaction has ended.
+    pub fn end_transaction(&mut self, fate: Fate) {
+        let exiting = unsafe { pg_sys::proc_exit_inprogress };
+        if fate == Fate::RolledBack {
+            self.bury_all_or_outer(exiting);
+        }
+        if !self.running.is_empty() {
+            // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
+            self.fates.end(fate);
+            return;
+        }
+        self.explicit = false;
+        // First the range, then the events that carry it.
+        self.fates.end(fate);
+        self.judge(Outcome::Failed);
+        if let Some(id) = self.held.take() {
+            emit::push(self, id, fate, false);
+            self.give_back(id);
+        } else if self.fates.has_pending() && !exiting {
+            emit::fate_event(self);
+        }
+    }
+
+    /// At an abort: statements whose catcher is gone are dead; when the process exits all are.
+    fn bury_all_or_outer(&mut self, exiting: bool) {
+        let catcher = catcher();
+        while let Some(&id) = self.running.last() {
+            if !exiting && self.pool[id].catcher >= catcher {
+                break;
+            }
+            self.running.pop();
+            self.die(id);
+        }
+    }
+
+    /// The client has its error, and no abort callback has told so: the transaction had failed
+    /// before, or none was open.
+    pub fn error_flushed(&mut self) {
+        if self.running.is_empty() && !self.dead.is_empty() {
+            self.judge(Outcome::Failed);
+        }
+    }
+
+    /// The memory of a query goes. If its statement is still open, the server dropped it in an
+    /// abort, without ExecutorEnd: it had done what was asked of it until then.
+    pub fn query_gone(&mut self, id: Id, serial: u32) {
+        let Some(frame) = self.pool.get(id) else {
+            return;
+        };
+        if !frame.in_use
+            || frame.serial != serial
+            || frame.ending
+            || !self.open.contains(&id)
+            || self.running.contains(&id)
+        {
+            return;
+        }
+        let frame = &mut self.pool[id];
+        frame.numbers.duration =
+            (unsafe { raw::GetCurrentTimestamp() } - frame.numbers.started_at).max(0);
+        if frame.recorded(false) {
+            emit::push(self, id, Fate::RolledBack, true);
+        }
+        self.give_back(id);
+    }
+}

@@ -1,0 +1,199 @@
+//! Every ERROR of the backend, with its SQLSTATE, whatever the log settings: an error context
+//! callback at the bottom of the server's stack of them (research/tested.md, "Errors").
+//!
+//! The server forgets that stack when it returns to its main loop after an error; the end of
+//! ErrorContext's contents, which marks just that, puts ours back. Callbacks run while an error is
+//! being reported: they keep what they need in memory that is there already and must not fail.
+
+use core::ffi::c_void;
+use pgrx::pg_sys;
+
+use super::begin::take_text_as;
+use super::engine::{ERROR_MAX, Id, engine};
+use super::capture;
+use crate::pg::{guc, raw, session};
+use audit_core::classify::classes_of_command;
+use audit_core::sql::command::command_of_first_keyword;
+use audit_core::sql::redact;
+use audit_core::sql::{cut::CutSink, split};
+
+static mut CONTEXT: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback {
+    previous: core::ptr::null_mut(),
+    callback: Some(reported),
+    arg: core::ptr::null_mut(),
+};
+
+static mut FLUSHED: pg_sys::MemoryContextCallback = pg_sys::MemoryContextCallback {
+    func: Some(flushed),
+    arg: core::ptr::null_mut(),
+    next: core::ptr::null_mut(),
+};
+static mut FLUSHED_REGISTERED: bool = false;
+
+/// Where the copy of an error lives for a moment.
+static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
+
+/// Longest statement kept of one that failed before any hook saw it: its buffer is allocated ahead.
+const UNSEEN_TEXT_MAX: usize = 64 * 1024;
+
+/// ERRCODE_SYNTAX_ERROR, packed.
+const SYNTAX_ERROR: u32 = 4 | (2 << 6) | (6 << 12) | (0 << 18) | (1 << 24);
+
+/// Makes the callback the outermost one, unless others are there (ours is then among them).
+#[inline]
+pub fn watch() {
+    // SAFETY: the struct is static; a backend is one thread.
+    unsafe {
+        if pg_sys::error_context_stack.is_null() {
+            CONTEXT.previous = core::ptr::null_mut();
+            pg_sys::error_context_stack = &raw mut CONTEXT;
+        }
+    }
+}
+
+/// Sets memory aside and begins to watch. Throws (out of memory).
+///
+/// # Safety
+/// Once per backend.
+pub unsafe fn begin() {
+    unsafe {
+        if MEMORY.is_null() {
+            MEMORY = raw::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"audit_ext error".as_ptr(),
+                8 * 1024,
+                8 * 1024,
+                64 * 1024,
+            );
+        }
+        // The pool has a frame with buffers for what fails unseen.
+        let id = engine().take_frame();
+        engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
+        engine().put_back(id);
+        watch();
+    }
+}
+
+/// The server reports something: an ERROR and worse is kept.
+unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
+    unsafe {
+        // Classes 00 and 01 are no errors: most of what passes here are notices.
+        let class = raw::geterrcode() as u32 & 0xfff;
+        if class == 0 || class == (1 << 6) || !capture::on_quietly() || MEMORY.is_null() {
+            return;
+        }
+        let before = pg_sys::CurrentMemoryContext;
+        pg_sys::CurrentMemoryContext = MEMORY;
+        let error = raw::CopyErrorData();
+        pg_sys::CurrentMemoryContext = before;
+        if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32 {
+            keep(error);
+        }
+        raw::MemoryContextReset(MEMORY);
+        if !FLUSHED_REGISTERED {
+            FLUSHED_REGISTERED = true;
+            raw::MemoryContextRegisterResetCallback(pg_sys::ErrorContext, &raw mut FLUSHED);
+        }
+    }
+}
+
+unsafe fn keep(error: *const pg_sys::ErrorData) {
+    unsafe {
+        let sqlstate = (*error).sqlerrcode as u32;
+        let message = raw::bytes((*error).message);
+        engine().before_error();
+        let unseen = engine().running.is_empty() && !belongs_to_held();
+        let statement = unseen_statement(unseen, sqlstate);
+        remember(sqlstate, message, statement);
+        if !unseen {
+            if engine().running.is_empty() {
+                engine().held_failed();
+            }
+        } else if let Some(text) = statement {
+            engine().release_held();
+            let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
+            engine().died_unseen(id);
+        }
+    }
+}
+
+/// Keeps the error for the statements that die of it.
+fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>) {
+    let text = statement.unwrap_or_else(|| unsafe { raw::bytes(pg_sys::debug_query_string) });
+    let error = &mut engine().error;
+    error.sqlstate = sqlstate;
+    error.at = unsafe { raw::GetCurrentTimestamp() };
+    error.message.clear();
+    let mut sink = CutSink::new(&mut error.message, ERROR_MAX);
+    redact::redact_error_message(message, text, &mut sink);
+}
+
+/// Whether an error that comes while no statement runs is the failure of the held one's commit, and
+/// not of a next statement that the client has already sent.
+fn belongs_to_held() -> bool {
+    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let source = unsafe { pg_sys::debug_query_string };
+    let Some(frame) = engine().held() else {
+        return false;
+    };
+    if source.is_null() {
+        return true;
+    }
+    frame.message_at == message_at
+        && unsafe { split::is_rest_empty(raw::bytes(source), frame.source_end.min(raw::bytes(source).len())) }
+}
+
+/// The text of a statement that failed before any hook saw it: it did not parse, a name in it is
+/// unknown, or the transaction had failed before.
+unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32) -> Option<&'a [u8]> {
+    let source = unsafe { pg_sys::debug_query_string };
+    if !unseen || source.is_null() || !session::known() {
+        return None;
+    }
+    let all = unsafe { raw::bytes(source) };
+    let (last, message_at, end) = engine().last_source;
+    let same = last == source as usize
+        && message_at == unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let mut from = if same { end.min(all.len()) } else { 0 };
+    from += all[from..]
+        .iter()
+        .take_while(|b| **b == b';' || b.is_ascii_whitespace())
+        .count();
+    if from == 0 && sqlstate == SYNTAX_ERROR {
+        return Some(split::trim(all));
+    }
+    Some(&all[split::statement_at(all, from)])
+}
+
+/// A frame for such a statement. Allocates nothing that was not set aside.
+fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
+    let engine = engine();
+    engine.statement_id += 1;
+    engine.substatement_id = 1;
+    let statement_id = engine.statement_id;
+    let started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let id = engine.take_frame();
+    let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
+    let frame = engine.frame(id);
+    let command = command_of_first_keyword(text);
+    frame.level = guc::level();
+    frame.classes = classes_of_command(command);
+    frame.captured = true;
+    frame.in_aborted = in_aborted;
+    frame.command.extend_from_slice(command.as_bytes());
+    frame.session.extend_from_slice(session::encoded());
+    frame.numbers.started_at = started_at;
+    frame.numbers.statement_id = statement_id;
+    frame.numbers.substatement_id = 1;
+    take_text_as(frame, text, unparsed);
+    id
+}
+
+/// What was kept of errors is thrown away: the error has been handled, or the client has it.
+unsafe extern "C-unwind" fn flushed(_arg: *mut c_void) {
+    unsafe { FLUSHED_REGISTERED = false };
+    watch();
+    if capture::on_quietly() {
+        engine().error_flushed();
+    }
+}

@@ -1,0 +1,312 @@
+//! The executor's hooks: SELECT, INSERT, UPDATE, DELETE, MERGE, however they are run.
+//!
+//! Each hook is a plain frame that an ERROR may jump over: no value with a destructor is alive
+//! across a call that throws.
+
+use audit_core::event::{Class, Classes};
+use core::ffi::c_int;
+use pgrx::pg_sys;
+
+use super::engine::{Id, engine};
+use super::frame::Wraps;
+use super::{begin, capture};
+use crate::executor_run_fn;
+use crate::pg::{compat, guc, names, raw};
+
+static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
+static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
+static mut NEXT_FINISH: pg_sys::ExecutorFinish_hook_type = None;
+static mut NEXT_END: pg_sys::ExecutorEnd_hook_type = None;
+
+/// Puts the hooks in front of those that are there.
+///
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
+    unsafe {
+        NEXT_START = pg_sys::ExecutorStart_hook;
+        NEXT_RUN = pg_sys::ExecutorRun_hook;
+        NEXT_FINISH = pg_sys::ExecutorFinish_hook;
+        NEXT_END = pg_sys::ExecutorEnd_hook;
+        pg_sys::ExecutorStart_hook = Some(start);
+        pg_sys::ExecutorRun_hook = Some(run);
+        pg_sys::ExecutorFinish_hook = Some(finish);
+        pg_sys::ExecutorEnd_hook = Some(end);
+    }
+}
+
+#[inline(never)]
+unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        let address = &raw const marker as usize;
+        let id = if capture::on() {
+            begin_query(query, eflags, address)
+        } else {
+            None
+        };
+        match NEXT_START {
+            Some(next) => next(query, eflags),
+            None => raw::standard_ExecutorStart(query, eflags),
+        }
+        if let Some(id) = id {
+            watch(query, id);
+            engine().pause(id);
+            engine().open(id);
+        }
+    }
+}
+
+/// Takes down what is known before the query runs. `None` if it belongs to a utility statement's
+/// own event. Throws.
+unsafe fn begin_query(
+    query: *mut pg_sys::QueryDesc,
+    eflags: c_int,
+    address: usize,
+) -> Option<Id> {
+    unsafe {
+        begin::session();
+        engine().enter(address);
+        let stmt = (*query).plannedstmt;
+        let classes = classes_of(stmt);
+        if belongs_to_wrapper(query) {
+            learn_names(stmt);
+            let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
+            join_wrapper(stmt, if explain_only { Classes::NONE } else { classes });
+            return None;
+        }
+        let wanted = begin::wanted(classes);
+        if wanted {
+            begin::wait_for_room();
+            learn_names(stmt);
+        }
+        let id = begin::statement(
+            begin::Text {
+                source: (*query).sourceText,
+                location: (*stmt).stmt_location,
+                len: (*stmt).stmt_len,
+            },
+            classes,
+            wanted,
+            address,
+        );
+        let frame = engine().frame(id);
+        frame.query = query as usize;
+        if frame.captured {
+            frame.command.extend_from_slice(command_of(stmt));
+            frame.query_id = (*stmt).queryId as i64;
+            describe(id, stmt);
+        }
+        Some(id)
+    }
+}
+
+/// Whether the innermost statement is a utility statement that runs just this query.
+unsafe fn belongs_to_wrapper(query: *mut pg_sys::QueryDesc) -> bool {
+    let source = unsafe { (*query).sourceText } as usize;
+    let Some(frame) = engine().innermost() else {
+        return false;
+    };
+    match frame.wraps {
+        Wraps::Nothing => false,
+        Wraps::SameText => frame.source == source,
+        Wraps::OwnPortal => unsafe {
+            let portal = pg_sys::ActivePortal;
+            !portal.is_null()
+                && portal as usize != frame.portal
+                && (*portal).sourceText as usize == source
+        },
+    }
+}
+
+/// Adds a query's relations and classes to the utility statement that runs it.
+unsafe fn join_wrapper(stmt: *const pg_sys::PlannedStmt, classes: Classes) {
+    let running = engine().running.last().copied();
+    let Some(id) = running else { return };
+    let frame = engine().frame(id);
+    frame.classes.0 |= classes.0;
+    if frame.captured {
+        unsafe {
+            if frame.query_id == 0 {
+                frame.query_id = (*stmt).queryId as i64;
+            }
+            compat::for_each_used_relation(stmt, |relid, _| {
+                if let Some(relation) = names::relation(relid) {
+                    frame.add_relation(&relation.name);
+                }
+            });
+        }
+    }
+}
+
+/// READ or WRITE: a data-modifying CTE makes a SELECT write.
+#[inline]
+unsafe fn classes_of(stmt: *const pg_sys::PlannedStmt) -> Classes {
+    unsafe {
+        match (*stmt).commandType {
+            pg_sys::CmdType::CMD_SELECT if (*stmt).hasModifyingCTE => {
+                Classes::of(Class::Read).with(Class::Write)
+            }
+            pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
+            _ => Classes::of(Class::Write),
+        }
+    }
+}
+
+unsafe fn command_of(stmt: *const pg_sys::PlannedStmt) -> &'static [u8] {
+    match unsafe { (*stmt).commandType } {
+        pg_sys::CmdType::CMD_SELECT => b"SELECT",
+        pg_sys::CmdType::CMD_INSERT => b"INSERT",
+        pg_sys::CmdType::CMD_UPDATE => b"UPDATE",
+        pg_sys::CmdType::CMD_DELETE => b"DELETE",
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::CmdType::CMD_MERGE => b"MERGE",
+        _ => b"UNKNOWN",
+    }
+}
+
+/// Looks up the names that [`describe`] will need. Throws.
+unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
+    unsafe {
+        compat::for_each_used_relation(stmt, |relid, _| {
+            // A plain frame: the closure owns nothing, a throw may pass through it.
+            names::learn_relation(relid);
+        });
+    }
+}
+
+/// Relations and main object: what is written to, else the only relation there is.
+unsafe fn describe(id: Id, stmt: *const pg_sys::PlannedStmt) {
+    const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
+    let frame = engine().frame(id);
+    let select = unsafe { (*stmt).commandType } == pg_sys::CmdType::CMD_SELECT;
+    let (mut count, mut only_catalog) = (0, true);
+    unsafe {
+        compat::for_each_used_relation(stmt, |relid, privileges| {
+            let Some(relation) = names::relation(relid) else {
+                return;
+            };
+            count += 1;
+            only_catalog &= relation.catalog;
+            frame.add_relation(&relation.name);
+            let target = if select {
+                count == 1
+            } else {
+                frame.object_type.is_empty() && privileges as u32 & WRITES != 0
+            };
+            if target {
+                frame.object_type = relation.kind;
+                frame.object_name.extend_from_slice(&relation.name);
+            }
+        });
+    }
+    if select && frame.relations.iter().filter(|b| **b == 0).count() > 1 {
+        frame.object_type = "";
+        frame.object_name.clear();
+    }
+    if select && count > 0 && only_catalog && !guc::catalog() {
+        frame.captured = false;
+    }
+}
+
+/// Has the engine told when the query's memory goes without ExecutorEnd. Throws (out of memory).
+unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
+    unsafe extern "C-unwind" fn gone(arg: *mut core::ffi::c_void) {
+        let arg = arg as u64;
+        engine().query_gone((arg >> 32) as usize, arg as u32);
+    }
+    unsafe {
+        if (*query).estate.is_null() {
+            return;
+        }
+        let context = (*(*query).estate).es_query_cxt;
+        let callback = raw::MemoryContextAlloc(context, size_of::<pg_sys::MemoryContextCallback>())
+            .cast::<pg_sys::MemoryContextCallback>();
+        let serial = engine().frame(id).serial;
+        (*callback).func = Some(gone);
+        (*callback).arg = (((id as u64) << 32) | u64::from(serial)) as *mut core::ffi::c_void;
+        raw::MemoryContextRegisterResetCallback(context, callback);
+    }
+}
+
+executor_run_fn! {
+    #[inline(never)]
+    run, query, proceed => {
+        if !capture::on() {
+            proceed!();
+            return;
+        }
+        let marker = 0u8;
+        let address = &raw const marker as usize;
+        engine().enter(address);
+        let id = engine().find(query as usize);
+        if let Some(id) = id {
+            engine().run(id, address);
+        }
+        proceed!();
+        let rows = (*(*query).estate).es_processed as i64;
+        match id {
+            Some(id) => {
+                engine().pause(id);
+                count(&mut engine().frame(id).numbers.rows, rows);
+            }
+            None => {
+                engine().enter(address);
+                if let Some(frame) = engine().innermost() {
+                    count(&mut frame.inner_rows, rows);
+                }
+            }
+        }
+    },
+    NEXT_RUN
+}
+
+/// Adds rows; -1 stands for none counted yet.
+fn count(total: &mut i64, rows: i64) {
+    *total = (*total).max(0) + rows;
+}
+
+#[inline(never)]
+unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        let id = resume(query, &raw const marker as usize);
+        match NEXT_FINISH {
+            Some(next) => next(query),
+            None => raw::standard_ExecutorFinish(query),
+        }
+        if let Some(id) = id {
+            engine().pause(id);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        let id = resume(query, &raw const marker as usize);
+        if let Some(id) = id {
+            engine().frame(id).ending = true;
+        }
+        match NEXT_END {
+            Some(next) => next(query),
+            None => raw::standard_ExecutorEnd(query),
+        }
+        if let Some(id) = id {
+            engine().pause(id);
+            engine().succeed(id);
+        }
+    }
+}
+
+/// The statement of a query runs on, if it has one of its own. Never throws.
+unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
+    if !capture::on() {
+        return None;
+    }
+    engine().enter(address);
+    let id = engine().find(query as usize)?;
+    engine().run(id, address);
+    Some(id)
+}

@@ -1,0 +1,168 @@
+//! One statement between its start and its event. Frames are kept in a pool and their buffers are
+//! reused, so that the path of a statement allocates nothing once the backend is warm.
+
+use audit_core::codec::ShapeWriter;
+use audit_core::event::{Classes, Fate, Numbers};
+use audit_core::level::Level;
+
+/// Buffers that grew beyond this are given back when their statement has ended.
+const KEEP: usize = 64 * 1024;
+
+/// Which inner query belongs to a utility statement's own event.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wraps {
+    /// None: every query inside is a nested statement.
+    #[default]
+    Nothing,
+    /// The one planned from the same text (CTAS, COPY, EXPLAIN, REFRESH).
+    SameText,
+    /// The one run through a portal of its own (EXECUTE, DECLARE CURSOR).
+    OwnPortal,
+}
+
+/// What a frame knows apart from its buffers.
+#[derive(Clone, Copy, Default)]
+pub struct State {
+    /// Tells this use of the frame from earlier ones.
+    pub serial: u32,
+    pub in_use: bool,
+    pub numbers: Numbers,
+    /// `audit.level` when the statement began: the statement that changes it is judged by the old.
+    pub level: Level,
+    pub classes: Classes,
+    /// False where the level leaves the statement out whatever happens: nothing was captured.
+    pub captured: bool,
+    /// It began in a transaction that had already failed.
+    pub in_aborted: bool,
+    /// It may end a transaction or a subtransaction: its fate is known only at the callback.
+    pub ends_transaction: bool,
+    pub begins_transaction: bool,
+    /// ROLLBACK TO: the transaction goes on.
+    pub to_savepoint: bool,
+    /// The subtransaction that it ran in was rolled back.
+    pub rolled_back: bool,
+    pub wraps: Wraps,
+    /// The query that it runs; 0 for a utility statement. Compared, never followed.
+    pub query: usize,
+    /// The text that the server parsed, and when its message came: which string it is a part of.
+    /// Compared, never read.
+    pub source: usize,
+    pub message_at: i64,
+    /// Where in the string the statement ends, as the server's parser found it.
+    pub source_end: usize,
+    /// While it runs: address of its hook's stack frame, and of the catcher around it; else 0.
+    pub address: usize,
+    pub catcher: usize,
+    /// The portal that was active when it began.
+    pub portal: usize,
+    /// The subtransaction that it runs in.
+    pub subxact: u32,
+    /// Rows of a wrapped or fetched query; -1 until there are some.
+    pub inner_rows: i64,
+    /// ExecutorEnd is on its way: the end of the query's memory is no accident.
+    pub ending: bool,
+    pub object_type: &'static str,
+    pub query_id: i64,
+    pub sha256: Option<[u8; 32]>,
+}
+
+#[derive(Default)]
+pub struct Frame {
+    pub state: State,
+    /// The session's attributes when it began, encoded.
+    pub session: Vec<u8>,
+    pub command: Vec<u8>,
+    pub object_name: Vec<u8>,
+    /// Qualified names, each ended by NUL.
+    pub relations: Vec<u8>,
+    /// Its own text, redacted, perhaps cut.
+    pub text: Vec<u8>,
+    /// Message of the error it failed with.
+    pub error: Vec<u8>,
+    /// A JSON object, or empty.
+    pub details: Vec<u8>,
+    /// See [`Frame::write_shape`].
+    pub shape: Vec<u8>,
+}
+
+impl std::ops::Deref for Frame {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for Frame {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Frame {
+    /// Makes a used frame as new, keeping its buffers.
+    pub fn reset(&mut self) {
+        for buffer in [
+            &mut self.session,
+            &mut self.command,
+            &mut self.object_name,
+            &mut self.relations,
+            &mut self.text,
+            &mut self.error,
+            &mut self.details,
+            &mut self.shape,
+        ] {
+            buffer.clear();
+            if buffer.capacity() > KEEP {
+                buffer.shrink_to(KEEP);
+            }
+        }
+        let serial = self.state.serial.wrapping_add(1);
+        self.state = State {
+            serial,
+            inner_rows: -1,
+            ..State::default()
+        };
+    }
+
+    /// Adds a relation unless it is there.
+    pub fn add_relation(&mut self, name: &[u8]) {
+        let known = self.relations.split(|b| *b == 0).any(|have| have == name);
+        if !known && !name.is_empty() {
+            self.relations.extend_from_slice(name);
+            self.relations.push(0);
+        }
+    }
+
+    /// Whether the level asks for the statement, given how it ended.
+    pub fn recorded(&self, failed: bool) -> bool {
+        self.captured && self.level.records(self.classes, failed)
+    }
+
+    /// Lays out the shape from what is known now.
+    pub fn write_shape(&mut self) {
+        let object_type = self.state.object_type.as_bytes();
+        let object =
+            (!object_type.is_empty()).then_some((object_type, self.object_name.as_slice()));
+        let mut writer = ShapeWriter::new(
+            &mut self.shape,
+            self.state.classes,
+            self.state.query_id,
+            &self.command,
+            object,
+        );
+        for name in self.relations.split(|b| *b == 0) {
+            if !name.is_empty() {
+                writer.relation(name);
+            }
+        }
+    }
+
+    /// The fate to be carried inline, given what is known of the transaction.
+    pub fn fate(&self, known: Fate) -> Fate {
+        if self.rolled_back {
+            Fate::RolledBack
+        } else {
+            known
+        }
+    }
+}

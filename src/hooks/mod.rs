@@ -1,0 +1,29 @@
+//! From the server's calls to events in the ring. One file per family of hooks; what they share:
+//! `capture` (whether at all), `begin` (what is known at the start), `frame` and `engine` (what is
+//! under way), `emit` (out to the ring).
+
+pub mod begin;
+pub mod capture;
+pub mod describe;
+pub mod emit;
+pub mod engine;
+pub mod error;
+pub mod executor;
+pub mod extension;
+pub mod frame;
+pub mod session;
+pub mod utility;
+pub mod xact;
+
+/// Installs all hooks.
+///
+/// # Safety
+/// From `_PG_init` only, in the postmaster.
+pub unsafe fn install() {
+    unsafe {
+        executor::install();
+        utility::install();
+        xact::install();
+        extension::install();
+    }
+}

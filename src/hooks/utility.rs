@@ -1,0 +1,173 @@
+//! The hook of utility statements: everything but SELECT, INSERT, UPDATE, DELETE and MERGE.
+//!
+//! A plain frame that an ERROR may jump over: no value with a destructor is alive across a call
+//! that throws. Nothing is read from the statement's tree after it ran: it may be gone.
+
+use audit_core::classify::classes_of_command;
+use audit_core::event::{Class, Classes};
+use core::ffi::{CStr, c_char};
+use pgrx::pg_sys;
+
+use super::engine::{Id, engine};
+use super::frame::Wraps;
+use super::{begin, capture, describe, error};
+use crate::pg::raw;
+
+static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
+
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
+    unsafe {
+        NEXT = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process);
+    }
+}
+
+#[inline(never)]
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn process(
+    pstmt: *mut pg_sys::PlannedStmt,
+    query_string: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    query_env: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    qc: *mut pg_sys::QueryCompletion,
+) {
+    unsafe {
+        let marker = 0u8;
+        // A subcommand is a part of a statement that has its event.
+        let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
+        let id = if own && capture::on() {
+            Some(begin_utility(pstmt, query_string, &raw const marker as usize))
+        } else {
+            None
+        };
+        match NEXT {
+            Some(next) => next(
+                pstmt,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                query_env,
+                dest,
+                qc,
+            ),
+            None => raw::standard_ProcessUtility(
+                pstmt,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                query_env,
+                dest,
+                qc,
+            ),
+        }
+        if let Some(id) = id {
+            end_utility(id, qc);
+        }
+    }
+}
+
+/// What the hook needs to know of a statement before it looks at the details.
+struct Kind {
+    classes: Classes,
+    wraps: Wraps,
+}
+
+/// Takes down what is known before the statement runs. Throws.
+unsafe fn begin_utility(
+    pstmt: *mut pg_sys::PlannedStmt,
+    query_string: *const c_char,
+    address: usize,
+) -> Id {
+    unsafe {
+        begin::session();
+        error::watch();
+        engine().enter(address);
+        let node = (*pstmt).utilityStmt;
+        let tag = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
+        let kind = kind_of(node, tag);
+        // What a wrapper runs adds its own classes later.
+        let possible = if kind.wraps == Wraps::Nothing {
+            kind.classes
+        } else {
+            kind.classes.with(Class::Read).with(Class::Write)
+        };
+        let wanted = begin::wanted(possible);
+        let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
+        if wanted && !describe::never_waits(node) {
+            begin::wait_for_room();
+        }
+        let catalog = raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState();
+        let object = if wanted && catalog && !transaction {
+            describe::look_up(node)
+        } else {
+            describe::Object::NONE
+        };
+        let id = begin::statement(
+            begin::Text {
+                source: query_string,
+                location: (*pstmt).stmt_location,
+                len: (*pstmt).stmt_len,
+            },
+            kind.classes,
+            wanted,
+            address,
+        );
+        let frame = engine().frame(id);
+        frame.wraps = kind.wraps;
+        if transaction && frame.numbers.depth == 0 {
+            describe::transaction(node, frame);
+        }
+        if wanted {
+            frame.command.extend_from_slice(tag.to_bytes());
+            frame.query_id = (*pstmt).queryId as i64;
+            if catalog {
+                describe::describe(node, &object, frame);
+            }
+        }
+        id
+    }
+}
+
+unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
+    use pg_sys::NodeTag::*;
+    let mut classes = classes_of_command(tag.to_str().unwrap_or(""));
+    let wraps = match unsafe { (*node).type_ } {
+        T_CopyStmt => {
+            let from = unsafe { (*node.cast::<pg_sys::CopyStmt>()).is_from };
+            classes = Classes::of(if from { Class::Write } else { Class::Read });
+            Wraps::SameText
+        }
+        T_CreateTableAsStmt | T_ExplainStmt | T_RefreshMatViewStmt => Wraps::SameText,
+        T_ExecuteStmt | T_DeclareCursorStmt => Wraps::OwnPortal,
+        _ => Wraps::Nothing,
+    };
+    Kind { classes, wraps }
+}
+
+/// The statement has come back: it succeeded.
+unsafe fn end_utility(id: Id, qc: *mut pg_sys::QueryCompletion) {
+    let engine = engine();
+    engine.pause(id);
+    let rows = unsafe { rows_of(qc) };
+    let frame = engine.frame(id);
+    frame.numbers.rows = rows.unwrap_or(frame.inner_rows);
+    if frame.begins_transaction && frame.numbers.depth == 0 {
+        engine.explicit = true;
+    }
+    engine.succeed(id);
+}
+
+/// Rows that the statement's command tag counts, as the client sees them.
+unsafe fn rows_of(qc: *mut pg_sys::QueryCompletion) -> Option<i64> {
+    unsafe {
+        let counts = !qc.is_null() && raw::command_tag_display_rowcount((*qc).commandTag);
+        counts.then(|| (*qc).nprocessed as i64)
+    }
+}

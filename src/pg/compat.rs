@@ -1,0 +1,157 @@
+//! Every difference between PostgreSQL 14 and 18 that the extension meets.
+
+use pgrx::pg_sys;
+
+/// Calls `$next` or `$standard` of the ExecutorRun hook: 18 has no `execute_once`.
+#[macro_export]
+#[cfg(not(feature = "pg18"))]
+macro_rules! executor_run_fn {
+    ($(#[$meta:meta])* $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
+        $(#[$meta])*
+        unsafe extern "C-unwind" fn $name(
+            $qd: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+            execute_once: bool,
+        ) {
+            macro_rules! $call {
+                () => {
+                    match $next {
+                        Some(next) => next($qd, direction, count, execute_once),
+                        None => $crate::pg::raw::standard_ExecutorRun(
+                            $qd, direction, count, execute_once,
+                        ),
+                    }
+                };
+            }
+            unsafe { $body }
+        }
+    };
+}
+
+/// Calls `$next` or `$standard` of the ExecutorRun hook: 18 has no `execute_once`.
+#[macro_export]
+#[cfg(feature = "pg18")]
+macro_rules! executor_run_fn {
+    ($(#[$meta:meta])* $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
+        $(#[$meta])*
+        unsafe extern "C-unwind" fn $name(
+            $qd: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+        ) {
+            macro_rules! $call {
+                () => {
+                    match $next {
+                        Some(next) => next($qd, direction, count),
+                        None => $crate::pg::raw::standard_ExecutorRun($qd, direction, count),
+                    }
+                };
+            }
+            unsafe { $body }
+        }
+    };
+}
+
+/// Calls `f` with each relation that the statement needs a privilege on, and with the privileges
+/// (`ACL_*`), in range-table order.
+/// Relations reached through a parent (partitions, inheritance children) need none and are left
+/// out. Never throws.
+///
+/// # Safety
+/// `stmt` is a valid planned statement.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub unsafe fn for_each_used_relation(
+    stmt: *const pg_sys::PlannedStmt,
+    mut f: impl FnMut(pg_sys::Oid, u64),
+) {
+    unsafe {
+        for_each_pointer((*stmt).rtable, |node: *mut pg_sys::RangeTblEntry| {
+            if (*node).rtekind == pg_sys::RTEKind::RTE_RELATION && (*node).requiredPerms != 0 {
+                f((*node).relid, (*node).requiredPerms as u64);
+            }
+        });
+    }
+}
+
+/// As above: from 16 on, privileges have a list of their own.
+///
+/// # Safety
+/// `stmt` is a valid planned statement.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub unsafe fn for_each_used_relation(
+    stmt: *const pg_sys::PlannedStmt,
+    mut f: impl FnMut(pg_sys::Oid, u64),
+) {
+    unsafe {
+        for_each_pointer((*stmt).permInfos, |info: *mut pg_sys::RTEPermissionInfo| {
+            if (*info).requiredPerms != 0 {
+                f((*info).relid, (*info).requiredPerms as u64);
+            }
+        });
+    }
+}
+
+/// Calls `f` with each pointer of a list. Never throws itself.
+///
+/// # Safety
+/// `list` is NULL or a list of pointers to `T`.
+pub unsafe fn for_each_pointer<T>(list: *const pg_sys::List, mut f: impl FnMut(*mut T)) {
+    unsafe {
+        if list.is_null() {
+            return;
+        }
+        for i in 0..(*list).length {
+            f((*(*list).elements.add(i as usize)).ptr_value.cast::<T>());
+        }
+    }
+}
+
+/// Who the session authenticated as: only 16 and later know. Never throws.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub fn system_user() -> *const core::ffi::c_char {
+    core::ptr::null()
+}
+
+/// Who the session authenticated as (`system_user`). Never throws.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub fn system_user() -> *const core::ffi::c_char {
+    // SAFETY: returns a pointer to process-local state or NULL.
+    unsafe { super::raw::GetSystemUser() }
+}
+
+/// Memory that a GUC check hook hands over as `extra`: the server frees it.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub unsafe fn guc_alloc(size: usize) -> *mut core::ffi::c_void {
+    unsafe extern "C" {
+        fn malloc(size: usize) -> *mut core::ffi::c_void;
+    }
+    unsafe { malloc(size) }
+}
+
+/// Memory that a GUC check hook hands over as `extra`: the server frees it.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub unsafe fn guc_alloc(size: usize) -> *mut core::ffi::c_void {
+    unsafe extern "C-unwind" {
+        fn guc_malloc(elevel: core::ffi::c_int, size: usize) -> *mut core::ffi::c_void;
+    }
+    unsafe { guc_malloc(pg_sys::LOG as core::ffi::c_int, size) }
+}
+
+/// The text of a string node. Never throws.
+///
+/// # Safety
+/// `node` is a string node.
+#[cfg(feature = "pg14")]
+pub unsafe fn string(node: *const pg_sys::Value) -> *const core::ffi::c_char {
+    unsafe { (*node).val.str_ }
+}
+
+/// The text of a string node. Never throws.
+///
+/// # Safety
+/// `node` is a string node.
+#[cfg(not(feature = "pg14"))]
+pub unsafe fn string(node: *const pg_sys::String) -> *const core::ffi::c_char {
+    unsafe { (*node).sval }
+}

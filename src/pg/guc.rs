@@ -1,0 +1,459 @@
+//! The settings `audit.*` (spec/interface.md). Strings are parsed once, when they are set; hooks
+//! read plain statics.
+//!
+//! The prefix is deliberately not reserved: applications that `SET audit.user_id` keep working.
+
+use audit_core::level::{Level, VALID_WORDS};
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr::{null, null_mut};
+use pgrx::pg_sys;
+
+static mut LEVEL_TEXT: *mut c_char = null_mut();
+static mut LEVEL_BITS: u32 = 0;
+static mut CATALOG: bool = true;
+static mut NESTED: bool = true;
+static mut STATEMENT_MAX_SIZE: c_int = 64 * 1024;
+static mut CONTEXT: *mut c_char = null_mut();
+static mut BRANCH: *mut c_char = null_mut();
+static mut ON_FULL: c_int = OnFull::Wait as c_int;
+static mut FULL_TIMEOUT: c_int = 30_000;
+static mut FLUSH_INTERVAL: c_int = 200;
+static mut PARTITION_INTERVAL: c_int = 86_400;
+static mut DATABASE: *mut c_char = null_mut();
+static mut RING_SIZE: c_int = 16 * 1024;
+static mut RING_DIRECTORY: *mut c_char = null_mut();
+
+/// What a statement does that starts while the ring is nearly full (`audit.on_full`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum OnFull {
+    /// Waits, at most `audit.full_timeout`; then it runs unrecorded and the loss is counted.
+    Wait = 0,
+    /// Runs; what doesn't fit is counted and becomes a GAP event.
+    Drop = 1,
+    /// Fails.
+    Refuse = 2,
+}
+
+// The getters: none of them throws. SAFETY of each: a backend is one thread, and the statics are
+// written by the GUC machinery of the same thread only.
+
+/// `audit.level`, parsed.
+#[inline]
+pub fn level() -> Level {
+    Level::from_bits(unsafe { LEVEL_BITS })
+}
+
+/// `audit.level` as text.
+pub fn level_text() -> &'static [u8] {
+    unsafe { super::raw::bytes(LEVEL_TEXT) }
+}
+
+/// `audit.catalog`
+#[inline]
+pub fn catalog() -> bool {
+    unsafe { CATALOG }
+}
+
+/// `audit.nested`
+#[inline]
+pub fn nested() -> bool {
+    unsafe { NESTED }
+}
+
+/// `audit.statement_max_size` in bytes.
+#[inline]
+pub fn statement_max_size() -> usize {
+    unsafe { STATEMENT_MAX_SIZE as usize }
+}
+
+/// `audit.context`; empty where not set.
+#[inline]
+pub fn context() -> &'static [u8] {
+    unsafe { super::raw::bytes(CONTEXT) }
+}
+
+/// `audit.branch`; empty where not set.
+pub fn branch() -> &'static [u8] {
+    unsafe { super::raw::bytes(BRANCH) }
+}
+
+/// `audit.on_full`
+pub fn on_full() -> OnFull {
+    match unsafe { ON_FULL } {
+        1 => OnFull::Drop,
+        2 => OnFull::Refuse,
+        _ => OnFull::Wait,
+    }
+}
+
+/// `audit.full_timeout` in milliseconds.
+pub fn full_timeout_ms() -> u64 {
+    unsafe { FULL_TIMEOUT as u64 }
+}
+
+/// `audit.flush_interval` in milliseconds.
+pub fn flush_interval_ms() -> u64 {
+    unsafe { FLUSH_INTERVAL as u64 }
+}
+
+/// `audit.partition_interval` in seconds.
+pub fn partition_interval_seconds() -> u64 {
+    unsafe { PARTITION_INTERVAL as u64 }
+}
+
+/// `audit.database`: the only database that may be the home; empty: any.
+pub fn database() -> &'static [u8] {
+    unsafe { super::raw::bytes(DATABASE) }
+}
+
+/// `audit.ring_size` in bytes.
+pub fn ring_size() -> usize {
+    unsafe { RING_SIZE as usize * 1024 }
+}
+
+/// `audit.ring_directory`, relative to the data directory unless absolute.
+pub fn ring_directory() -> &'static [u8] {
+    unsafe { super::raw::bytes(RING_DIRECTORY) }
+}
+
+/// Sets the DETAIL and HINT that the server reports for a refused value. The texts are kept in
+/// statics, as the server only reads them until the next check hook runs.
+fn explain(detail: &str, hint: &str) {
+    static mut DETAIL: [u8; 1024] = [0; 1024];
+    static mut HINT: [u8; 1024] = [0; 1024];
+    fn keep(into: *mut [u8; 1024], text: &str) -> *mut c_char {
+        // SAFETY: `into` is one of the two statics above, used by one thread.
+        let into = unsafe { &mut *into };
+        let len = text.floor_char_boundary(into.len() - 1);
+        into[..len].copy_from_slice(&text.as_bytes()[..len]);
+        into[len] = 0;
+        into.as_mut_ptr().cast()
+    }
+    unsafe {
+        pg_sys::GUC_check_errdetail_string = keep(&raw mut DETAIL, detail);
+        pg_sys::GUC_check_errhint_string = keep(&raw mut HINT, hint);
+    }
+}
+
+/// Check hook of `audit.level`: parses the list into `extra`. Doesn't throw.
+unsafe extern "C-unwind" fn check_level(
+    value: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    let text = unsafe { super::raw::bytes(*value) };
+    match Level::parse(&String::from_utf8_lossy(text)) {
+        Ok(level) => unsafe {
+            let bits = super::compat::guc_alloc(size_of::<u32>()).cast::<u32>();
+            if bits.is_null() {
+                return false;
+            }
+            bits.write(level.to_bits());
+            *extra = bits.cast();
+            true
+        },
+        Err(unknown) => {
+            explain(
+                &format!("Unknown word \"{}\" in the list.", unknown.word),
+                &format!(
+                    "Valid words are {VALID_WORDS}; a leading \"-\" takes a class away."
+                ),
+            );
+            false
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn assign_level(_value: *const c_char, extra: *mut c_void) {
+    unsafe {
+        if !extra.is_null() {
+            LEVEL_BITS = extra.cast::<u32>().read();
+        }
+    }
+}
+
+/// Check hook of `audit.context`: exactly what jsonb accepts, and an object. Doesn't throw: an
+/// ERROR of the parser is caught and becomes the DETAIL.
+unsafe extern "C-unwind" fn check_context(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    const HINT: &str =
+        "Set audit.context to a JSON object, for example '{\"user_id\": 42}', or to ''.";
+    let text = unsafe { *value };
+    if text.is_null() || unsafe { *text } == 0 {
+        return true;
+    }
+    match super::jsonb::is_object(text) {
+        Ok(true) => true,
+        Ok(false) => {
+            explain("The value is JSON, but not an object.", HINT);
+            false
+        }
+        Err(message) => {
+            explain(&format!("{message}."), HINT);
+            false
+        }
+    }
+}
+
+/// Check hook of `audit.ring_size`. Doesn't throw.
+unsafe extern "C-unwind" fn check_ring_size(
+    value: *mut c_int,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    let kilobytes = unsafe { *value } as u64;
+    if !kilobytes.is_power_of_two() {
+        let down = (kilobytes + 1).next_power_of_two() / 2;
+        explain(
+            &format!("{kilobytes} kB is not a power of two."),
+            &format!("Use {down}kB or {}kB.", down * 2),
+        );
+        return false;
+    }
+    let memory = memory_kilobytes();
+    if memory != 0 && kilobytes > memory {
+        explain(
+            &format!("{kilobytes} kB is more than this machine's memory of {memory} kB."),
+            "The ring is mapped by every backend; 16MB hold about 50,000 events.",
+        );
+        return false;
+    }
+    true
+}
+
+/// Physical memory, 0 where unknown.
+fn memory_kilobytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// A NUL-terminated array that `DefineCustomEnumVariable` keeps a pointer to.
+struct EnumOptions([pg_sys::config_enum_entry; 4]);
+// SAFETY: only ever read.
+unsafe impl Sync for EnumOptions {}
+
+static ON_FULL_OPTIONS: EnumOptions = EnumOptions([
+    entry(c"wait", OnFull::Wait),
+    entry(c"drop", OnFull::Drop),
+    entry(c"refuse", OnFull::Refuse),
+    pg_sys::config_enum_entry {
+        name: null(),
+        val: 0,
+        hidden: false,
+    },
+]);
+
+const fn entry(name: &'static core::ffi::CStr, value: OnFull) -> pg_sys::config_enum_entry {
+    pg_sys::config_enum_entry {
+        name: name.as_ptr(),
+        val: value as c_int,
+        hidden: false,
+    }
+}
+
+struct Text {
+    name: &'static core::ffi::CStr,
+    short: &'static core::ffi::CStr,
+    value: *mut *mut c_char,
+    boot: &'static core::ffi::CStr,
+    context: pg_sys::GucContext::Type,
+    check: pg_sys::GucStringCheckHook,
+    assign: pg_sys::GucStringAssignHook,
+}
+
+struct Int {
+    name: &'static core::ffi::CStr,
+    short: &'static core::ffi::CStr,
+    value: *mut c_int,
+    range: core::ops::RangeInclusive<c_int>,
+    context: pg_sys::GucContext::Type,
+    unit: u32,
+    check: pg_sys::GucIntCheckHook,
+}
+
+unsafe fn define_text(t: Text) {
+    unsafe {
+        pg_sys::DefineCustomStringVariable(
+            t.name.as_ptr(),
+            t.short.as_ptr(),
+            null(),
+            t.value,
+            t.boot.as_ptr(),
+            t.context,
+            0,
+            t.check,
+            t.assign,
+            None,
+        );
+    }
+}
+
+unsafe fn define_int(i: Int) {
+    unsafe {
+        pg_sys::DefineCustomIntVariable(
+            i.name.as_ptr(),
+            i.short.as_ptr(),
+            null(),
+            i.value,
+            *i.value,
+            *i.range.start(),
+            *i.range.end(),
+            i.context,
+            i.unit as c_int,
+            i.check,
+            None,
+            None,
+        );
+    }
+}
+
+unsafe fn define_bool(
+    name: &'static core::ffi::CStr,
+    short: &'static core::ffi::CStr,
+    value: *mut bool,
+) {
+    unsafe {
+        pg_sys::DefineCustomBoolVariable(
+            name.as_ptr(),
+            short.as_ptr(),
+            null(),
+            value,
+            *value,
+            pg_sys::GucContext::PGC_SUSET,
+            0,
+            None,
+            None,
+            None,
+        );
+    }
+}
+
+/// Defines all settings that have an effect. Throws (FATAL at server start) for a bad value.
+///
+/// # Safety
+/// Called once, from `_PG_init`.
+pub unsafe fn define() {
+    use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SIGHUP, PGC_SUSET, PGC_USERSET};
+    unsafe {
+        define_text(Text {
+            name: c"audit.level",
+            short: c"What is recorded: none, all, read, write, function, role, ddl, misc, set, session, failed; a leading - takes a class away.",
+            value: &raw mut LEVEL_TEXT,
+            boot: c"all",
+            context: PGC_SUSET,
+            check: Some(check_level),
+            assign: Some(assign_level),
+        });
+        define_bool(
+            c"audit.catalog",
+            c"Records reads that touch only pg_catalog or information_schema.",
+            &raw mut CATALOG,
+        );
+        define_bool(
+            c"audit.nested",
+            c"Records statements run inside functions, triggers and DO blocks.",
+            &raw mut NESTED,
+        );
+        define_int(Int {
+            name: c"audit.statement_max_size",
+            short: c"Longer statement text is cut; its full length and SHA-256 are kept.",
+            value: &raw mut STATEMENT_MAX_SIZE,
+            range: 64..=512 * 1024,
+            context: PGC_SUSET,
+            unit: pg_sys::GUC_UNIT_BYTE,
+            check: None,
+        });
+        define_text(Text {
+            name: c"audit.context",
+            short: c"Application context, a JSON object, kept with each event.",
+            value: &raw mut CONTEXT,
+            boot: c"",
+            context: PGC_USERSET,
+            check: Some(check_context),
+            assign: None,
+        });
+        define_text(Text {
+            name: c"audit.branch",
+            short: c"Label of the branch or environment, kept with each event.",
+            value: &raw mut BRANCH,
+            boot: c"",
+            context: PGC_SIGHUP,
+            check: None,
+            assign: None,
+        });
+        pg_sys::DefineCustomEnumVariable(
+            c"audit.on_full".as_ptr(),
+            c"What a statement does that starts while the ring is nearly full.".as_ptr(),
+            null(),
+            &raw mut ON_FULL,
+            OnFull::Wait as c_int,
+            ON_FULL_OPTIONS.0.as_ptr(),
+            PGC_SUSET,
+            0,
+            None,
+            None,
+            None,
+        );
+        define_int(Int {
+            name: c"audit.full_timeout",
+            short: c"Longest wait while the ring is nearly full; then records are dropped and counted.",
+            value: &raw mut FULL_TIMEOUT,
+            range: 0..=c_int::MAX,
+            context: PGC_SIGHUP,
+            unit: pg_sys::GUC_UNIT_MS,
+            check: None,
+        });
+        define_int(Int {
+            name: c"audit.flush_interval",
+            short: c"Longest time that a record waits in the ring.",
+            value: &raw mut FLUSH_INTERVAL,
+            range: 1..=60_000,
+            context: PGC_SIGHUP,
+            unit: pg_sys::GUC_UNIT_MS,
+            check: None,
+        });
+        define_int(Int {
+            name: c"audit.partition_interval",
+            short: c"Time that one partition of the trail covers.",
+            value: &raw mut PARTITION_INTERVAL,
+            range: 60..=366 * 86_400,
+            context: PGC_SIGHUP,
+            unit: pg_sys::GUC_UNIT_S,
+            check: None,
+        });
+        define_text(Text {
+            name: c"audit.database",
+            short: c"The only database in which CREATE EXTENSION audit_ext may be run; empty: any.",
+            value: &raw mut DATABASE,
+            boot: c"",
+            context: PGC_POSTMASTER,
+            check: None,
+            assign: None,
+        });
+        define_int(Int {
+            name: c"audit.ring_size",
+            short: c"Size of the ring between backends and worker, a power of two.",
+            value: &raw mut RING_SIZE,
+            range: 1024..=1024 * 1024 * 1024,
+            context: PGC_POSTMASTER,
+            unit: pg_sys::GUC_UNIT_KB,
+            check: Some(check_ring_size),
+        });
+        define_text(Text {
+            name: c"audit.ring_directory",
+            short: c"Directory of the ring's file, relative to the data directory unless absolute.",
+            value: &raw mut RING_DIRECTORY,
+            boot: c"pg_audit",
+            context: PGC_POSTMASTER,
+            check: None,
+            assign: None,
+        });
+    }
+}

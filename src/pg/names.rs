@@ -1,0 +1,160 @@
+//! Names by OID, kept per backend so that a statement seen before needs no catalog look-up. Each
+//! cache is emptied when the server says that a name may have changed.
+
+use core::ffi::{c_char, c_int};
+use pgrx::pg_sys;
+use std::collections::HashMap;
+
+use super::raw;
+
+/// A relation as the trail names it.
+pub struct Relation {
+    /// Schema-qualified, quoted where needed.
+    pub name: Box<[u8]>,
+    /// `TABLE`, `VIEW`, …
+    pub kind: &'static str,
+    /// In pg_catalog, pg_toast or information_schema.
+    pub catalog: bool,
+}
+
+/// Upper bound of each cache: a backend that walks through more relations starts over.
+const MOST: usize = 1024;
+
+#[derive(Default)]
+struct Cache {
+    relations: HashMap<u32, Relation>,
+    roles: HashMap<u32, Box<[u8]>>,
+}
+
+static mut CACHE: Option<Cache> = None;
+
+/// SAFETY of all uses: one thread; no reference outlives a call that may run a callback below.
+fn cache() -> &'static mut Cache {
+    unsafe { (*(&raw mut CACHE)).get_or_insert_default() }
+}
+
+/// Registers the callbacks that empty the caches. Called once per backend, in a transaction.
+/// Throws when there is no slot left (FATAL).
+pub unsafe fn register() {
+    unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+        if relid == pg_sys::InvalidOid {
+            cache().relations.clear();
+        } else {
+            cache().relations.remove(&relid.to_u32());
+        }
+    }
+    unsafe extern "C-unwind" fn schema_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
+        cache().relations.clear();
+    }
+    unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
+        cache().roles.clear();
+    }
+    let none = pg_sys::Datum::from(0);
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), none);
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::NAMESPACEOID as c_int,
+            Some(schema_changed),
+            none,
+        );
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::AUTHOID as c_int,
+            Some(role_changed),
+            none,
+        );
+    }
+}
+
+/// A relation known to the cache. Never throws.
+#[inline]
+pub fn relation(relid: pg_sys::Oid) -> Option<&'static Relation> {
+    cache().relations.get(&relid.to_u32())
+}
+
+/// Looks a relation up unless the cache has it. Throws; the caller has nothing to drop.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn learn_relation(relid: pg_sys::Oid) {
+    unsafe {
+        if relation(relid).is_some() {
+            return;
+        }
+        let name = raw::get_rel_name(relid);
+        if name.is_null() {
+            return;
+        }
+        let schema = raw::get_namespace_name(raw::get_rel_namespace(relid));
+        let relkind = raw::get_rel_relkind(relid);
+        let quoted_schema = if schema.is_null() { c"".as_ptr() } else { raw::quote_identifier(schema) };
+        let quoted_name = raw::quote_identifier(name);
+        // From here on nothing throws.
+        remember_relation(relid, raw::bytes(schema), quoted_schema, quoted_name, relkind);
+    }
+}
+
+unsafe fn remember_relation(
+    relid: pg_sys::Oid,
+    schema: &[u8],
+    quoted_schema: *const c_char,
+    quoted_name: *const c_char,
+    relkind: c_char,
+) {
+    let (quoted_schema, quoted_name) =
+        unsafe { (raw::bytes(quoted_schema), raw::bytes(quoted_name)) };
+    let relations = &mut cache().relations;
+    if relations.len() >= MOST {
+        relations.clear();
+    }
+    relations.insert(
+        relid.to_u32(),
+        Relation {
+            name: [quoted_schema, b".", quoted_name].concat().into(),
+            kind: kind_name(relkind as u8),
+            catalog: matches!(schema, b"pg_catalog" | b"pg_toast" | b"information_schema"),
+        },
+    );
+}
+
+/// The object type of a relation, by pg_class.relkind.
+fn kind_name(relkind: u8) -> &'static str {
+    match relkind {
+        b'v' => "VIEW",
+        b'm' => "MATERIALIZED VIEW",
+        b'f' => "FOREIGN TABLE",
+        b'S' => "SEQUENCE",
+        b'i' | b'I' => "INDEX",
+        b't' => "TOAST TABLE",
+        b'c' => "COMPOSITE TYPE",
+        _ => "TABLE",
+    }
+}
+
+/// A role's name known to the cache. Never throws.
+#[inline]
+pub fn role(roleid: pg_sys::Oid) -> Option<&'static [u8]> {
+    cache().roles.get(&roleid.to_u32()).map(|name| &**name)
+}
+
+/// Looks a role's name up unless the cache has it. Throws; the caller has nothing to drop.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn learn_role(roleid: pg_sys::Oid) {
+    unsafe {
+        if role(roleid).is_some() {
+            return;
+        }
+        let name = raw::GetUserNameFromId(roleid, true);
+        if name.is_null() {
+            return;
+        }
+        // From here on nothing throws.
+        let roles = &mut cache().roles;
+        if roles.len() >= MOST {
+            roles.clear();
+        }
+        roles.insert(roleid.to_u32(), raw::bytes(name).into());
+        raw::pfree(name.cast());
+    }
+}

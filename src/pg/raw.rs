@@ -1,0 +1,118 @@
+//! The server's functions as they are: called without pgrx's guard.
+//!
+//! pgrx wraps each imported function so that an ERROR becomes a Rust panic, which a hook would then
+//! have to turn back into an ERROR and would lose fields of it (research/pgrx.md, section 0). Hooks
+//! therefore are plain frames that an ERROR may cross, and use these imports. Functions are grouped
+//! by whether they can throw.
+
+use core::ffi::{c_char, c_int, c_void};
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    // --- throw: the statement itself runs in them -------------------------------------------
+    pub fn standard_ExecutorStart(query_desc: *mut pg_sys::QueryDesc, eflags: c_int);
+    #[cfg(not(feature = "pg18"))]
+    pub fn standard_ExecutorRun(
+        query_desc: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        execute_once: bool,
+    );
+    #[cfg(feature = "pg18")]
+    pub fn standard_ExecutorRun(
+        query_desc: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+    );
+    pub fn standard_ExecutorFinish(query_desc: *mut pg_sys::QueryDesc);
+    pub fn standard_ExecutorEnd(query_desc: *mut pg_sys::QueryDesc);
+    pub fn standard_ProcessUtility(
+        pstmt: *mut pg_sys::PlannedStmt,
+        query_string: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        query_env: *mut pg_sys::QueryEnvironment,
+        dest: *mut pg_sys::DestReceiver,
+        qc: *mut pg_sys::QueryCompletion,
+    );
+
+    // --- throw: catalog look-ups, allocation -------------------------------------------------
+    pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
+    pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_rel_relkind(relid: pg_sys::Oid) -> c_char;
+    pub fn get_namespace_name(nspid: pg_sys::Oid) -> *mut c_char;
+    pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub fn get_relname_relid(name: *const c_char, nspid: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn RelnameGetRelid(name: *const c_char) -> pg_sys::Oid;
+    pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
+    pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
+    pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
+    pub fn SetSecurityLabel(
+        object: *const pg_sys::ObjectAddress,
+        provider: *const c_char,
+        label: *const c_char,
+    );
+    pub fn quote_identifier(ident: *const c_char) -> *const c_char;
+    pub fn pfree(pointer: *mut c_void);
+    pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
+    pub fn NameListToString(names: *const pg_sys::List) -> *mut c_char;
+    pub fn CopyErrorData() -> *mut pg_sys::ErrorData;
+    pub fn AllocSetContextCreateInternal(
+        parent: pg_sys::MemoryContext,
+        name: *const c_char,
+        min_context_size: usize,
+        init_block_size: usize,
+        max_block_size: usize,
+    ) -> pg_sys::MemoryContext;
+    pub fn MemoryContextAlloc(context: pg_sys::MemoryContext, size: usize) -> *mut c_void;
+    pub fn ShmemInitStruct(name: *const c_char, size: usize, found: *mut bool) -> *mut c_void;
+    pub fn RequestAddinShmemSpace(size: usize);
+    pub fn ProcessInterrupts();
+    pub fn pg_usleep(microseconds: core::ffi::c_long);
+    #[cfg(not(feature = "pg14"))]
+    #[cfg(not(feature = "pg15"))]
+    pub fn GetSystemUser() -> *const c_char;
+
+    // --- never throw --------------------------------------------------------------------------
+    pub fn SetLatch(latch: *mut pg_sys::Latch);
+    pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
+    pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetUserId() -> pg_sys::Oid;
+    pub fn GetSessionUserId() -> pg_sys::Oid;
+    pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
+    pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
+    pub fn IsTransactionState() -> bool;
+    pub fn IsAbortedTransactionBlockState() -> bool;
+    pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;
+    pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
+    pub fn GetDatabaseEncoding() -> c_int;
+    pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;
+    pub fn GetConfigOption(
+        name: *const c_char,
+        missing_ok: bool,
+        restrict_privileged: bool,
+    ) -> *const c_char;
+    /// The SQLSTATE of the error being reported; only inside an error context callback.
+    pub fn geterrcode() -> c_int;
+    pub fn MemoryContextReset(context: pg_sys::MemoryContext);
+    pub fn MemoryContextRegisterResetCallback(
+        context: pg_sys::MemoryContext,
+        callback: *mut pg_sys::MemoryContextCallback,
+    );
+    pub fn on_shmem_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
+}
+
+/// A C string's bytes; empty for NULL. Never throws.
+///
+/// # Safety
+/// `s` is NULL or NUL-terminated and outlives the result's use.
+pub unsafe fn bytes<'a>(s: *const c_char) -> &'a [u8] {
+    if s.is_null() {
+        return &[];
+    }
+    unsafe { core::ffi::CStr::from_ptr(s) }.to_bytes()
+}

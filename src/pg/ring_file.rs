@@ -1,0 +1,183 @@
+//! The ring's file: made and mapped by the postmaster, inherited by every backend.
+//!
+//! The mapping is shared and file-backed, so what a backend wrote survives the backend, a crash
+//! restart, any shutdown and SIGKILL of the postmaster; only the operating system's end can take it
+//! (spec/delivery.md, "The ring"). At server start a ring that still holds records is put aside as
+//! `ring.<n>.old`; the worker drains those in order and removes them.
+
+use audit_core::ring::{HEADER_LEN, Ring};
+use pgrx::pg_sys;
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Name of the ring in use, inside the ring directory.
+const CURRENT: &str = "ring";
+
+/// Set in the postmaster before any child exists; children inherit it with the mapping.
+static RING: OnceLock<Ring> = OnceLock::new();
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+/// The ring; `None` where it could not be made (the server log says why) or nothing is preloaded.
+#[inline]
+pub fn ring() -> Option<&'static Ring> {
+    RING.get()
+}
+
+/// The directory that holds the ring. Empty before server start has come to it.
+pub fn directory() -> &'static Path {
+    DIRECTORY.get().map_or(Path::new(""), PathBuf::as_path)
+}
+
+/// Rings that earlier server starts put aside, the oldest first.
+pub fn leftovers() -> Vec<PathBuf> {
+    numbered(directory()).into_iter().map(|(_, path)| path).collect()
+}
+
+/// Makes and maps the ring; runs in the postmaster at server start, and again at each crash restart,
+/// when the mapping and its records are still there and nothing is to be done. A failure is told to
+/// the server log and leaves the server without capture rather than without service.
+pub fn startup() {
+    if RING.get().is_some() {
+        return;
+    }
+    let directory = full_path(super::guc::ring_directory());
+    let _ = DIRECTORY.set(directory.clone());
+    match open(&directory, super::guc::ring_size()) {
+        Ok(ring) => {
+            let _ = RING.set(ring);
+        }
+        Err(message) => pgrx::warning!(
+            "audit_ext cannot make its ring in \"{}\" and records nothing: {message}",
+            directory.display()
+        ),
+    }
+}
+
+fn full_path(setting: &[u8]) -> PathBuf {
+    let path = Path::new(OsStr::from_bytes(setting));
+    if path.is_absolute() {
+        return path.to_path_buf();
+    }
+    // SAFETY: DataDir is set before shared memory is made.
+    let data_dir = unsafe { super::raw::bytes(pg_sys::DataDir) };
+    Path::new(OsStr::from_bytes(data_dir)).join(path)
+}
+
+fn open(directory: &Path, capacity: usize) -> Result<Ring, String> {
+    prepare_directory(directory)?;
+    put_aside(directory)?;
+    create(directory, capacity)
+}
+
+/// Makes the directory, or refuses one that somebody else could have prepared.
+fn prepare_directory(directory: &Path) -> Result<(), String> {
+    match fs::mkdir(directory, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(format!("the directory cannot be made: {error}")),
+    }
+    let stat = fs::lstat(directory).map_err(|e| format!("the directory cannot be read: {e}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err("it is not a directory (a symbolic link is not accepted)".into());
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if stat.st_uid != me {
+        return Err(format!(
+            "the directory belongs to user id {}, not to the server's {me}",
+            stat.st_uid
+        ));
+    }
+    fs::chmod(directory, Mode::RWXU).map_err(|e| format!("its mode cannot be set to 0700: {e}"))
+}
+
+/// Renames the ring of the last server run, so that the worker finds its records.
+fn put_aside(directory: &Path) -> Result<(), String> {
+    let current = directory.join(CURRENT);
+    let next = numbered(directory).last().map_or(1, |(n, _)| n + 1);
+    match fs::rename(&current, directory.join(format!("{CURRENT}.{next}.old"))) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(format!("the old ring cannot be put aside: {error}")),
+    }
+}
+
+/// The files `ring.<n>.old` in the order of n.
+fn numbered(directory: &Path) -> Vec<(u64, PathBuf)> {
+    let mut found: Vec<_> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let n = name.to_str()?.strip_prefix("ring.")?.strip_suffix(".old")?;
+            Some((n.parse().ok()?, entry.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Writes a new ring full of zeros and maps it. Written, not sparse: a disk that is full shows here,
+/// as an error, and not later as SIGBUS in somebody's statement.
+fn create(directory: &Path, capacity: usize) -> Result<Ring, String> {
+    let temporary = directory.join("ring.new");
+    let size = HEADER_LEN + capacity;
+    let file = write_zeros(&temporary, size)
+        .map_err(|e| format!("{size} bytes cannot be written to \"ring.new\": {e}"))?;
+    // SAFETY: a new private mapping of a file that only this server uses; it is never unmapped.
+    let memory = unsafe {
+        rustix::mm::mmap(
+            core::ptr::null_mut(),
+            size,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+            &file,
+            0,
+        )
+    }
+    .map_err(|e| format!("the file cannot be mapped: {e}"))?;
+    // SAFETY: `memory` is `size` zeroed bytes, page-aligned, used by nobody else yet.
+    let ring = unsafe { Ring::create(memory.cast(), size, random_id(), now()) }
+        .map_err(|e| format!("the file cannot be formatted: {e}"))?;
+    fs::rename(&temporary, directory.join(CURRENT))
+        .map_err(|e| format!("\"ring.new\" cannot be renamed: {e}"))?;
+    Ok(ring)
+}
+
+fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
+    const CHUNK: usize = 1 << 20;
+    match fs::unlink(path) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    let zeros = vec![0u8; CHUNK];
+    let mut written = 0;
+    while written < size {
+        let n = (size - written).min(CHUNK);
+        written += rustix::io::pwrite(&file, &zeros[..n], written as u64)?;
+    }
+    fs::fsync(&file)?;
+    Ok(file)
+}
+
+/// 128 random bits: two rings never share an id, nor do copies of a data directory after a start.
+fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    // SAFETY: fills exactly the given bytes; doesn't throw.
+    let strong = unsafe { pg_sys::pg_strong_random(id.as_mut_ptr().cast(), id.len()) };
+    if !strong {
+        id[..8].copy_from_slice(&now().to_le_bytes());
+        id[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+    }
+    id
+}
+
+fn now() -> i64 {
+    // SAFETY: reads the clock; doesn't throw.
+    unsafe { super::raw::GetCurrentTimestamp() }
+}

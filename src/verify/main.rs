@@ -1,0 +1,100 @@
+//! `audit-verify ring FILE`: prints the records of a ring file, one line each, without a server.
+
+use audit_core::codec::{self, Section};
+use audit_core::event::{Session, Shape, sqlstate_text};
+use audit_core::ring::{Found, Leftover};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: audit-verify ring FILE";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [command, file] if command == "ring" => match ring(file) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("audit-verify: {file}: {message}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn ring(file: &str) -> Result<(), String> {
+    let bytes = std::fs::read(file).map_err(|e| e.to_string())?;
+    let ring = Leftover::open(&bytes).map_err(|e| e.to_string())?;
+    let id: String = ring.id().iter().map(|b| format!("{b:02x}")).collect();
+    println!("ring {id} of {} bytes", ring.capacity());
+    for found in ring.recover(0) {
+        match found {
+            Found::Record {
+                start,
+                pid,
+                payload,
+                ..
+            } => println!("{start}\tpid {pid}\t{}", describe(payload)),
+            Found::Gap { start, next } => println!("{start}\tnothing up to {next}"),
+        }
+    }
+    Ok(())
+}
+
+/// One line that says what a payload holds.
+fn describe(payload: &[u8]) -> String {
+    let event = match codec::decode(payload) {
+        Ok(event) => event,
+        Err(error) => return format!("not readable: {error}"),
+    };
+    let session = event
+        .section(Section::Session)
+        .map_or(Ok(Session::default()), codec::decode_session)
+        .unwrap_or_default();
+    let shape = event
+        .section(Section::Shape)
+        .map_or(Ok(Shape::default()), codec::decode_shape)
+        .unwrap_or_default();
+    let text = |bytes: Option<&[u8]>| {
+        bytes.map_or("-".into(), |b| String::from_utf8_lossy(b).escape_debug().to_string())
+    };
+    let n = &event.numbers;
+    let relations: Vec<_> = shape
+        .relations
+        .iter()
+        .map(|name| String::from_utf8_lossy(name))
+        .collect();
+    let decisions: Vec<_> = event
+        .decisions()
+        .flatten()
+        .map(|d| format!("{}-{} {}", d.first, d.last, d.fate.name().unwrap_or("open")))
+        .collect();
+    format!(
+        "event {} statement {}.{} depth {} {} {} {} {} {} fate {} xid {} rows {} {} µs user {} as {} db {} object {} {} relations {{{}}} error {} details {} decides [{}] text {}",
+        n.event_no,
+        n.statement_id,
+        n.substatement_id,
+        n.depth,
+        shape.classes.strongest().name(),
+        String::from_utf8_lossy(shape.command),
+        n.outcome.name(),
+        if n.sqlstate == 0 { "00000".into() } else { String::from_utf8_lossy(&sqlstate_text(n.sqlstate)).into_owned() },
+        "",
+        n.fate.name().unwrap_or("open"),
+        n.transaction_id,
+        n.rows,
+        n.duration,
+        text(session.user_name),
+        text(session.role_name),
+        text(session.database_name),
+        text(shape.object_type),
+        text(shape.object_name),
+        relations.join(", "),
+        text(event.section(Section::Error)),
+        text(event.section(Section::Details)),
+        decisions.join(", "),
+        text(event.section(Section::Statement)),
+    )
+}
