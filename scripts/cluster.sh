@@ -9,7 +9,26 @@ RUN=$(server_dir run)
 BIN=$("$PG_CONFIG" --bindir 2>/dev/null || true)
 
 cluster_port() { cat "$RUN/port"; }
-cluster_running() { [ -d "$RUN/data" ] && as_server "$BIN/pg_ctl" -D "$RUN/data" status >/dev/null 2>&1; }
+
+# By hand, because pg_ctl takes a zombie for a server: in a container whose process 1 collects no
+# orphans, that is what a killed one remains.
+cluster_running() {
+    local pid
+    pid=$(head -n 1 "$RUN/data/postmaster.pid" 2>/dev/null) || return 1
+    grep -qsE '^State:[[:space:]]+[^ZX]' "/proc/$pid/status"
+}
+
+# Clears what a killed server left: its children end by themselves, its zombie's lock file doesn't.
+cluster_clear() {
+    local try pid
+    for try in $(seq 100); do
+        pid=$(find /proc -maxdepth 2 -name cwd -lname "$RUN/data" -print -quit 2>/dev/null || true)
+        [ -n "$pid" ] || break
+        sleep 0.1
+    done
+    pid=$(head -n 1 "$RUN/data/postmaster.pid" 2>/dev/null) || return 0
+    ! grep -qsE '^State:[[:space:]]+[ZX]' "/proc/$pid/status" || rm -f "$RUN/data/postmaster.pid"
+}
 
 free_port() {
     local port
@@ -46,6 +65,7 @@ CONF
 
 cluster_start() {
     local port
+    cluster_clear
     port=$(cluster_port)
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
         port=$(free_port)
