@@ -27,7 +27,8 @@ cluster_clear() {
         sleep 0.1
     done
     pid=$(head -n 1 "$RUN/data/postmaster.pid" 2>/dev/null) || return 0
-    ! grep -qsE '^State:[[:space:]]+[ZX]' "/proc/$pid/status" || rm -f "$RUN/data/postmaster.pid"
+    ! grep -qsE '^State:[[:space:]]+[ZX]' "/proc/$pid/status" ||
+        rm -f "$RUN/data/postmaster.pid" "$RUN"/.s.PGSQL.*
 }
 
 free_port() {
