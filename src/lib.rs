@@ -33,12 +33,15 @@ pgrx::pg_module_magic!();
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn _PG_init() {
     unsafe {
-        if !pg_sys::process_shared_preload_libraries_in_progress || pg_sys::IsBinaryUpgrade {
+        if !pg_sys::process_shared_preload_libraries_in_progress {
+            return;
+        }
+        if pg_sys::IsBinaryUpgrade {
+            pg::home::install_for_upgrade();
             return;
         }
         pg::guc::define();
         pg::shared::install();
-        pg::home::install();
         hooks::install();
         worker::register();
     }

@@ -7,5 +7,6 @@ pub mod codec;
 pub mod event;
 pub mod fate;
 pub mod level;
+pub mod numbers;
 pub mod ring;
 pub mod sql;

@@ -46,13 +46,7 @@ unsafe fn extension_dropped(extension: pg_sys::Oid) {
         if extension != raw::get_extension_oid(c"audit_ext".as_ptr(), true) {
             return;
         }
-        let database = pg_sys::ObjectAddress {
-            classId: pg_sys::DatabaseRelationId,
-            objectId: pg_sys::MyDatabaseId,
-            objectSubId: 0,
-        };
-        raw::SetSecurityLabel(&database, home::PROVIDER.as_ptr(), core::ptr::null());
-        home::will_be(HOME_NONE);
+        home::unmark_in_hook();
     }
 }
 

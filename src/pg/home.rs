@@ -4,7 +4,7 @@
 
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicU32, Ordering};
-use pgrx::{PgSqlErrorCode, ereport, pg_sys};
+use pgrx::pg_sys;
 
 /// Name of the label provider.
 pub const PROVIDER: &core::ffi::CStr = c"audit_ext";
@@ -44,29 +44,57 @@ const ANUM_CLASSOID: i32 = 2;
 const ANUM_PROVIDER: i32 = 3;
 const ANUM_LABEL: i32 = 4;
 
-/// Registers the label provider. Called once, from `_PG_init`.
+/// Lets pg_upgrade carry the label over: it sets it by SECURITY LABEL, which needs a provider. In
+/// other servers none is registered, so that SECURITY LABEL behaves as if we were not there; the
+/// label is set and removed by [`mark`] and [`unmark`].
 ///
 /// # Safety
-/// While the library is loaded by the postmaster.
-pub unsafe fn install() {
-    unsafe { pg_sys::register_label_provider(PROVIDER.as_ptr(), Some(relabel)) };
+/// From `_PG_init`, in a server started by pg_upgrade.
+pub unsafe fn install_for_upgrade() {
+    unsafe extern "C-unwind" fn accept(_: *const pg_sys::ObjectAddress, _: *const c_char) {}
+    unsafe { pg_sys::register_label_provider(PROVIDER.as_ptr(), Some(accept)) };
 }
 
-/// Permits a label only on a database, and only to our own script: anything else would move the
-/// trail's home behind its back. Throws.
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn relabel(object: *const pg_sys::ObjectAddress, label: *const c_char) {
-    let (class, installing) = unsafe { ((*object).classId, pg_sys::creating_extension) };
-    if class == pg_sys::DatabaseRelationId && installing {
-        return;
+/// Makes this database the home, once the running transaction commits. Throws.
+///
+/// # Safety
+/// In a transaction.
+pub unsafe fn mark() {
+    unsafe {
+        label_this_database(LABEL.as_ptr());
+        will_be(pg_sys::MyDatabaseId.to_u32());
     }
-    let what = if label.is_null() { "removed" } else { "set" };
-    ereport!(
-        ERROR,
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!("a security label of audit_ext cannot be {what} by hand"),
-        "The label marks the database that holds the audit trail; CREATE EXTENSION audit_ext sets it and DROP EXTENSION removes it."
-    );
+}
+
+/// Takes the label away, once the running transaction commits. Throws.
+///
+/// # Safety
+/// In a transaction.
+pub unsafe fn unmark() {
+    unsafe {
+        label_this_database(core::ptr::null());
+        will_be(super::shared::HOME_NONE);
+    }
+}
+
+/// [`unmark`] for a hook: an ERROR passes as an ERROR, not as a panic. Throws.
+///
+/// # Safety
+/// In a transaction.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn unmark_in_hook() {
+    unsafe { unmark() };
+}
+
+unsafe fn label_this_database(label: *const c_char) {
+    unsafe {
+        let database = pg_sys::ObjectAddress {
+            classId: pg_sys::DatabaseRelationId,
+            objectId: pg_sys::MyDatabaseId,
+            objectSubId: 0,
+        };
+        pg_sys::SetSecurityLabel(&database, PROVIDER.as_ptr(), label);
+    }
 }
 
 /// [`find`] for a hook: an ERROR passes as an ERROR, not as a panic. Throws.

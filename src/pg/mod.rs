@@ -4,6 +4,7 @@
 
 pub mod compat;
 pub mod guc;
+pub mod heap;
 pub mod home;
 pub mod jsonb;
 pub mod names;
@@ -12,3 +13,5 @@ pub mod report;
 pub mod ring_file;
 pub mod session;
 pub mod shared;
+pub mod signal;
+pub mod spi;

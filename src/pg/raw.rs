@@ -49,11 +49,6 @@ unsafe extern "C-unwind" {
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
-    pub fn SetSecurityLabel(
-        object: *const pg_sys::ObjectAddress,
-        provider: *const c_char,
-        label: *const c_char,
-    );
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;

@@ -1,0 +1,15 @@
+-- Who may do what: readers read the views, nobody else anything. What the views call must be
+-- executable for their reader.
+
+REVOKE ALL ON SCHEMA audit FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA audit FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit FROM PUBLIC;
+GRANT USAGE ON SCHEMA audit TO audit_reader;
+GRANT SELECT ON audit.log, audit.failures, audit.sessions, audit.status TO audit_reader;
+GRANT EXECUTE ON FUNCTION
+    audit.event_outcome(bytea), audit.event_fate(bytea), audit.event_no(bytea),
+    audit.event_statement_id(bytea), audit.event_substatement_id(bytea), audit.event_depth(bytea),
+    audit.event_duration(bytea), audit.event_rows(bytea), audit.event_transaction_id(bytea),
+    audit.event_sqlstate(bytea), audit.event_statement_length(bytea),
+    audit.worker_status(), audit.flush()
+    TO audit_reader;

@@ -1,0 +1,15 @@
+-- Makes this database the home of the trail: the worker finds the label when this commits. Last,
+-- so that nothing before it can fail after it.
+
+DO $home$
+DECLARE
+    retention text := coalesce(pg_catalog.current_setting('audit.retention', true), '0');
+BEGIN
+    EXECUTE pg_catalog.format('SECURITY LABEL FOR audit_ext ON DATABASE %I IS %L',
+                              pg_catalog.current_database(), 'home');
+    RAISE NOTICE 'audit_ext records into database "%": level "%", retention %',
+        pg_catalog.current_database(), pg_catalog.current_setting('audit.level'),
+        CASE WHEN retention IN ('0', '') THEN 'unlimited' ELSE retention END
+        USING HINT = 'Read the trail with SELECT * FROM audit.log; let others read it with GRANT audit_reader TO ...';
+END
+$home$;

@@ -1,0 +1,213 @@
+//! Many rows into one partition at a time: heap_multi_insert, with its BRIN kept right.
+//!
+//! The partition has one index, a BRIN with minmax operator classes only. Such an index keeps, per
+//! range of pages, the smallest and largest value of each column, and no tuple identifiers. So it
+//! needs to hear of the smallest and largest values of each *page* instead of each row: brininsert()
+//! uses of the identifier nothing but the page's number (access/brin/brin.c, 15 to 18). Where a
+//! range is not summarised yet it does nothing at all, and a later summary reads the pages.
+//!
+//! Everything throws unless it says otherwise.
+
+use core::ffi::c_int;
+use pgrx::pg_sys;
+
+/// Rows given to heap_multi_insert at once, as COPY does.
+pub const CHUNK: usize = 1000;
+
+/// Attributes of a BRIN that this module can serve.
+const MAX_KEYS: usize = 4;
+
+/// A partition being written to within one transaction.
+pub struct Writer {
+    relation: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+    bulk: pg_sys::BulkInsertState,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+    /// The index's keys of each row of a chunk.
+    row_keys: Vec<[pg_sys::Datum; MAX_KEYS]>,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+    /// For everything that a chunk allocates; a child of the transaction's memory.
+    memory: pg_sys::MemoryContext,
+    keys: usize,
+}
+
+impl Writer {
+    /// Opens a partition and its BRIN for at most `rows` rows.
+    ///
+    /// # Safety
+    /// In a transaction; the first `keys` attributes of the relation are those of the index, in
+    /// its order, all 8 bytes passed by value and compared as i64.
+    pub unsafe fn open(table: pg_sys::Oid, brin: pg_sys::Oid, keys: usize, rows: usize) -> Writer {
+        assert!(keys <= MAX_KEYS);
+        unsafe {
+            let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as c_int);
+            let index = pg_sys::index_open(brin, pg_sys::RowExclusiveLock as c_int);
+            let memory = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurTransactionContext,
+                c"audit_ext rows".as_ptr(),
+                0,
+                64 * 1024,
+                8 * 1024 * 1024,
+            );
+            // A copy is not reference counted: the slots need no bookkeeping by resource owner.
+            let desc = pg_sys::CreateTupleDescCopy((*relation).rd_att);
+            let slots = (0..rows.min(CHUNK))
+                .map(|_| pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsHeapTuple))
+                .collect();
+            let columns = (*desc).natts as usize;
+            Writer {
+                relation,
+                index,
+                index_info: pg_sys::BuildIndexInfo(index),
+                bulk: pg_sys::GetBulkInsertState(),
+                slots,
+                row_keys: Vec::with_capacity(rows.min(CHUNK)),
+                values: vec![pg_sys::Datum::null(); columns],
+                nulls: vec![false; columns],
+                memory,
+                keys,
+            }
+        }
+    }
+
+    /// Inserts `rows` rows, at most [`CHUNK`] and what was announced to `open`. `fill` gets the
+    /// number of a row, and its values and null flags to set; it runs in memory that lives until
+    /// the rows are inserted.
+    ///
+    /// # Safety
+    /// `fill` sets every attribute to a value of its type.
+    pub unsafe fn insert(
+        &mut self,
+        rows: usize,
+        mut fill: impl FnMut(usize, &mut [pg_sys::Datum], &mut [bool]),
+    ) {
+        unsafe {
+            let old = pg_sys::MemoryContextSwitchTo(self.memory);
+            let desc = (*self.relation).rd_att;
+            self.row_keys.clear();
+            for (i, slot) in self.slots[..rows].iter().enumerate() {
+                fill(i, &mut self.values, &mut self.nulls);
+                let mut keys = [pg_sys::Datum::null(); MAX_KEYS];
+                keys[..self.keys].copy_from_slice(&self.values[..self.keys]);
+                self.row_keys.push(keys);
+                let tuple = pg_sys::heap_form_tuple(
+                    desc,
+                    self.values.as_mut_ptr(),
+                    self.nulls.as_mut_ptr(),
+                );
+                // "true": the slot owns the tuple, so it is not copied once more.
+                pg_sys::ExecStoreHeapTuple(tuple, *slot, true);
+            }
+            pg_sys::heap_multi_insert(
+                self.relation,
+                self.slots.as_mut_ptr(),
+                rows as c_int,
+                pg_sys::GetCurrentCommandId(true),
+                // Always at the end: rows of a batch stay together, in the order of seq.
+                pg_sys::HEAP_INSERT_SKIP_FSM as c_int,
+                self.bulk,
+            );
+            self.index_pages();
+            for slot in &self.slots[..rows] {
+                disown(*slot);
+            }
+            pg_sys::MemoryContextSwitchTo(old);
+            pg_sys::MemoryContextReset(self.memory);
+        }
+    }
+
+    /// Tells the index the extremes of each page that the rows went to.
+    unsafe fn index_pages(&mut self) {
+        let mut page: Option<Page> = None;
+        for (slot, keys) in self.slots.iter().zip(&self.row_keys) {
+            // SAFETY: heap_multi_insert left each row's place in its slot.
+            let tid = unsafe { (**slot).tts_tid };
+            match &mut page {
+                Some(page) if same_page(&page.tid, &tid) => page.widen(&keys[..self.keys]),
+                other => {
+                    if let Some(full) = other.replace(Page::new(tid, *keys)) {
+                        unsafe { self.index_page(full) };
+                    }
+                }
+            }
+        }
+        if let Some(last) = page {
+            unsafe { self.index_page(last) };
+        }
+    }
+
+    unsafe fn index_page(&self, mut page: Page) {
+        let mut nulls = [false; MAX_KEYS];
+        for mut values in [page.min, page.max] {
+            unsafe {
+                pg_sys::index_insert(
+                    self.index,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                    &mut page.tid,
+                    self.relation,
+                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                    false,
+                    self.index_info,
+                );
+            }
+        }
+    }
+
+    /// Ends the writing; locks stay until the transaction's end.
+    ///
+    /// # Safety
+    /// In the transaction of `open`.
+    pub unsafe fn close(self) {
+        unsafe {
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            pg_sys::index_insert_cleanup(self.index, self.index_info);
+            pg_sys::FreeBulkInsertState(self.bulk);
+            pg_sys::index_close(self.index, pg_sys::NoLock as c_int);
+            pg_sys::table_close(self.relation, pg_sys::NoLock as c_int);
+            pg_sys::MemoryContextDelete(self.memory);
+        }
+    }
+}
+
+/// Smallest and largest values of what was inserted into one page.
+struct Page {
+    tid: pg_sys::ItemPointerData,
+    min: [pg_sys::Datum; MAX_KEYS],
+    max: [pg_sys::Datum; MAX_KEYS],
+}
+
+impl Page {
+    fn new(tid: pg_sys::ItemPointerData, keys: [pg_sys::Datum; MAX_KEYS]) -> Page {
+        Page {
+            tid,
+            min: keys,
+            max: keys,
+        }
+    }
+
+    fn widen(&mut self, values: &[pg_sys::Datum]) {
+        for (i, value) in values.iter().enumerate() {
+            if (value.value() as i64) < self.min[i].value() as i64 {
+                self.min[i] = *value;
+            }
+            if value.value() as i64 > self.max[i].value() as i64 {
+                self.max[i] = *value;
+            }
+        }
+    }
+}
+
+fn same_page(a: &pg_sys::ItemPointerData, b: &pg_sys::ItemPointerData) -> bool {
+    a.ip_blkid.bi_hi == b.ip_blkid.bi_hi && a.ip_blkid.bi_lo == b.ip_blkid.bi_lo
+}
+
+/// Makes a slot forget its tuple without freeing it: the whole chunk's memory is reset at once.
+unsafe fn disown(slot: *mut pg_sys::TupleTableSlot) {
+    unsafe {
+        (*slot).tts_nvalid = 0;
+        (*slot).tts_flags &= !(pg_sys::TTS_FLAG_SHOULDFREE as u16);
+    }
+}

@@ -1,0 +1,242 @@
+//! SQL from the worker: transactions whose errors come back as values, utility statements, and
+//! plans that are prepared once.
+//!
+//! Calls go through pgrx's guard, which turns an ERROR into a Rust panic; [`transaction`] is where
+//! it ends. So values with destructors may live across everything in here.
+
+use core::ffi::{CStr, c_char, c_int};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
+
+/// An ERROR that ended a transaction.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub code: PgSqlErrorCode,
+    pub message: String,
+}
+
+impl Failure {
+    /// Whether the statement's data was at fault, rather than the server's state: class 22 (data
+    /// exception), 54 (a limit exceeded), 21 and 23, and whatever our own code got wrong.
+    pub fn is_about_content(&self) -> bool {
+        let class = sqlstate_class(self.code);
+        matches!(&class, b"22" | b"54" | b"21" | b"23" | b"XX")
+    }
+}
+
+/// The first two characters of a SQLSTATE.
+fn sqlstate_class(code: PgSqlErrorCode) -> [u8; 2] {
+    let text = audit_core::event::sqlstate_text(code as i32 as u32);
+    [text[0], text[1]]
+}
+
+impl From<CaughtError> for Failure {
+    fn from(error: CaughtError) -> Self {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic {
+            ereport: report, ..
+        }) = error;
+        let message = match report.detail() {
+            Some(detail) => format!("{} ({})", report.message(), detail.trim_end_matches('.')),
+            None => report.message().to_string(),
+        };
+        Failure {
+            code: report.sql_error_code(),
+            message,
+        }
+    }
+}
+
+/// Runs `f` and turns an ERROR into a value. Outside of a transaction, or for what leaves no trace.
+pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    // The builder wants FnOnce + UnwindSafe for both ways out, so the value is moved out by an
+    // Option.
+    let mut result = None;
+    let caught = PgTryBuilder::new(AssertUnwindSafe(|| {
+        result = Some(f());
+        None
+    }))
+    .catch_others(|error| Some(Failure::from(error)))
+    .execute();
+    match (caught, result) {
+        (None, Some(value)) => Ok(value),
+        (Some(failure), _) => Err(failure),
+        (None, None) => unreachable!(),
+    }
+}
+
+/// Runs `f` in a transaction with a snapshot, inside an SPI connection, and commits. An ERROR
+/// aborts it and is returned. FATAL ends the process, as everywhere.
+pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    let outcome = catch(|| unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::SPI_connect();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let value = f();
+        pg_sys::SPI_finish();
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+        value
+    });
+    if outcome.is_err() {
+        // Doesn't throw: an ERROR while aborting is a PANIC in the end.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}
+
+/// Runs a statement without parameters. Throws; inside [`transaction`].
+pub fn execute(sql: &str) {
+    let text = CString::new(sql).unwrap_or_default();
+    let result = unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) };
+    check(result, sql);
+}
+
+/// SPI reports misuse by negative numbers, everything else by throwing.
+fn check(result: c_int, sql: &str) {
+    if result < 0 {
+        pgrx::error!("audit_ext: SPI error {result} in: {sql}");
+    }
+}
+
+/// Runs a query without parameters and gives `f` each row. Throws; inside [`transaction`].
+pub fn query(sql: &str, mut f: impl FnMut(&Row)) {
+    let text = CString::new(sql).unwrap_or_default();
+    unsafe {
+        check(pg_sys::SPI_execute(text.as_ptr(), true, 0), sql);
+        let table = pg_sys::SPI_tuptable;
+        if table.is_null() {
+            return;
+        }
+        for i in 0..pg_sys::SPI_processed as usize {
+            f(&Row {
+                tuple: *(*table).vals.add(i),
+                desc: (*table).tupdesc,
+            });
+        }
+        pg_sys::SPI_freetuptable(table);
+    }
+}
+
+/// A row of a result; columns are numbered from 1.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// A column of a type that is passed by value; `None` for NULL.
+    pub fn number(&self, column: c_int) -> Option<i64> {
+        let mut is_null = false;
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut is_null) };
+        (!is_null).then(|| datum.value() as i64)
+    }
+
+    /// A column as text; `None` for NULL.
+    pub fn text(&self, column: c_int) -> Option<String> {
+        unsafe {
+            let text = pg_sys::SPI_getvalue(self.tuple, self.desc, column);
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+}
+
+/// A statement prepared for the life of the process.
+pub struct Plan(pg_sys::SPIPlanPtr);
+
+impl Plan {
+    /// Throws; inside [`transaction`].
+    pub fn new(sql: &CStr, types: &[pg_sys::Oid]) -> Plan {
+        unsafe {
+            let mut types = types.to_vec();
+            let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as c_int, types.as_mut_ptr());
+            if plan.is_null() {
+                check(pg_sys::SPI_result, &sql.to_string_lossy());
+            }
+            pg_sys::SPI_keepplan(plan);
+            Plan(plan)
+        }
+    }
+
+    /// Runs it for its effect. Throws; inside [`transaction`].
+    pub fn execute<const N: usize>(&self, arguments: [Option<pg_sys::Datum>; N]) {
+        let mut values = arguments.map(|a| a.unwrap_or(pg_sys::Datum::null()));
+        let nulls = arguments.map(|a| if a.is_some() { b' ' } else { b'n' } as c_char);
+        let result = unsafe {
+            pg_sys::SPI_execute_plan(self.0, values.as_mut_ptr(), nulls.as_ptr(), false, 0)
+        };
+        check(result, "a prepared statement");
+    }
+}
+
+/// A text value in the server's memory, from bytes in the database's encoding. Throws (memory).
+pub fn text_datum(bytes: &[u8]) -> pg_sys::Datum {
+    unsafe {
+        pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(
+            bytes.as_ptr().cast(),
+            bytes.len() as c_int,
+        ))
+    }
+}
+
+/// An array of texts; `None` is a NULL element. Throws (memory).
+pub fn text_array_datum(elements: &[Option<pg_sys::Datum>]) -> pg_sys::Datum {
+    unsafe {
+        if elements.is_empty() {
+            return pg_sys::Datum::from(pg_sys::construct_empty_array(pg_sys::TEXTOID));
+        }
+        let mut values: Vec<_> = elements
+            .iter()
+            .map(|e| e.unwrap_or(pg_sys::Datum::null()))
+            .collect();
+        let mut nulls: Vec<_> = elements.iter().map(Option::is_none).collect();
+        let (mut dims, mut lower) = ([elements.len() as c_int], [1]);
+        pg_sys::Datum::from(pg_sys::construct_md_array(
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            1,
+            dims.as_mut_ptr(),
+            lower.as_mut_ptr(),
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            b'i' as c_char,
+        ))
+    }
+}
+
+/// A value read by a type's input function that looks at nothing but its text; `None` where the
+/// function refuses it. Doesn't throw.
+pub fn parse_datum(
+    input: unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum,
+    text: &[u8],
+) -> Option<pg_sys::Datum> {
+    let text = CString::new(text).ok()?;
+    catch(|| unsafe {
+        pgrx::direct_function_call::<pg_sys::Datum>(
+            input,
+            &[Some(pg_sys::Datum::from(text.as_ptr()))],
+        )
+    })
+    .ok()
+    .flatten()
+}
+
+/// Runs `f` in a transaction without SPI and snapshot: for a process without a database.
+pub fn bare_transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    let outcome = catch(|| unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        let value = f();
+        pg_sys::CommitTransactionCommand();
+        value
+    });
+    if outcome.is_err() {
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}

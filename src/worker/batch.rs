@@ -1,0 +1,231 @@
+//! A batch: events as rows to be stored, put together before anything is written.
+//!
+//! Per event nothing is allocated: rows and bytes go into vectors that are kept from batch to
+//! batch.
+
+use super::arena::{Arena, Piece};
+use super::dictionary::{Dictionary, Text};
+use super::fates::{Fates, Identity, combine};
+use super::text::Texts;
+use audit_core::codec::{Corrupt, Decoded, Section, decode, decode_session};
+use audit_core::event::{Decision, Fate, Numbers};
+use audit_core::numbers;
+
+/// Most events in a batch.
+pub const MAX_ROWS: usize = 8192;
+/// A batch with this many bytes takes no further event.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Fields of an event that may turn out to be unstorable, as bits.
+pub const STATEMENT: u8 = 1 << 0;
+pub const ERROR: u8 = 1 << 1;
+pub const PARAMETERS: u8 = 1 << 2;
+pub const DETAILS: u8 = 1 << 3;
+
+/// How much trouble an event may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// As it is.
+    Whole,
+    /// The last resort for an event whose content made its transaction fail: only the beginning of
+    /// its texts, as ASCII, and no parameters and details.
+    Bare,
+}
+
+/// Bytes that are left of a text with [`Care::Bare`].
+const BARE: usize = 4096;
+
+/// An event to be stored.
+pub struct Row {
+    pub numbers: Numbers,
+    pub session: i64,
+    pub statement: i64,
+    /// [`Numbers`] packed; made when the batch is complete, as fates may change until then.
+    pub packed: Piece,
+    /// Varlena values.
+    pub text: Piece,
+    pub error: Piece,
+    pub sha256: Piece,
+    /// As they came, in `encoding`.
+    pub parameters: Piece,
+    pub details: Piece,
+    pub encoding: u8,
+    /// Fields that were escaped or left out.
+    pub unstorable: u8,
+}
+
+/// A row for the dictionary of sessions: the encoded section as it came.
+pub struct NewSession {
+    pub reference: i64,
+    pub section: Piece,
+}
+
+/// A row for the dictionary of statements.
+pub struct NewStatement {
+    pub reference: i64,
+    pub shape: Piece,
+    pub text: Piece,
+    pub encoding: u8,
+}
+
+#[derive(Default)]
+pub struct Batch {
+    pub rows: Vec<Row>,
+    pub sessions: Vec<NewSession>,
+    pub statements: Vec<NewStatement>,
+    pub arena: Arena,
+    pub fates: Fates,
+    packed: Vec<u8>,
+}
+
+impl Batch {
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.sessions.clear();
+        self.statements.clear();
+        self.arena.clear(MAX_BYTES);
+        self.fates.clear();
+    }
+
+    pub fn is_full(&self, max_rows: usize) -> bool {
+        self.rows.len() >= max_rows || self.arena.len() >= MAX_BYTES
+    }
+
+    /// Adds an event. In a transaction. `Err`: the payload can't be read; nothing was added.
+    pub fn add(
+        &mut self,
+        payload: &[u8],
+        dictionary: &mut Dictionary,
+        texts: Texts,
+        care: Care,
+    ) -> Result<(), Corrupt> {
+        let event = decode(payload)?;
+        let section = event.section(Section::Session).ok_or(Corrupt::Value)?;
+        let (arena, sessions) = (&mut self.arena, &mut self.sessions);
+        let session = dictionary.session(section, |reference| {
+            let s = decode_session(section)?;
+            sessions.push(NewSession {
+                reference,
+                section: arena.put(section),
+            });
+            let identity = Identity {
+                started_at: s.started_at,
+                pid: s.pid,
+            };
+            Ok::<_, Corrupt>((identity, s.encoding))
+        })?;
+        let row = self.rows.len() as u32;
+        let stored = self.row(&event, session.reference, session.encoding, dictionary, texts, care)?;
+        self.rows.push(stored);
+        let n = &event.numbers;
+        if n.event_no != 0 && matches!(n.fate, Fate::Open | Fate::Prepared) {
+            self.fates.open(session.identity, n.event_no, row);
+        }
+        // One that can't be read decides nothing; the event itself is there.
+        for decision in event.decisions().flatten() {
+            self.decide(session.identity, decision, row);
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, session: Identity, decision: Decision, row: u32) {
+        let rows = &mut self.rows;
+        self.fates.decide(session, decision, row, |row, fate| {
+            let numbers = &mut rows[row as usize].numbers;
+            numbers.fate = combine(numbers.fate, fate);
+        });
+    }
+
+    fn row(
+        &mut self,
+        event: &Decoded,
+        session: i64,
+        encoding: u8,
+        dictionary: &mut Dictionary,
+        texts: Texts,
+        care: Care,
+    ) -> Result<Row, Corrupt> {
+        let shape = event.section(Section::Shape).ok_or(Corrupt::Value)?;
+        let text = event.section(Section::Statement);
+        let (arena, statements) = (&mut self.arena, &mut self.statements);
+        let known_text = if care == Care::Whole { text } else { None };
+        let (statement, kept) =
+            dictionary.statement(encoding, shape, known_text, |reference, with_text| {
+                audit_core::codec::decode_shape(shape)?;
+                statements.push(NewStatement {
+                    reference,
+                    shape: arena.put(shape),
+                    text: arena.put_option(known_text.filter(|_| with_text)),
+                    encoding,
+                });
+                Ok::<_, Corrupt>(())
+            })?;
+        let mut row = Row {
+            numbers: event.numbers,
+            session,
+            statement,
+            packed: Piece::NONE,
+            text: Piece::NONE,
+            error: Piece::NONE,
+            sha256: Piece::NONE,
+            parameters: Piece::NONE,
+            details: Piece::NONE,
+            encoding,
+            unstorable: 0,
+        };
+        if let (Some(text), Text::Inline) = (text, kept) {
+            row.text = put_text(&mut self.arena, text, STATEMENT, &mut row, texts, care);
+        }
+        if let Some(error) = event.section(Section::Error) {
+            row.error = put_text(&mut self.arena, error, ERROR, &mut row, texts, care);
+        }
+        if let Some(sha256) = event.section(Section::StatementSha256) {
+            row.sha256 = self.arena.put_varlena(sha256);
+        }
+        match care {
+            Care::Whole => {
+                row.parameters = self.arena.put_option(event.section(Section::Parameters));
+                row.details = self.arena.put_option(event.section(Section::Details));
+            }
+            Care::Bare => row.unstorable |= PARAMETERS | DETAILS,
+        }
+        Ok(row)
+    }
+
+    /// Packs the numbers, now that no fate changes any more.
+    pub fn finish(&mut self) {
+        for row in &mut self.rows {
+            self.packed.clear();
+            numbers::encode(&row.numbers, &mut self.packed);
+            row.packed = self.arena.put_varlena(&self.packed);
+        }
+    }
+}
+
+fn put_text(
+    arena: &mut Arena,
+    text: &[u8],
+    field: u8,
+    row: &mut Row,
+    texts: Texts,
+    care: Care,
+) -> Piece {
+    if care == Care::Bare {
+        row.unstorable |= field;
+        let begin = &text[..text.len().min(BARE)];
+        return arena.put_varlena(&super::text::escape(begin));
+    }
+    let storable = texts.convert(text, row.encoding);
+    if storable.escaped {
+        row.unstorable |= field;
+    }
+    arena.put_varlena(&storable.text)
+}
+
+/// Names of the fields in details.unstorable.
+pub const CONTENT_FIELDS: [(u8, &str); 4] = [
+    (STATEMENT, "statement"),
+    (ERROR, "error"),
+    (PARAMETERS, "parameters"),
+    (DETAILS, "details"),
+];

@@ -1,0 +1,43 @@
+//! Times as text, in UTC: names of partitions, literals in SQL, details of events. Independent of
+//! the settings TimeZone and DateStyle.
+
+use audit_core::event::Timestamp;
+
+const DAY: i64 = 86_400_000_000;
+/// Days from 1970-01-01 to 2000-01-01.
+const EPOCH_DAYS: i64 = 10_957;
+
+/// Year, month, day of a day number since 1970 (Howard Hinnant, "chrono-compatible low-level date
+/// algorithms", civil_from_days).
+fn civil(days: i64) -> (i64, u32, u32) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = (doy - (153 * mp + 2) / 5 + 1) as u32;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 } as u32;
+    (yoe + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// `2026-11-22T13:05:00.000000Z`: RFC 3339, and a timestamptz literal.
+pub fn rfc3339(at: Timestamp) -> String {
+    let (y, m, d) = civil(at.div_euclid(DAY) + EPOCH_DAYS);
+    let micros = at.rem_euclid(DAY);
+    let seconds = micros / 1_000_000;
+    format!(
+        "{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}.{:06}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        micros % 1_000_000
+    )
+}
+
+/// `20261122_1305`: the suffix of a partition that begins then.
+pub fn suffix(at: Timestamp) -> String {
+    let (y, m, d) = civil(at.div_euclid(DAY) + EPOCH_DAYS);
+    let minutes = at.rem_euclid(DAY) / 60_000_000;
+    format!("{y:04}{m:02}{d:02}_{:02}{:02}", minutes / 60, minutes % 60)
+}

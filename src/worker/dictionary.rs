@@ -1,0 +1,214 @@
+//! What repeats is stored once: attributes of sessions, kinds of statements, texts of statements.
+//!
+//! A cache maps the encoded bytes of a record's section to the reference of the stored row. It
+//! holds for one period only, as the dictionaries are partitioned like the events, and it may be
+//! emptied at any time: the price is a second row of the same content, which harms nothing.
+
+use super::fates::Identity;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::{BuildHasher, Hasher};
+
+/// Bytes that each of the two caches may hold.
+const LIMIT: usize = 12 * 1024 * 1024;
+/// What an entry takes besides its key.
+const ENTRY: usize = 64;
+/// Hashes of texts seen lately (a power of two): a text is kept once from its second time on.
+const RECENT: usize = 1 << 16;
+
+/// Bits of a reference that count within its period.
+const NUMBER_BITS: u32 = 36;
+const MINUTE: i64 = 60_000_000;
+
+/// The smallest reference of a period that begins at `start`, a full minute since 2000-01-01.
+pub fn first_ref(start: i64) -> i64 {
+    (start / MINUTE) << NUMBER_BITS
+}
+
+/// A session as its events refer to it.
+#[derive(Clone, Copy)]
+pub struct SessionEntry {
+    pub reference: i64,
+    pub identity: Identity,
+    pub encoding: u8,
+}
+
+struct Cached<T> {
+    hash: u64,
+    key: Box<[u8]>,
+    value: T,
+}
+
+/// A map from byte strings, looked up by their pieces.
+struct Cache<T> {
+    table: HashTable<Cached<T>>,
+    bytes: usize,
+}
+
+impl<T: Copy> Cache<T> {
+    fn new() -> Self {
+        Cache {
+            table: HashTable::new(),
+            bytes: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Cache::new();
+    }
+
+    fn find(&self, hash: u64, pieces: &[&[u8]]) -> Option<T> {
+        self.table
+            .find(hash, |c| c.hash == hash && is_joined(&c.key, pieces))
+            .map(|c| c.value)
+    }
+
+    fn insert(&mut self, hash: u64, pieces: &[&[u8]], value: T) {
+        let key = pieces.concat().into_boxed_slice();
+        if self.bytes > LIMIT {
+            self.clear();
+        }
+        self.bytes += key.len() + ENTRY;
+        self.table
+            .insert_unique(hash, Cached { hash, key, value }, |c| c.hash);
+    }
+}
+
+/// Whether `whole` is `pieces` one after the other.
+fn is_joined(whole: &[u8], pieces: &[&[u8]]) -> bool {
+    let mut rest = whole;
+    for piece in pieces {
+        match rest.strip_prefix(*piece) {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+/// How an event refers to its statement.
+pub enum Text {
+    /// The dictionary holds the text, if there is one.
+    Kept,
+    /// The text goes into the event.
+    Inline,
+}
+
+/// The caches, and the references given out in this period.
+pub struct Dictionary {
+    hasher: DefaultHashBuilder,
+    sessions: Cache<SessionEntry>,
+    statements: Cache<i64>,
+    recent: Vec<u64>,
+    next_session: i64,
+    next_statement: i64,
+    /// The last session looked up: events of a session come in a row.
+    last: Option<(Vec<u8>, SessionEntry)>,
+}
+
+impl Dictionary {
+    /// Empty caches for a period in which these references are the next ones.
+    pub fn new(next_session: i64, next_statement: i64) -> Self {
+        Dictionary {
+            hasher: DefaultHashBuilder::default(),
+            sessions: Cache::new(),
+            statements: Cache::new(),
+            recent: vec![0; RECENT],
+            next_session,
+            next_statement,
+            last: None,
+        }
+    }
+
+    /// Forgets all rows, as some of them were not stored. References are not given out again.
+    pub fn forget(&mut self) {
+        self.sessions.clear();
+        self.statements.clear();
+        self.last = None;
+    }
+
+    fn hash(&self, pieces: &[&[u8]]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        for piece in pieces {
+            hasher.write(piece);
+            hasher.write_usize(piece.len());
+        }
+        hasher.finish()
+    }
+
+    /// The session with these encoded attributes. `make` is called for a new one: it gets the
+    /// reference, stores the row and tells identity and encoding.
+    pub fn session<E>(
+        &mut self,
+        section: &[u8],
+        make: impl FnOnce(i64) -> Result<(Identity, u8), E>,
+    ) -> Result<SessionEntry, E> {
+        if let Some((key, entry)) = &self.last
+            && key == section
+        {
+            return Ok(*entry);
+        }
+        let hash = self.hash(&[section]);
+        let entry = match self.sessions.find(hash, &[section]) {
+            Some(entry) => entry,
+            None => {
+                let reference = self.next_session;
+                let (identity, encoding) = make(reference)?;
+                self.next_session += 1;
+                let entry = SessionEntry {
+                    reference,
+                    identity,
+                    encoding,
+                };
+                self.sessions.insert(hash, &[section], entry);
+                entry
+            }
+        };
+        let (key, last) = self.last.get_or_insert_with(|| (Vec::new(), entry));
+        key.clear();
+        key.extend_from_slice(section);
+        *last = entry;
+        Ok(entry)
+    }
+
+    /// The statement of this shape and text. `make` is called for a new row, with its reference and
+    /// whether the text is part of it.
+    pub fn statement<E>(
+        &mut self,
+        encoding: u8,
+        shape: &[u8],
+        text: Option<&[u8]>,
+        make: impl FnOnce(i64, bool) -> Result<(), E>,
+    ) -> Result<(i64, Text), E> {
+        // The shape's length keeps shape and text apart; the kind keeps rows with and without text.
+        let len = (shape.len() as u32).to_le_bytes();
+        let (with, without) = ([encoding, 1], [encoding, 0]);
+        if let Some(text) = text {
+            let key: [&[u8]; 4] = [&with, &len, shape, text];
+            let hash = self.hash(&key);
+            if let Some(reference) = self.statements.find(hash, &key) {
+                return Ok((reference, Text::Kept));
+            }
+            let recent = &mut self.recent[hash as usize & (RECENT - 1)];
+            if core::mem::replace(recent, hash) == hash {
+                let reference = self.next_statement;
+                make(reference, true)?;
+                self.next_statement += 1;
+                self.statements.insert(hash, &key, reference);
+                return Ok((reference, Text::Kept));
+            }
+        }
+        let key: [&[u8]; 3] = [&without, &len, shape];
+        let hash = self.hash(&key);
+        let reference = match self.statements.find(hash, &key) {
+            Some(reference) => reference,
+            None => {
+                let reference = self.next_statement;
+                make(reference, false)?;
+                self.next_statement += 1;
+                self.statements.insert(hash, &key, reference);
+                reference
+            }
+        };
+        Ok((reference, Text::Inline))
+    }
+}

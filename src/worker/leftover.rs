@@ -1,0 +1,114 @@
+//! Rings that earlier server runs left behind: drained in order before the ring in use, then
+//! removed.
+
+use super::run::Worker;
+use super::source::Left;
+use crate::pg::ring_file;
+use audit_core::ring::Leftover;
+use rustix::mm::{MapFlags, ProtFlags};
+use std::path::Path;
+
+/// A file mapped for reading.
+struct Mapping {
+    address: *mut core::ffi::c_void,
+    len: usize,
+}
+
+impl Mapping {
+    fn open(path: &Path) -> std::io::Result<Mapping> {
+        let file = std::fs::File::open(path)?;
+        let len = file.metadata()?.len() as usize;
+        if len == 0 {
+            return Err(std::io::Error::other("the file is empty"));
+        }
+        // SAFETY: a new mapping; nobody writes to or cuts the file, whose server is gone.
+        let address = unsafe {
+            rustix::mm::mmap(
+                core::ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+                &file,
+                0,
+            )
+        }?;
+        Ok(Mapping { address, len })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped until drop.
+        unsafe { core::slice::from_raw_parts(self.address.cast(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no slice of it outlives `self`.
+        let _ = unsafe { rustix::mm::munmap(self.address, self.len) };
+    }
+}
+
+/// Drains all left-over rings. `false`: the worker has to end before it is done.
+pub fn drain_all(worker: &mut Worker) -> bool {
+    loop {
+        let paths = ring_file::leftovers();
+        worker.set_leftovers(paths.len());
+        let Some(path) = paths.first() else {
+            return true;
+        };
+        if !drain(worker, path) {
+            return false;
+        }
+    }
+}
+
+/// Drains one ring and removes its file.
+fn drain(worker: &mut Worker, path: &Path) -> bool {
+    let mapping = match Mapping::open(path) {
+        Ok(mapping) => mapping,
+        Err(error) => return set_aside(worker, path, &error.to_string()),
+    };
+    let ring = match Leftover::open(mapping.bytes()) {
+        Ok(ring) => ring,
+        Err(error) => return set_aside(worker, path, &error.to_string()),
+    };
+    let Some(known) = worker.known_progress(ring.id()) else {
+        return false;
+    };
+    let mut source = Left::new(&ring, known);
+    if !worker.drain_until_empty(&mut source) {
+        return false;
+    }
+    remove(path);
+    true
+}
+
+/// A file that is no ring would be met again and again: it is kept under another name, and a GAP
+/// says so.
+fn set_aside(worker: &mut Worker, path: &Path, reason: &str) -> bool {
+    worker.note_unreadable_ring(path, reason);
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unreadable");
+    if let Err(error) = std::fs::rename(path, &name) {
+        pgrx::warning!(
+            "audit_ext cannot rename the unreadable ring \"{}\": {error}",
+            path.display()
+        );
+        return false;
+    }
+    true
+}
+
+/// Removes a drained ring. If that fails it is drained again at the next start, from the position
+/// that the trail holds: nothing comes twice.
+fn remove(path: &Path) {
+    let removed = std::fs::remove_file(path).and_then(|()| {
+        std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    });
+    if let Err(error) = removed {
+        pgrx::warning!(
+            "audit_ext cannot remove the drained ring \"{}\": {error}",
+            path.display()
+        );
+    }
+}

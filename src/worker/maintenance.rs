@@ -1,0 +1,276 @@
+//! What keeps the trail in shape besides storing: the next period made ahead, the BRIN of the hot
+//! partition summarised, ended periods closed.
+//!
+//! Closing builds indexes and freezes, which takes long: it runs in a process of its own, so that
+//! the drain goes on.
+
+use super::lifecycle::{definition, pin_settings};
+use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
+use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
+use crate::pg::{guc, session, signal};
+use core::ffi::c_int;
+use pgrx::pg_sys;
+use std::time::{Duration, Instant};
+
+/// Before another try at what failed.
+const RETRY: Duration = Duration::from_secs(30);
+/// Events between two summaries: the pages of a few ranges.
+const SUMMARISE_EVERY: u64 = 20_000;
+
+/// What the worker has to see to after a batch.
+#[derive(Default)]
+pub struct Upkeep {
+    next_is_made: bool,
+    /// Ended periods may be waiting to be closed.
+    closing_due: bool,
+    not_before: Option<Instant>,
+    unsummarised: u64,
+    /// First page of the hot partition that isn't known to be summarised.
+    summarised_to: u32,
+    closer: Closer,
+}
+
+impl Upkeep {
+    pub fn period_changed(&mut self) {
+        *self = Upkeep {
+            closing_due: true,
+            closer: core::mem::take(&mut self.closer),
+            ..Upkeep::default()
+        };
+    }
+
+    pub fn stored(&mut self, events: u64) {
+        self.unsummarised += events;
+    }
+
+    /// Does what is due. Failures are tried again later: none of it is needed to store events.
+    pub fn run(&mut self, period: &Period, now: i64) {
+        if self.unsummarised >= SUMMARISE_EVERY {
+            self.unsummarised = 0;
+            let from = self.summarised_to;
+            if let Ok(to) = transaction(|| summarise(period, from)) {
+                self.summarised_to = to;
+            }
+        }
+        if (self.next_is_made && !self.closing_due)
+            || self.not_before.is_some_and(|at| Instant::now() < at)
+        {
+            return;
+        }
+        self.not_before = Some(Instant::now() + RETRY);
+        if !self.next_is_made {
+            let interval = guc::partition_interval_seconds();
+            self.next_is_made =
+                transaction(|| find_or_make(period.ends_at.max(now), interval)).is_ok();
+        }
+        if self.closing_due {
+            match transaction(|| ended_periods(period.starts_at)) {
+                Ok(ended) if ended.is_empty() => self.closing_due = false,
+                Ok(_) => self.closer.start(),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Summarises the ranges of the hot partition that are full, unless somebody else is at the table.
+/// Returns the page up to which it did. Throws; in a transaction of its own.
+fn summarise(period: &Period, from: u32) -> u32 {
+    unsafe {
+        let lock = pg_sys::ShareUpdateExclusiveLock as c_int;
+        if !pg_sys::ConditionalLockRelationOid(period.event_table, lock)
+            || !pg_sys::ConditionalLockRelationOid(period.event_brin, lock)
+        {
+            return from;
+        }
+        let table = pg_sys::table_open(period.event_table, pg_sys::NoLock as c_int);
+        let pages =
+            pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(table, pg_sys::NoLock as c_int);
+        let mut page = from;
+        while page + PAGES_PER_RANGE <= pages {
+            pgrx::direct_function_call_as_datum(
+                pg_sys::brin_summarize_range,
+                &[
+                    Some(pg_sys::Datum::from(period.event_brin)),
+                    Some(pg_sys::Datum::from(i64::from(page))),
+                ],
+            );
+            page += PAGES_PER_RANGE;
+        }
+        page
+    }
+}
+
+/// Suffixes of periods that ended before `current` and aren't closed. Throws; in a transaction.
+fn ended_periods(current: i64) -> Vec<String> {
+    let mut suffixes = Vec::new();
+    query(
+        &format!(
+            "SELECT suffix FROM audit.period WHERE ends_at <= '{}' AND frozen_at IS NULL ORDER BY starts_at",
+            super::calendar::rfc3339(current)
+        ),
+        |row| suffixes.extend(row.text(1)),
+    );
+    suffixes
+}
+
+/// The process that closes periods, as seen by the worker that started it.
+struct Closer(*mut pg_sys::BackgroundWorkerHandle);
+
+impl Default for Closer {
+    fn default() -> Self {
+        Closer(core::ptr::null_mut())
+    }
+}
+
+impl Closer {
+    /// Starts the process unless it runs. Where there is no slot for it (max_worker_processes), it
+    /// is tried again later. May throw (memory).
+    fn start(&mut self) {
+        unsafe {
+            let mut pid = 0;
+            if !self.0.is_null() {
+                let status = pg_sys::GetBackgroundWorkerPid(self.0, &mut pid);
+                if status != pg_sys::BgwHandleStatus::BGWH_STOPPED {
+                    return;
+                }
+                pg_sys::pfree(self.0.cast());
+                self.0 = core::ptr::null_mut();
+            }
+            let mut worker = definition(c"audit_ext maintenance", c"audit_ext_maintenance_main");
+            worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+            worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+            worker.bgw_main_arg = pg_sys::Datum::from(pg_sys::MyDatabaseId);
+            let old = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let mut handle = core::ptr::null_mut();
+            if pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle) {
+                self.0 = handle;
+            }
+            pg_sys::MemoryContextSwitchTo(old);
+        }
+    }
+}
+
+/// Entry point of the process that closes periods; it ends when it is done.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
+    session::set_worker();
+    signal::die_on_terminate();
+    signal::on_reload();
+    unsafe {
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(database.value() as u32),
+            pg_sys::InvalidOid,
+            pg_sys::BGWORKER_BYPASS_ALLOWCONN,
+        );
+        // VACUUM keeps what has to outlive its transactions there.
+        pg_sys::PortalContext = pg_sys::TopMemoryContext;
+    }
+    pin_settings();
+    let closed = close_all();
+    unsafe { pg_sys::pgstat_report_stat(true) };
+    if let Err(failure) = closed {
+        // Mostly a reader who holds a lock: the worker starts this process again in a while.
+        pgrx::log!("audit_ext could not close a period yet: {}", failure.message);
+    }
+}
+
+fn close_all() -> Result<(), Failure> {
+    let now = super::now();
+    for suffix in transaction(|| ended_periods(now))? {
+        close(&suffix)?;
+    }
+    for table in TABLES {
+        transaction(|| execute(&format!("ANALYZE audit.{table}")))?;
+    }
+    Ok(())
+}
+
+/// Closes a period that is never written to again. Each step is a transaction of its own, and each
+/// may have been done by a predecessor.
+fn close(suffix: &str) -> Result<(), Failure> {
+    for column in ["session", "statement"] {
+        transaction(|| {
+            execute(&format!(
+                "CREATE INDEX IF NOT EXISTS event_{suffix}_{column} ON audit.event_{suffix} ({column}) WITH (fillfactor = 100)"
+            ));
+        })?;
+    }
+    transaction(|| bound(suffix))?;
+    transaction(|| {
+        execute(&format!(
+            "UPDATE audit.period SET closed_at = now() WHERE suffix = '{suffix}' AND closed_at IS NULL"
+        ));
+    })?;
+    for table in TABLES {
+        freeze(&format!("{table}_{suffix}"))?;
+    }
+    transaction(|| {
+        execute(&format!(
+            "UPDATE audit.period SET frozen_at = now() WHERE suffix = '{suffix}'"
+        ));
+    })
+}
+
+/// Tells the planner between which times the statements of a partition began, so that a query on
+/// started_at leaves it out. NOT VALID first: the scan then needs no lock that stops readers.
+fn bound(suffix: &str) {
+    let name = format!("event_{suffix}_started_at");
+    let mut known = false;
+    query(
+        &format!("SELECT 1 FROM pg_constraint WHERE conname = '{name}'"),
+        |_| known = true,
+    );
+    if !known {
+        let mut range = None;
+        query(
+            &format!("SELECT min(started_at), max(started_at) FROM audit.event_{suffix}"),
+            |row| range = row.number(1).zip(row.number(2)),
+        );
+        let Some((min, max)) = range else {
+            return;
+        };
+        execute(&format!(
+            "ALTER TABLE audit.event_{suffix} ADD CONSTRAINT {name} CHECK (started_at >= '{}' AND started_at <= '{}') NOT VALID",
+            super::calendar::rfc3339(min),
+            super::calendar::rfc3339(max)
+        ));
+    }
+    execute(&format!(
+        "ALTER TABLE audit.event_{suffix} VALIDATE CONSTRAINT {name}"
+    ));
+}
+
+/// VACUUM (FREEZE, ANALYZE) of a partition: visible to everybody, so that nothing ever writes to it
+/// again.
+fn freeze(table: &str) -> Result<(), Failure> {
+    let oid = transaction(|| unsafe {
+        let schema = pg_sys::get_namespace_oid(c"audit".as_ptr(), false);
+        let name = std::ffi::CString::new(table).unwrap_or_default();
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    })?;
+    bare_transaction(|| unsafe {
+        // VACUUM commits in between, so its arguments live longer than a transaction.
+        let old = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let stmt = pg_sys::palloc0(size_of::<pg_sys::VacuumStmt>()).cast::<pg_sys::VacuumStmt>();
+        (*stmt).type_ = pg_sys::NodeTag::T_VacuumStmt;
+        (*stmt).is_vacuumcmd = true;
+        for option in [c"freeze", c"analyze"] {
+            let option = pg_sys::makeDefElem(
+                option.as_ptr().cast_mut(),
+                core::ptr::null_mut(),
+                -1,
+            );
+            (*stmt).options = pg_sys::lappend((*stmt).options, option.cast());
+        }
+        let relation =
+            pg_sys::makeVacuumRelation(core::ptr::null_mut(), oid, core::ptr::null_mut());
+        (*stmt).rels = pg_sys::lappend(core::ptr::null_mut(), relation.cast());
+        pg_sys::MemoryContextSwitchTo(old);
+        let state = pg_sys::make_parsestate(core::ptr::null_mut());
+        pg_sys::ExecVacuum(state, stmt, true);
+    })
+}

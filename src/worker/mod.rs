@@ -1,0 +1,58 @@
+//! The background worker: from the ring to the trail.
+//!
+//! ```text
+//! lifecycle   finds the home, attaches to it, ends                      (process)
+//! run         the loop: sleep, gather, drain, back off                  (Worker)
+//! source      records and gaps, from the ring in use or a left-over one
+//! batch       rows put together; dictionary: what repeats; fates: who decided what
+//! store       a batch into the tables; period: partitions made ahead
+//! maintenance closes periods, in a process of its own
+//! ```
+//!
+//! # Exactly once
+//! A batch's events and the ring position where it ends are one transaction. What isn't committed
+//! is read again from the position that the trail holds; the ring's bytes are given back only
+//! after the commit is flushed. So the worker may die at any instant.
+//!
+//! # Never in the way
+//! The worker holds no lock for longer than a batch; it waits for locks a second at most; it makes
+//! partitions in ways that readers don't stop. Idle, it sleeps without a timeout.
+
+mod arena;
+mod batch;
+mod calendar;
+mod dictionary;
+mod fates;
+mod json;
+mod leftover;
+mod lifecycle;
+mod maintenance;
+mod own_events;
+mod period;
+mod run;
+mod source;
+mod store;
+mod text;
+
+use pgrx::pg_sys;
+
+/// Name and type of the worker, in pg_stat_activity and in its own events.
+pub const NAME: &core::ffi::CStr = c"audit_ext worker";
+
+/// Registers the worker. Called by `_PG_init`.
+///
+/// # Safety
+/// In the postmaster, while shared_preload_libraries are loaded.
+pub unsafe fn register() {
+    let mut worker = lifecycle::definition(NAME, c"audit_ext_worker_main");
+    // After recovery: on a standby there is nothing to write to. Restarted at once: whatever ends
+    // the process for a reason of its own has waited before.
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = 0;
+    unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
+}
+
+/// Doesn't throw.
+fn now() -> i64 {
+    unsafe { crate::pg::raw::GetCurrentTimestamp() }
+}

@@ -1,0 +1,112 @@
+//! Events of the worker itself (class AUDIT), encoded as a backend would encode them, so that they
+//! take the same way into the trail.
+
+use super::calendar::rfc3339;
+use super::json::{Object, hex};
+use audit_core::codec::{Encoded, ShapeWriter, encode_session};
+use audit_core::event::{Class, Classes, Numbers, Session, Timestamp};
+use audit_core::ring::Dropped;
+use pgrx::pg_sys;
+
+/// Makes the worker's events.
+pub struct OwnEvents {
+    session: Vec<u8>,
+    shape: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl OwnEvents {
+    /// Connected to the home, whose name is `home`.
+    pub fn new(home: &[u8], encoding: u8) -> Self {
+        let mut session = Vec::new();
+        encode_session(
+            &Session {
+                started_at: unsafe { pg_sys::MyStartTimestamp },
+                pid: std::process::id(),
+                encoding,
+                database_name: Some(home),
+                backend_type: Some(super::NAME.to_bytes()),
+                ..Session::default()
+            },
+            &mut session,
+        );
+        OwnEvents {
+            session,
+            shape: Vec::new(),
+            payload: Vec::new(),
+        }
+    }
+
+    fn event(&mut self, command: &str, details: Object) -> &[u8] {
+        ShapeWriter::new(
+            &mut self.shape,
+            Classes::of(Class::Audit),
+            0,
+            command.as_bytes(),
+            None,
+        );
+        let numbers = Numbers {
+            started_at: super::now(),
+            ..Numbers::default()
+        };
+        let details = details.finish();
+        let encoded = Encoded::new(
+            &numbers,
+            [
+                Some(&self.session),
+                Some(&self.shape),
+                None,
+                None,
+                None,
+                None,
+                Some(&details),
+                None,
+            ],
+        );
+        self.payload.clear();
+        for part in encoded.parts() {
+            self.payload.extend_from_slice(part);
+        }
+        &self.payload
+    }
+
+    /// The worker begins to fill the trail.
+    pub fn start(&mut self, ring_id: &[u8], position: u64, leftover_rings: usize) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("server_version", pg_sys::PG_VERSION.to_bytes())
+            .text("version", env!("CARGO_PKG_VERSION").as_bytes())
+            .text("ring", hex(ring_id).as_bytes())
+            .number("position", position)
+            .number("leftover_rings", leftover_rings);
+        self.event("START", details)
+    }
+
+    /// Bytes of a ring that hold no readable record. How many events they were isn't known: the
+    /// holes in event_no tell.
+    pub fn unreadable(&mut self, ring_id: &[u8], from: u64, to: u64, reason: &str) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("reason", reason.as_bytes())
+            .text("ring", hex(ring_id).as_bytes())
+            .number("from", from)
+            .number("to", to);
+        self.event("GAP", details)
+    }
+
+    /// Events that found no room in the ring.
+    pub fn dropped(&mut self, ring_id: &[u8], dropped: &Dropped) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("reason", b"the ring was full")
+            .text("ring", hex(ring_id).as_bytes())
+            .number("count", dropped.count)
+            .text("first", time(dropped.first).as_bytes())
+            .text("last", time(dropped.last).as_bytes());
+        self.event("GAP", details)
+    }
+}
+
+fn time(at: Timestamp) -> String {
+    rfc3339(at)
+}

@@ -1,0 +1,498 @@
+//! The worker's loop: sleep until there is a record, gather for a while, drain, and start again.
+
+use super::batch::{Batch, Care, MAX_ROWS};
+use super::dictionary::Dictionary;
+use super::lifecycle::{flush_interval, is_home, service, terminated, wait};
+use super::own_events::OwnEvents;
+use super::period::{self, Period};
+use super::source::{Live, Source, Step};
+use super::store::{Progress, Store};
+use super::text::Texts;
+use super::{leftover, maintenance};
+use crate::pg::shared::Shared;
+use crate::pg::spi::{self, Failure, transaction};
+use crate::pg::{guc, ring_file};
+use audit_core::event::Timestamp;
+use audit_core::ring::Ring;
+use core::sync::atomic::Ordering;
+use pgrx::pg_sys;
+use std::time::{Duration, Instant};
+
+/// The final drain after SIGTERM takes no longer; the rest waits in the ring's file.
+const FINAL_DRAIN: Duration = Duration::from_secs(2);
+/// While records gather, how often the ring's fill is looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+/// Between looks at a record that its producer has not finished.
+const PENDING: Duration = Duration::from_millis(1);
+/// Back-off after a failure: first and longest.
+const BACK_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+/// Why the loop ended.
+pub enum End {
+    Terminated,
+    /// This database isn't the home any more.
+    HomeLost,
+}
+
+/// What one step came to.
+enum Drained {
+    Stored,
+    Nothing,
+    Pending,
+}
+
+/// The period being written to, with what holds only within it.
+struct Current {
+    period: Period,
+    dictionary: Dictionary,
+}
+
+pub struct Worker {
+    shared: &'static Shared,
+    texts: Texts,
+    own: OwnEvents,
+    store: Option<Store>,
+    current: Option<Current>,
+    /// Of the trail.
+    last_seq: u64,
+    last_recorded_at: Timestamp,
+    batch: Batch,
+    payload: Vec<u8>,
+    /// Own events that go first into the next batch.
+    queued: Vec<Vec<u8>>,
+    max_rows: usize,
+    care: Care,
+    /// Set while the trail can't be written to.
+    back_off: Option<Duration>,
+    home_lost: bool,
+    upkeep: maintenance::Upkeep,
+}
+
+impl Worker {
+    /// Attached to the home.
+    pub fn new(shared: &'static Shared) -> Worker {
+        let texts = Texts::new();
+        let home = spi::bare_transaction(|| unsafe {
+            crate::pg::raw::bytes(pg_sys::get_database_name(pg_sys::MyDatabaseId)).to_vec()
+        });
+        Worker {
+            shared,
+            texts,
+            own: OwnEvents::new(&home.unwrap_or_default(), texts.encoding()),
+            store: None,
+            current: None,
+            last_seq: 0,
+            last_recorded_at: 0,
+            batch: Batch::default(),
+            payload: Vec::new(),
+            queued: Vec::new(),
+            max_rows: MAX_ROWS,
+            care: Care::Whole,
+            back_off: None,
+            home_lost: false,
+            upkeep: maintenance::Upkeep::default(),
+        }
+    }
+
+    /// Works until the process is to end. May throw: the process then ends, too.
+    pub fn run(mut self) -> End {
+        let Some(ring) = ring_file::ring() else {
+            // Capture is off for want of a ring; the log has said why.
+            while !terminated() {
+                wait(None);
+            }
+            return End::Terminated;
+        };
+        match self.drain_everything(ring) {
+            Some(end) => end,
+            None => End::Terminated,
+        }
+    }
+
+    fn drain_everything(&mut self, ring: &'static Ring) -> Option<End> {
+        let Some(progress) = self.attach(ring) else {
+            return Some(self.end());
+        };
+        // SAFETY: the postmaster runs one worker at a time.
+        let mut live = unsafe { Live::new(ring, progress) };
+        if !leftover::drain_all(self) {
+            return Some(self.end());
+        }
+        live.stored(); // finishes what a predecessor may have been killed in
+        self.shared.flushed.store(progress.position, Ordering::SeqCst);
+        self.broadcast();
+        while !self.is_over() {
+            match self.step(&mut live) {
+                Drained::Stored => service(),
+                Drained::Pending => {
+                    wait(Some(PENDING));
+                }
+                Drained::Nothing => self.idle(ring, &live),
+            }
+        }
+        self.final_drain(&mut live);
+        Some(self.end())
+    }
+
+    fn end(&self) -> End {
+        if self.home_lost {
+            End::HomeLost
+        } else {
+            End::Terminated
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        terminated() || self.home_lost
+    }
+
+    /// Reads where the trail stands, and queues START. `None`: the worker has to end.
+    fn attach(&mut self, ring: &Ring) -> Option<Progress> {
+        let id = ring.id();
+        let known = self.insist(|worker| {
+            transaction(|| {
+                worker.read_trail();
+                read_progress(id)
+            })
+        })?;
+        let mut progress = known.unwrap_or(Progress {
+            ring_id: id,
+            position: ring.tail(),
+            dropped: ring.dropped_total(),
+        });
+        let leftovers = ring_file::leftovers().len();
+        self.set_leftovers(leftovers);
+        let start = self.own.start(&id, progress.position, leftovers).to_vec();
+        self.queued.push(start);
+        let tail = ring.tail();
+        if progress.position < tail {
+            // The trail is older than the ring: a backup was restored beside it.
+            let gap = self.own.unreadable(
+                &id,
+                progress.position,
+                tail,
+                "the trail is older than the ring: these records were given back already",
+            );
+            self.queued.push(gap.to_vec());
+            progress.position = tail;
+        }
+        Some(progress)
+    }
+
+    fn read_trail(&mut self) {
+        spi::query(
+            "SELECT last_seq, recorded_at FROM audit.batch ORDER BY last_seq DESC, recorded_at DESC LIMIT 1",
+            |row| {
+                self.last_seq = row.number(1).unwrap_or(0) as u64;
+                self.last_recorded_at = row.number(2).unwrap_or(0);
+            },
+        );
+        self.store = Some(Store::new(self.texts));
+        self.shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+    }
+
+    /// What the trail holds of a ring. Outer `None`: the worker has to end.
+    pub fn known_progress(&mut self, ring_id: [u8; 16]) -> Option<Option<Progress>> {
+        self.insist(|_| transaction(|| read_progress(ring_id)))
+    }
+
+    /// Repeats `f` with back-off until it succeeds; `None`: the worker has to end.
+    fn insist<R>(&mut self, mut f: impl FnMut(&mut Self) -> Result<R, Failure>) -> Option<R> {
+        while !self.is_over() {
+            match f(self) {
+                Ok(value) => {
+                    self.recovered();
+                    return Some(value);
+                }
+                Err(failure) => self.failed(&failure),
+            }
+        }
+        None
+    }
+
+    /// Drains a source that nobody adds to. `false`: the worker has to end before it is empty.
+    pub fn drain_until_empty(&mut self, source: &mut dyn Source) -> bool {
+        while !self.is_over() {
+            if let Drained::Nothing = self.step(source) {
+                return true;
+            }
+            service();
+        }
+        false
+    }
+
+    /// Stores one batch, or backs off.
+    fn step(&mut self, source: &mut dyn Source) -> Drained {
+        let begun = Instant::now();
+        match self.try_step(source) {
+            Ok(drained) => {
+                self.recovered();
+                if let Drained::Stored = drained {
+                    let spent = begun.elapsed().as_nanos() as u64;
+                    self.shared.worker_ns.fetch_add(spent, Ordering::Relaxed);
+                }
+                drained
+            }
+            Err(failure) => {
+                source.rewind();
+                self.forget();
+                if !self.lower_demands(&failure) {
+                    self.failed(&failure);
+                }
+                Drained::Stored
+            }
+        }
+    }
+
+    fn try_step(&mut self, source: &mut dyn Source) -> Result<Drained, Failure> {
+        // A clock that steps back must not make recorded_at do so.
+        let at = super::now().max(self.last_recorded_at);
+        self.enter_period(at)?;
+        let (worker, source_again) = (&mut *self, &mut *source);
+        let (gaps, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
+        if let Drained::Stored = drained {
+            self.committed(source, at, gaps);
+        }
+        Ok(drained)
+    }
+
+    /// Makes sure that the period of `at` is the current one.
+    fn enter_period(&mut self, at: Timestamp) -> Result<(), Failure> {
+        if self.current.as_ref().is_some_and(|c| c.period.holds(at)) {
+            return Ok(());
+        }
+        let interval = guc::partition_interval_seconds();
+        let period = transaction(|| period::find_or_make(at, interval))?;
+        self.current = Some(transaction(|| Current {
+            dictionary: Dictionary::new(
+                period::next_ref("session", &period),
+                period::next_ref("statement", &period),
+            ),
+            period,
+        })?);
+        self.upkeep.period_changed();
+        Ok(())
+    }
+
+    /// Puts a batch together and writes it. In a transaction; throws.
+    fn fill_and_write(&mut self, source: &mut dyn Source, at: Timestamp) -> (u64, Drained) {
+        let (Some(current), Some(store)) = (&mut self.current, &self.store) else {
+            pgrx::error!("audit_ext: the worker is not attached");
+        };
+        let batch = &mut self.batch;
+        let (texts, care) = (self.texts, self.care);
+        let before = source.progress();
+        let mut gaps = 0;
+        batch.clear();
+        let mut add = |batch: &mut Batch, payload: &[u8], care| {
+            batch.add(payload, &mut current.dictionary, texts, care)
+        };
+        for own in &self.queued {
+            let _ = add(batch, own, Care::Whole);
+        }
+        if let Some(dropped) = source.take_dropped() {
+            gaps += 1;
+            let _ = add(
+                batch,
+                self.own.dropped(&before.ring_id, &dropped),
+                Care::Whole,
+            );
+        }
+        let mut pending = false;
+        while !batch.is_full(self.max_rows) {
+            let (from, to, reason) = match source.next(&mut self.payload) {
+                Step::Record { start, next } => match add(batch, &self.payload, care) {
+                    Ok(()) => continue,
+                    Err(why) => (start, next, why.to_string()),
+                },
+                Step::Gap { from, to, reason } => (from, to, reason),
+                Step::Empty => break,
+                Step::Pending => {
+                    pending = true;
+                    break;
+                }
+            };
+            gaps += 1;
+            let gap = self.own.unreadable(&before.ring_id, from, to, &reason);
+            let _ = add(batch, gap, Care::Whole);
+        }
+        let progress = source.progress();
+        if batch.rows.is_empty() && progress.position == before.position {
+            let drained = if pending {
+                Drained::Pending
+            } else {
+                Drained::Nothing
+            };
+            return (0, drained);
+        }
+        batch.finish();
+        store.write(batch, &current.period, at, self.last_seq + 1, &progress);
+        (gaps, Drained::Stored)
+    }
+
+    /// A batch is in the trail and flushed: only now the ring may forget it.
+    fn committed(&mut self, source: &mut dyn Source, at: Timestamp, gaps: u64) {
+        let rows = self.batch.rows.len() as u64;
+        self.last_seq += rows;
+        self.last_recorded_at = at;
+        self.queued.clear();
+        source.stored();
+        let shared = self.shared;
+        shared.recorded.fetch_add(rows, Ordering::Relaxed);
+        shared.gaps.fetch_add(gaps, Ordering::Relaxed);
+        shared.last_batch_at.store(at, Ordering::Relaxed);
+        shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+        let progress = source.progress();
+        if ring_file::ring().is_some_and(|ring| ring.id() == progress.ring_id) {
+            shared.flushed.store(progress.position, Ordering::SeqCst);
+        }
+        self.broadcast();
+        // Demands that were lowered for a troublesome event rise again behind it.
+        self.care = Care::Whole;
+        self.max_rows = (self.max_rows * 2).min(MAX_ROWS);
+        self.upkeep.stored(rows);
+        if let Some(current) = &self.current {
+            self.upkeep.run(&current.period, at);
+        }
+    }
+
+    fn broadcast(&self) {
+        // SAFETY: initialised at server start; doesn't throw.
+        unsafe { pg_sys::ConditionVariableBroadcast((&raw const self.shared.flush_cv).cast_mut()) };
+    }
+
+    /// After a batch that wasn't stored: the dictionary's rows of it aren't, either.
+    fn forget(&mut self) {
+        self.batch.clear();
+        if let Some(current) = &mut self.current {
+            current.dictionary.forget();
+        }
+    }
+
+    /// An event whose content makes the batch fail is found by storing one by one, and then stored
+    /// without its content. `false`: content isn't what is wrong.
+    fn lower_demands(&mut self, failure: &Failure) -> bool {
+        if !failure.is_about_content() || self.back_off.is_some() {
+            return false;
+        }
+        if self.max_rows > 1 {
+            self.max_rows = 1;
+        } else if self.care == Care::Whole {
+            self.care = Care::Bare;
+            pgrx::log!(
+                "audit_ext worker stores an event without its content: {}",
+                failure.message
+            );
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Waits longer from failure to failure; says so once.
+    fn failed(&mut self, failure: &Failure) {
+        self.shared.set_last_error(&failure.message);
+        let wait_for = match self.back_off {
+            None => {
+                pgrx::warning!(
+                    "audit_ext worker cannot store events, they wait in the ring: {}",
+                    failure.message
+                );
+                BACK_OFF[0]
+            }
+            Some(before) => (before * 2).min(BACK_OFF[1]),
+        };
+        self.back_off = Some(wait_for);
+        self.current = None;
+        match is_home() {
+            Ok(true) => super::lifecycle::sleep(wait_for),
+            Ok(false) => self.home_lost = true,
+            Err(_) => super::lifecycle::sleep(wait_for),
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.back_off.take().is_some() {
+            self.shared.set_last_error("");
+            pgrx::log!("audit_ext worker stores events again");
+        }
+    }
+
+    pub fn set_leftovers(&self, count: usize) {
+        self.shared
+            .leftover_rings
+            .store(count as u32, Ordering::SeqCst);
+        if count == 0 {
+            self.broadcast();
+        }
+    }
+
+    /// A file that should be a ring and is none; a GAP of the next batch says so.
+    pub fn note_unreadable_ring(&mut self, path: &std::path::Path, reason: &str) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let reason = format!("the left-over ring \"{name}\" cannot be read: {reason}");
+        let gap = self.own.unreadable(&[], 0, 0, &reason).to_vec();
+        self.queued.push(gap);
+        self.shared.gaps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nothing to do: sleeps until a record comes, without a timeout; then lets records gather.
+    fn idle(&mut self, ring: &Ring, live: &Live) {
+        unsafe { pg_sys::pgstat_report_stat(true) };
+        // The flag before the look at the ring, a producer's record before its look at the flag,
+        // each with a full fence between: one of the two sees the other.
+        self.shared.worker_sleeping.store(1, Ordering::SeqCst);
+        if !live.has_news() {
+            wait(None);
+        }
+        self.shared.worker_sleeping.store(0, Ordering::SeqCst);
+        if self.shared.home() != unsafe { pg_sys::MyDatabaseId }.to_u32() {
+            self.home_lost = !matches!(is_home(), Ok(true));
+        }
+        self.gather(ring, live);
+    }
+
+    /// Waits `audit.flush_interval`. Early: a quarter of the ring is full, the latch was set (a
+    /// flush is wanted), the end is near.
+    fn gather(&self, ring: &Ring, live: &Live) {
+        let end = Instant::now() + flush_interval();
+        while !self.is_over() && live.has_news() && ring.fill() < ring.capacity() / 4 {
+            let Some(rest) = end.checked_duration_since(Instant::now()) else {
+                return;
+            };
+            if wait(Some(rest.min(GLANCE))) {
+                return;
+            }
+        }
+    }
+
+    /// After SIGTERM: what can be stored quickly. Failures end it, the ring's file keeps the rest.
+    fn final_drain(&mut self, live: &mut Live) {
+        let end = Instant::now() + FINAL_DRAIN;
+        while !self.home_lost && live.has_news() && Instant::now() < end {
+            match self.try_step(live) {
+                Ok(Drained::Stored) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// What the trail holds of a ring. In a transaction; throws.
+fn read_progress(ring_id: [u8; 16]) -> Option<Progress> {
+    let mut progress = None;
+    spi::query(
+        &format!(
+            "SELECT position, dropped FROM audit.batch WHERE ring_id = '\\x{}' ORDER BY position DESC, last_seq DESC LIMIT 1",
+            super::json::hex(&ring_id)
+        ),
+        |row| {
+            progress = Some(Progress {
+                ring_id,
+                position: row.number(1).unwrap_or(0) as u64,
+                dropped: row.number(2).unwrap_or(0) as u64,
+            });
+        },
+    );
+    progress
+}
