@@ -16,8 +16,12 @@ pub fn classes_of_command(tag: &str) -> Classes {
 
 fn class_of(tag: &str) -> Class {
     match tag {
-        "SELECT" | "SELECT FOR KEY SHARE" | "SELECT FOR NO KEY UPDATE" | "SELECT FOR SHARE"
-        | "SELECT FOR UPDATE" | "DECLARE CURSOR" => Class::Read,
+        "SELECT"
+        | "SELECT FOR KEY SHARE"
+        | "SELECT FOR NO KEY UPDATE"
+        | "SELECT FOR SHARE"
+        | "SELECT FOR UPDATE"
+        | "DECLARE CURSOR" => Class::Read,
         "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "TRUNCATE TABLE" | "COPY FROM" | "APPLY" => {
             Class::Write
         }
@@ -35,8 +39,13 @@ fn class_of(tag: &str) -> Class {
         | "ALTER USER MAPPING"
         | "DROP USER MAPPING"
         | "ALTER DEFAULT PRIVILEGES" => Class::Role,
-        "COMMENT" | "SECURITY LABEL" | "CLUSTER" | "REFRESH MATERIALIZED VIEW"
-        | "IMPORT FOREIGN SCHEMA" | "SELECT INTO" | "REASSIGN OWNED" => Class::Ddl,
+        "COMMENT"
+        | "SECURITY LABEL"
+        | "CLUSTER"
+        | "REFRESH MATERIALIZED VIEW"
+        | "IMPORT FOREIGN SCHEMA"
+        | "SELECT INTO"
+        | "REASSIGN OWNED" => Class::Ddl,
         _ if tag.starts_with("CREATE ")
             || tag.starts_with("ALTER ")
             || tag.starts_with("DROP ") =>

@@ -142,8 +142,14 @@ mod tests {
             ("failed", "failed"),
             ("ddl, role, failed", "ROLE DDL failed"),
             ("all, none, read", "READ"),
-            ("-read, all", "SESSION ROLE DDL WRITE FUNCTION READ SET MISC"),
-            ("all,-set,-misc,-session,-function,-ddl,-role,-read", "WRITE"),
+            (
+                "-read, all",
+                "SESSION ROLE DDL WRITE FUNCTION READ SET MISC",
+            ),
+            (
+                "all,-set,-misc,-session,-function,-ddl,-role,-read",
+                "WRITE",
+            ),
             ("failed, -failed", ""),
             ("read, - read", ""),
             ("\tWrite \n", "WRITE"),

@@ -100,7 +100,10 @@ pub unsafe fn describe(node: *mut pg_sys::Node, object: &Object, frame: &mut Fra
             frame.object_name.extend_from_slice(raw::bytes(name));
             return;
         }
-        if let Some(relation) = relations().first().and_then(|relid| names::relation(*relid)) {
+        if let Some(relation) = relations()
+            .first()
+            .and_then(|relid| names::relation(*relid))
+        {
             frame.object_type = relation.kind;
             frame.object_name.extend_from_slice(&relation.name);
         }
@@ -196,7 +199,9 @@ unsafe fn new_kind(node: *mut pg_sys::Node) -> &'static str {
             T_ViewStmt => "VIEW",
             T_CreateSeqStmt => "SEQUENCE",
             T_CompositeTypeStmt => "COMPOSITE TYPE",
-            T_CreateTableAsStmt if field!(node as CreateTableAsStmt.objtype) == OBJECT_MATVIEW => "MATERIALIZED VIEW",
+            T_CreateTableAsStmt if field!(node as CreateTableAsStmt.objtype) == OBJECT_MATVIEW => {
+                "MATERIALIZED VIEW"
+            }
             _ => "TABLE",
         }
     }
@@ -227,14 +232,23 @@ unsafe fn for_each_relation(
             T_CreatePolicyStmt => one(field!(node as CreatePolicyStmt.table)),
             T_AlterPolicyStmt => one(field!(node as AlterPolicyStmt.table)),
             T_AlterSeqStmt => one(field!(node as AlterSeqStmt.sequence)),
-            T_TruncateStmt => compat::for_each_pointer(field!(node as TruncateStmt.relations), |r: *mut pg_sys::RangeVar| one(r)),
-            T_LockStmt => compat::for_each_pointer(field!(node as LockStmt.relations), |r: *mut pg_sys::RangeVar| one(r)),
+            T_TruncateStmt => compat::for_each_pointer(
+                field!(node as TruncateStmt.relations),
+                |r: *mut pg_sys::RangeVar| one(r),
+            ),
+            T_LockStmt => compat::for_each_pointer(
+                field!(node as LockStmt.relations),
+                |r: *mut pg_sys::RangeVar| one(r),
+            ),
             T_VacuumStmt => compat::for_each_pointer(
                 field!(node as VacuumStmt.rels),
                 |r: *mut pg_sys::VacuumRelation| one((*r).relation),
             ),
             T_GrantStmt if grants_on_relations(node) => {
-                compat::for_each_pointer(field!(node as GrantStmt.objects), |r: *mut pg_sys::RangeVar| one(r));
+                compat::for_each_pointer(
+                    field!(node as GrantStmt.objects),
+                    |r: *mut pg_sys::RangeVar| one(r),
+                );
             }
             T_DropStmt if drops_relations(node) => {
                 compat::for_each_pointer(
@@ -296,7 +310,9 @@ unsafe fn named_object(node: *mut pg_sys::Node) -> Option<(&'static str, *const 
             T_GrantRoleStmt => {
                 let granted: *mut pg_sys::AccessPriv =
                     first(field!(node as GrantRoleStmt.granted_roles));
-                let name = granted.as_ref().map_or(core::ptr::null_mut(), |g| g.priv_name);
+                let name = granted
+                    .as_ref()
+                    .map_or(core::ptr::null_mut(), |g| g.priv_name);
                 ("ROLE", name.cast_const())
             }
             T_CreatedbStmt => ("DATABASE", field!(node as CreatedbStmt.dbname).cast_const()),
@@ -321,10 +337,7 @@ unsafe fn named_object(node: *mut pg_sys::Node) -> Option<(&'static str, *const 
                 "TABLESPACE",
                 field!(node as CreateTableSpaceStmt.tablespacename).cast_const(),
             ),
-            T_VariableSetStmt => (
-                "SETTING",
-                field!(node as VariableSetStmt.name).cast_const(),
-            ),
+            T_VariableSetStmt => ("SETTING", field!(node as VariableSetStmt.name).cast_const()),
             T_VariableShowStmt => (
                 "SETTING",
                 field!(node as VariableShowStmt.name).cast_const(),

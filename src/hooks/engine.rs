@@ -249,8 +249,7 @@ impl Engine {
             let now = unsafe { raw::GetCurrentTimestamp() };
             frame.numbers.duration = (now - frame.numbers.started_at).max(0);
         }
-        frame.numbers.transaction_id =
-            unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
+        frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
         if !frame.recorded(false) {
             self.give_back(id);
             return;

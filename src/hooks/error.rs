@@ -9,8 +9,8 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::begin::take_text_as;
-use super::engine::{ERROR_MAX, Id, engine};
 use super::capture;
+use super::engine::{ERROR_MAX, Id, engine};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::sql::command::command_of_first_keyword;
@@ -140,7 +140,12 @@ fn belongs_to_held() -> bool {
         return true;
     }
     frame.message_at == message_at
-        && unsafe { split::is_rest_empty(raw::bytes(source), frame.source_end.min(raw::bytes(source).len())) }
+        && unsafe {
+            split::is_rest_empty(
+                raw::bytes(source),
+                frame.source_end.min(raw::bytes(source).len()),
+            )
+        }
 }
 
 /// The text of a statement that failed before any hook saw it: it did not parse, a name in it is

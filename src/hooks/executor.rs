@@ -59,11 +59,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 
 /// Takes down what is known before the query runs. `None` if it belongs to a utility statement's
 /// own event. Throws.
-unsafe fn begin_query(
-    query: *mut pg_sys::QueryDesc,
-    eflags: c_int,
-    address: usize,
-) -> Option<Id> {
+unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) -> Option<Id> {
     unsafe {
         begin::session();
         engine().enter(address);

@@ -41,7 +41,11 @@ unsafe extern "C-unwind" fn process(
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
         let id = if own && capture::on() {
-            Some(begin_utility(pstmt, query_string, &raw const marker as usize))
+            Some(begin_utility(
+                pstmt,
+                query_string,
+                &raw const marker as usize,
+            ))
         } else {
             None
         };

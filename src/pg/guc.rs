@@ -44,11 +44,6 @@ pub fn level() -> Level {
     Level::from_bits(unsafe { LEVEL_BITS })
 }
 
-/// `audit.level` as text.
-pub fn level_text() -> &'static [u8] {
-    unsafe { super::raw::bytes(LEVEL_TEXT) }
-}
-
 /// `audit.catalog`
 #[inline]
 pub fn catalog() -> bool {
@@ -102,11 +97,6 @@ pub fn partition_interval_seconds() -> u64 {
     unsafe { PARTITION_INTERVAL as u64 }
 }
 
-/// `audit.database`: the only database that may be the home; empty: any.
-pub fn database() -> &'static [u8] {
-    unsafe { super::raw::bytes(DATABASE) }
-}
-
 /// `audit.ring_size` in bytes.
 pub fn ring_size() -> usize {
     unsafe { RING_SIZE as usize * 1024 }
@@ -156,9 +146,7 @@ unsafe extern "C-unwind" fn check_level(
         Err(unknown) => {
             explain(
                 &format!("Unknown word \"{}\" in the list.", unknown.word),
-                &format!(
-                    "Valid words are {VALID_WORDS}; a leading \"-\" takes a class away."
-                ),
+                &format!("Valid words are {VALID_WORDS}; a leading \"-\" takes a class away."),
             );
             false
         }
@@ -403,7 +391,8 @@ pub unsafe fn define() {
         );
         define_int(Int {
             name: c"audit.full_timeout",
-            short: c"Longest wait while the ring is nearly full; then records are dropped and counted.",
+            short:
+                c"Longest wait while the ring is nearly full; then records are dropped and counted.",
             value: &raw mut FULL_TIMEOUT,
             range: 0..=c_int::MAX,
             context: PGC_SIGHUP,

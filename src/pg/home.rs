@@ -112,10 +112,8 @@ pub unsafe extern "C-unwind" fn find_in_hook() -> pg_sys::Oid {
 /// Inside a transaction that is not aborted.
 pub unsafe fn find() -> pg_sys::Oid {
     unsafe {
-        let relation = pg_sys::table_open(
-            SHARED_SEC_LABEL_RELATION_ID,
-            pg_sys::AccessShareLock as i32,
-        );
+        let relation =
+            pg_sys::table_open(SHARED_SEC_LABEL_RELATION_ID, pg_sys::AccessShareLock as i32);
         let scan = pg_sys::systable_beginscan(
             relation,
             pg_sys::InvalidOid,
@@ -145,15 +143,18 @@ pub unsafe fn find() -> pg_sys::Oid {
 
 unsafe fn is_home(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> bool {
     unsafe {
-        attribute(tuple, ANUM_CLASSOID, desc).value() as u32
-            == pg_sys::DatabaseRelationId.to_u32()
+        attribute(tuple, ANUM_CLASSOID, desc).value() as u32 == pg_sys::DatabaseRelationId.to_u32()
             && text_is(attribute(tuple, ANUM_PROVIDER, desc), PROVIDER)
             && text_is(attribute(tuple, ANUM_LABEL, desc), LABEL)
     }
 }
 
 /// An attribute of a catalog row whose columns are all NOT NULL.
-unsafe fn attribute(tuple: pg_sys::HeapTuple, number: i32, desc: pg_sys::TupleDesc) -> pg_sys::Datum {
+unsafe fn attribute(
+    tuple: pg_sys::HeapTuple,
+    number: i32,
+    desc: pg_sys::TupleDesc,
+) -> pg_sys::Datum {
     unsafe { pg_sys::nocachegetattr(tuple, number, desc) }
 }
 

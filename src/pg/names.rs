@@ -86,10 +86,20 @@ pub unsafe fn learn_relation(relid: pg_sys::Oid) {
         }
         let schema = raw::get_namespace_name(raw::get_rel_namespace(relid));
         let relkind = raw::get_rel_relkind(relid);
-        let quoted_schema = if schema.is_null() { c"".as_ptr() } else { raw::quote_identifier(schema) };
+        let quoted_schema = if schema.is_null() {
+            c"".as_ptr()
+        } else {
+            raw::quote_identifier(schema)
+        };
         let quoted_name = raw::quote_identifier(name);
         // From here on nothing throws.
-        remember_relation(relid, raw::bytes(schema), quoted_schema, quoted_name, relkind);
+        remember_relation(
+            relid,
+            raw::bytes(schema),
+            quoted_schema,
+            quoted_name,
+            relkind,
+        );
     }
 }
 

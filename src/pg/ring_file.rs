@@ -35,7 +35,10 @@ pub fn directory() -> &'static Path {
 
 /// Rings that earlier server starts put aside, the oldest first.
 pub fn leftovers() -> Vec<PathBuf> {
-    numbered(directory()).into_iter().map(|(_, path)| path).collect()
+    numbered(directory())
+        .into_iter()
+        .map(|(_, path)| path)
+        .collect()
 }
 
 /// Makes and maps the ring; runs in the postmaster at server start, and again at each crash restart,

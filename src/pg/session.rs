@@ -149,7 +149,10 @@ impl State {
             let seen = &mut self.seen;
             seen.current_user = raw::GetUserId().to_u32();
             seen.session_user = raw::GetSessionUserId().to_u32();
-            set(&mut seen.application_name, raw::bytes(pg_sys::application_name));
+            set(
+                &mut seen.application_name,
+                raw::bytes(pg_sys::application_name),
+            );
             set(&mut seen.context, guc::context());
             set(&mut seen.branch, branch());
             let role = names::role(raw::GetUserId());
@@ -196,9 +199,10 @@ fn branch() -> &'static [u8] {
     static mut NEON: Option<bool> = None;
     let name = c"neon.branch_id".as_ptr();
     unsafe {
-        let known = *(&raw mut NEON).as_mut().unwrap().get_or_insert_with(|| {
-            !raw::GetConfigOption(name, true, false).is_null()
-        });
+        let known = *(&raw mut NEON)
+            .as_mut()
+            .unwrap()
+            .get_or_insert_with(|| !raw::GetConfigOption(name, true, false).is_null());
         if known {
             raw::bytes(raw::GetConfigOption(name, true, false))
         } else {

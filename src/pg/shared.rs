@@ -65,12 +65,9 @@ impl Shared {
     /// As [`Self::set_home`], unless somebody has come first: what CREATE EXTENSION or the worker
     /// know is newer than what a look at the catalog found.
     pub fn settle_home(&self, home: u32) {
-        let _ = self.home.compare_exchange(
-            HOME_UNKNOWN,
-            home,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let _ = self
+            .home
+            .compare_exchange(HOME_UNKNOWN, home, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Keeps the worker's last error for `audit.status` (cut to fit). Called by the worker only.
@@ -177,12 +174,9 @@ unsafe extern "C-unwind" fn startup() {
             next();
         }
         let mut found = false;
-        let at = super::raw::ShmemInitStruct(
-            c"audit_ext".as_ptr(),
-            size_of::<Shared>(),
-            &mut found,
-        )
-        .cast::<Shared>();
+        let at =
+            super::raw::ShmemInitStruct(c"audit_ext".as_ptr(), size_of::<Shared>(), &mut found)
+                .cast::<Shared>();
         if !found {
             core::ptr::write_bytes(at.cast::<u8>(), 0, size_of::<Shared>());
             super::raw::ConditionVariableInit(&raw mut (*at).flush_cv);

@@ -58,7 +58,9 @@ fn describe(payload: &[u8]) -> String {
         .map_or(Ok(Shape::default()), codec::decode_shape)
         .unwrap_or_default();
     let text = |bytes: Option<&[u8]>| {
-        bytes.map_or("-".into(), |b| String::from_utf8_lossy(b).escape_debug().to_string())
+        bytes.map_or("-".into(), |b| {
+            String::from_utf8_lossy(b).escape_debug().to_string()
+        })
     };
     let n = &event.numbers;
     let relations: Vec<_> = shape
@@ -80,7 +82,11 @@ fn describe(payload: &[u8]) -> String {
         shape.classes.strongest().name(),
         String::from_utf8_lossy(shape.command),
         n.outcome.name(),
-        if n.sqlstate == 0 { "00000".into() } else { String::from_utf8_lossy(&sqlstate_text(n.sqlstate)).into_owned() },
+        if n.sqlstate == 0 {
+            "00000".into()
+        } else {
+            String::from_utf8_lossy(&sqlstate_text(n.sqlstate)).into_owned()
+        },
         "",
         n.fate.name().unwrap_or("open"),
         n.transaction_id,

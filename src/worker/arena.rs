@@ -73,7 +73,8 @@ impl Arena {
         if content.len() <= SHORT {
             self.bytes.push(short_header(content.len() as u8 + 1));
         } else {
-            self.bytes.extend_from_slice(&long_header(content.len() as u32 + 4));
+            self.bytes
+                .extend_from_slice(&long_header(content.len() as u32 + 4));
         }
         self.bytes.extend_from_slice(content);
         Piece {

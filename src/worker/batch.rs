@@ -115,7 +115,14 @@ impl Batch {
             Ok::<_, Corrupt>((identity, s.encoding))
         })?;
         let row = self.rows.len() as u32;
-        let stored = self.row(&event, session.reference, session.encoding, dictionary, texts, care)?;
+        let stored = self.row(
+            &event,
+            session.reference,
+            session.encoding,
+            dictionary,
+            texts,
+            care,
+        )?;
         self.rows.push(stored);
         let n = &event.numbers;
         if n.event_no != 0 && matches!(n.fate, Fate::Open | Fate::Prepared) {

@@ -85,8 +85,12 @@ pub extern "C-unwind" fn audit_ext_worker_main(_argument: pg_sys::Datum) {
 /// Makes the worker known to backends for as long as it lives.
 fn publish(shared: &Shared) {
     unsafe {
-        shared.worker_latch.store(pg_sys::MyLatch, Ordering::Release);
-        shared.worker_pid.store(pg_sys::MyProcPid, Ordering::Release);
+        shared
+            .worker_latch
+            .store(pg_sys::MyLatch, Ordering::Release);
+        shared
+            .worker_pid
+            .store(pg_sys::MyProcPid, Ordering::Release);
         pg_sys::before_shmem_exit(Some(withdraw), pg_sys::Datum::null());
     }
 }
@@ -94,7 +98,9 @@ fn publish(shared: &Shared) {
 /// Runs while the process ends; doesn't throw.
 unsafe extern "C-unwind" fn withdraw(_code: c_int, _argument: pg_sys::Datum) {
     if let Some(shared) = shared() {
-        shared.worker_latch.store(core::ptr::null_mut(), Ordering::Release);
+        shared
+            .worker_latch
+            .store(core::ptr::null_mut(), Ordering::Release);
         shared.worker_sleeping.store(0, Ordering::SeqCst);
         shared.worker_pid.store(0, Ordering::Release);
     }
@@ -211,7 +217,11 @@ pub fn pin_settings() {
 pub fn wait(timeout: Option<Duration>) -> bool {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_EXIT_ON_PM_DEATH
-        | if timeout.is_some() { pg_sys::WL_TIMEOUT } else { 0 };
+        | if timeout.is_some() {
+            pg_sys::WL_TIMEOUT
+        } else {
+            0
+        };
     let milliseconds = timeout.map_or(-1, |t| (t.as_millis() as i64).max(1));
     let woken = unsafe {
         let woken = pg_sys::WaitLatch(

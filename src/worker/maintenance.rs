@@ -174,7 +174,10 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
     unsafe { pg_sys::pgstat_report_stat(true) };
     if let Err(failure) = closed {
         // Mostly a reader who holds a lock: the worker starts this process again in a while.
-        pgrx::log!("audit_ext could not close a period yet: {}", failure.message);
+        pgrx::log!(
+            "audit_ext could not close a period yet: {}",
+            failure.message
+        );
     }
 }
 
@@ -259,11 +262,7 @@ fn freeze(table: &str) -> Result<(), Failure> {
         (*stmt).type_ = pg_sys::NodeTag::T_VacuumStmt;
         (*stmt).is_vacuumcmd = true;
         for option in [c"freeze", c"analyze"] {
-            let option = pg_sys::makeDefElem(
-                option.as_ptr().cast_mut(),
-                core::ptr::null_mut(),
-                -1,
-            );
+            let option = pg_sys::makeDefElem(option.as_ptr().cast_mut(), core::ptr::null_mut(), -1);
             (*stmt).options = pg_sys::lappend((*stmt).options, option.cast());
         }
         let relation =

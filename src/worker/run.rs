@@ -119,7 +119,9 @@ impl Worker {
             return Some(self.end());
         }
         live.stored(); // finishes what a predecessor may have been killed in
-        self.shared.flushed.store(progress.position, Ordering::SeqCst);
+        self.shared
+            .flushed
+            .store(progress.position, Ordering::SeqCst);
         self.broadcast();
         while !self.is_over() {
             match self.step(&mut live) {

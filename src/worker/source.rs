@@ -102,7 +102,11 @@ impl Live {
         let to = match why {
             // Not a place in the ring at all: only what is between tail and head can be read.
             Corruption::Cursor { tail, head } => {
-                if at < tail { tail } else { head }
+                if at < tail {
+                    tail
+                } else {
+                    head
+                }
             }
             _ => self.consumer.resync(at, self.ring.head()),
         };

@@ -210,7 +210,10 @@ impl Store {
 
     /// JSON that we wrote ourselves, in UTF-8.
     fn own_jsonb(&self, object: Object) -> Option<Datum> {
-        parse_datum(pg_sys::jsonb_in, &self.texts.from_utf8(&object.finish()).text)
+        parse_datum(
+            pg_sys::jsonb_in,
+            &self.texts.from_utf8(&object.finish()).text,
+        )
     }
 
     fn notes(&self, notes: Object) -> Option<Datum> {

@@ -92,7 +92,9 @@ fn recode(text: &[u8], from: u8, to: u8) -> Option<Vec<u8>> {
         if converted.is_null() || core::ptr::eq(converted, text.as_ptr()) {
             return None;
         }
-        let copy = core::ffi::CStr::from_ptr(converted.cast()).to_bytes().to_vec();
+        let copy = core::ffi::CStr::from_ptr(converted.cast())
+            .to_bytes()
+            .to_vec();
         pg_sys::pfree(converted.cast());
         Some(copy)
     }))
