@@ -71,10 +71,10 @@ fn errors_that_hide_from_the_log_are_recorded() {
     cluster
         .psql()
         .run(
-            "SET log_min_messages = panic; SET client_min_messages = panic; SELECT 1/0;
+            "SET log_min_messages = panic; SELECT 1/0;
               DO $$ BEGIN PERFORM 1/0; END $$;",
         )
-        .ok();
+        .error();
     assert_eq!(
         cluster.trail("command, sqlstate", "outcome = 'failed' AND depth = 0"),
         ["SELECT | 22012", "DO | 22012"]

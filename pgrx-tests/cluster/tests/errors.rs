@@ -233,7 +233,7 @@ const CASES: &[(&str, &str)] = &[
         "stack depth",
         "CREATE FUNCTION deep(n int) RETURNS int LANGUAGE plpgsql AS
       $$ BEGIN RETURN deep(n + 1); END $$;
-      SET client_min_messages = panic; SELECT deep(1); RESET client_min_messages;
+      \\set VERBOSITY sqlstate\nSELECT deep(1);
       DROP FUNCTION deep;",
     ),
     (
