@@ -221,7 +221,6 @@ fn an_ordinary_user_can_not_change_what_is_recorded() {
         "audit.level",
         "audit.catalog",
         "audit.nested",
-        "audit.parameters",
         "audit.statement_max_size",
     ] {
         let value = if setting == "audit.level" {
