@@ -5,16 +5,16 @@
 DO $roles$
 DECLARE
     name text;
-    found pg_catalog.pg_roles;
+    existing pg_catalog.pg_roles;
     members text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['audit_reader', 'audit_admin'] LOOP
-        SELECT * INTO found FROM pg_catalog.pg_roles WHERE rolname = name;
+        SELECT * INTO existing FROM pg_catalog.pg_roles WHERE rolname = name;
         IF NOT FOUND THEN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
             CONTINUE;
         END IF;
-        IF found.rolcanlogin OR found.rolsuper OR found.rolcreaterole OR found.rolreplication THEN
+        IF existing.rolcanlogin OR existing.rolsuper OR existing.rolcreaterole OR existing.rolreplication THEN
             RAISE EXCEPTION 'role "%" already exists and is more than a group', name
                 USING ERRCODE = 'duplicate_object',
                       DETAIL = 'It has LOGIN, SUPERUSER, CREATEROLE or REPLICATION.',
@@ -23,7 +23,7 @@ BEGIN
         SELECT pg_catalog.string_agg(pg_catalog.quote_ident(r.rolname), ', ' ORDER BY r.rolname) INTO members
             FROM pg_catalog.pg_auth_members m
             JOIN pg_catalog.pg_roles r ON r.oid = m.member
-            WHERE m.roleid = found.oid AND r.rolname <> 'audit_admin';
+            WHERE m.roleid = existing.oid AND r.rolname <> 'audit_admin';
         IF members IS NOT NULL THEN
             RAISE EXCEPTION 'role "%" already exists and has members', name
                 USING ERRCODE = 'duplicate_object',

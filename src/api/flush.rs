@@ -25,7 +25,7 @@ fn flush() -> i64 {
     };
     refuse_where_nothing_is_stored(shared);
     let target = ring.head();
-    shared.worker_sleeping.store(0, Ordering::SeqCst);
+    shared.flush_wanted.fetch_max(target, Ordering::SeqCst);
     shared.set_worker_latch();
     let cv = (&raw const shared.flush_cv).cast_mut();
     let mut absent: Option<Instant> = None;

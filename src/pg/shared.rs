@@ -28,6 +28,8 @@ pub struct Shared {
     pub worker_sleeping: AtomicU32,
     /// Ring position up to which everything is in the trail and flushed.
     pub flushed: AtomicU64,
+    /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
+    pub flush_wanted: AtomicU64,
     /// Left-over rings that the worker still has to drain before the current one.
     pub leftover_rings: AtomicU32,
     /// The last seq of the trail.

@@ -36,7 +36,9 @@ pub enum End {
 
 /// What one step came to.
 enum Drained {
-    Stored,
+    Stored {
+        full: bool,
+    },
     Nothing,
     Pending,
 }
@@ -125,11 +127,16 @@ impl Worker {
         self.broadcast();
         while !self.is_over() {
             match self.step(&mut live) {
-                Drained::Stored => service(),
+                // More is waiting: the batch was full, or failed and is to be tried again.
+                Drained::Stored { full: true } => {
+                    service();
+                    self.look_at_home();
+                }
                 Drained::Pending => {
                     wait(Some(PENDING));
                 }
-                Drained::Nothing => self.idle(ring, &live),
+                // Under load something always is there; let it gather, or batches would be tiny.
+                Drained::Stored { full: false } | Drained::Nothing => self.idle(ring, &live),
             }
         }
         self.final_drain(&mut live);
@@ -229,7 +236,7 @@ impl Worker {
         match self.try_step(source) {
             Ok(drained) => {
                 self.recovered();
-                if let Drained::Stored = drained {
+                if let Drained::Stored { .. } = drained {
                     let spent = begun.elapsed().as_nanos() as u64;
                     self.shared.worker_ns.fetch_add(spent, Ordering::Relaxed);
                 }
@@ -241,7 +248,7 @@ impl Worker {
                 if !self.lower_demands(&failure) {
                     self.failed(&failure);
                 }
-                Drained::Stored
+                Drained::Stored { full: true }
             }
         }
     }
@@ -252,7 +259,7 @@ impl Worker {
         self.enter_period(at)?;
         let (worker, source_again) = (&mut *self, &mut *source);
         let (gaps, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
-        if let Drained::Stored = drained {
+        if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
         Ok(drained)
@@ -329,7 +336,8 @@ impl Worker {
         }
         batch.finish();
         store.write(batch, &current.period, at, self.last_seq + 1, &progress);
-        (gaps, Drained::Stored)
+        let full = batch.is_full(self.max_rows);
+        (gaps, Drained::Stored { full })
     }
 
     /// A batch is in the trail and flushed: only now the ring may forget it.
@@ -393,6 +401,12 @@ impl Worker {
 
     /// Waits longer from failure to failure; says so once.
     fn failed(&mut self, failure: &Failure) {
+        self.current = None;
+        if let Ok(false) = is_home() {
+            // DROP EXTENSION took the tables away: no failure.
+            self.home_lost = true;
+            return;
+        }
         self.shared.set_last_error(&failure.message);
         let wait_for = match self.back_off {
             None => {
@@ -405,12 +419,7 @@ impl Worker {
             Some(before) => (before * 2).min(BACK_OFF[1]),
         };
         self.back_off = Some(wait_for);
-        self.current = None;
-        match is_home() {
-            Ok(true) => super::lifecycle::sleep(wait_for),
-            Ok(false) => self.home_lost = true,
-            Err(_) => super::lifecycle::sleep(wait_for),
-        }
+        super::lifecycle::sleep(wait_for);
     }
 
     fn recovered(&mut self) {
@@ -440,31 +449,40 @@ impl Worker {
 
     /// Nothing to do: sleeps until a record comes, without a timeout; then lets records gather.
     fn idle(&mut self, ring: &Ring, live: &Live) {
-        unsafe { pg_sys::pgstat_report_stat(true) };
         // The flag before the look at the ring, a producer's record before its look at the flag,
         // each with a full fence between: one of the two sees the other.
         self.shared.worker_sleeping.store(1, Ordering::SeqCst);
         if !live.has_news() {
+            // Counts that autovacuum goes by.
+            unsafe { pg_sys::pgstat_report_stat(true) };
             wait(None);
         }
         self.shared.worker_sleeping.store(0, Ordering::SeqCst);
-        if self.shared.home() != unsafe { pg_sys::MyDatabaseId }.to_u32() {
-            self.home_lost = !matches!(is_home(), Ok(true));
-        }
+        self.look_at_home();
         self.gather(ring, live);
     }
 
-    /// Waits `audit.flush_interval`. Early: a quarter of the ring is full, the latch was set (a
-    /// flush is wanted), the end is near.
+    /// Notices that the extension was dropped, or the home moved.
+    fn look_at_home(&mut self) {
+        if self.shared.home() != unsafe { pg_sys::MyDatabaseId }.to_u32() {
+            self.home_lost = matches!(is_home(), Ok(false));
+        }
+    }
+
+    /// Waits `audit.flush_interval`. Early: a quarter of the ring is full, somebody waits for a
+    /// flush, the end is near.
     fn gather(&self, ring: &Ring, live: &Live) {
         let end = Instant::now() + flush_interval();
-        while !self.is_over() && live.has_news() && ring.fill() < ring.capacity() / 4 {
+        let position = live.progress().position;
+        while !self.is_over()
+            && live.has_news()
+            && ring.fill() < ring.capacity() / 4
+            && self.shared.flush_wanted.load(Ordering::SeqCst) <= position
+        {
             let Some(rest) = end.checked_duration_since(Instant::now()) else {
                 return;
             };
-            if wait(Some(rest.min(GLANCE))) {
-                return;
-            }
+            wait(Some(rest.min(GLANCE)));
         }
     }
 
@@ -473,7 +491,7 @@ impl Worker {
         let end = Instant::now() + FINAL_DRAIN;
         while !self.home_lost && live.has_news() && Instant::now() < end {
             match self.try_step(live) {
-                Ok(Drained::Stored) => {}
+                Ok(Drained::Stored { .. }) => {}
                 Ok(_) | Err(_) => return,
             }
         }

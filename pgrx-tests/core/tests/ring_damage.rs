@@ -184,8 +184,6 @@ fn untouched(pushed: &Pushed, damaged: &[std::ops::Range<usize>]) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     #[test]
     fn damage_is_survived_and_nothing_false_is_delivered(
         laps in 0usize..3,

@@ -3,8 +3,7 @@
 use super::Ring;
 use super::layout::sync::Ordering;
 use super::layout::{
-    ALIGN, CONSTANT_LEN, HEADER_LEN, Header, Line, MAGIC, MAX_CAPACITY, MIN_CAPACITY, RING_FORMAT,
-    Shared,
+    ALIGN, CONSTANT_LEN, HEADER_LEN, Header, MAGIC, MAX_CAPACITY, MIN_CAPACITY, RING_FORMAT, Shared,
 };
 use super::memory::Memory;
 
@@ -199,19 +198,13 @@ impl Ring {
             id,
             created_at,
         };
-        let header = base.cast::<Header>();
-        // SAFETY: aligned and long enough (`check_place`), ours alone by the caller's promise. The
-        // constant part comes last: without it the mapping is no ring.
-        unsafe {
-            (&raw mut (*header).shared).write(Shared::new(0));
-            (&raw mut (*header).constant).write(Line(constant.to_bytes()));
-            Ok(Ring::new(
-                Memory::new(base, capacity),
-                capacity,
-                id,
-                created_at,
-            ))
-        }
+        // SAFETY: `len` is HEADER_LEN + capacity, and capacity a power of two.
+        let memory = unsafe { Memory::new(base, capacity) };
+        memory.shared().begin();
+        // The constant part comes last: without it the mapping is no ring.
+        // SAFETY: aligned and long enough (`check_place`), ours alone by the caller's promise.
+        unsafe { (&raw mut (*base.cast::<Header>()).constant.0).write(constant.to_bytes()) };
+        Ok(Ring::new(memory, capacity, id, created_at))
     }
 
     /// Takes part in a ring that another process made, or an earlier life of this one.

@@ -37,7 +37,7 @@ pub enum Read {
 pub enum Corruption {
     /// The cursor is no position of a record, or outside of `tail..=head`.
     Cursor { tail: u64, head: u64 },
-    /// The word is none, with these raw parts.
+    /// A word that no producer stores: a length without a state.
     Word,
     /// A length that no record or PAD can have there.
     Length(u32),
@@ -109,35 +109,37 @@ impl<'r> Consumer<'r> {
     /// Total: whatever the mapping holds gives one of the answers. The payload is checked after it
     /// was copied, so what is delivered is what was checked.
     pub fn read(&self, cursor: u64, out: &mut Vec<u8>) -> Read {
-        if let Some(why) = self.misplaced_cursor(cursor) {
-            return Read::Corrupt { at: cursor, why };
-        }
         let memory = &self.ring.memory;
         // Acquire, here and below: pairs with the producer's Release, so that the PAD or the record
         // is complete, and our zeroing it later comes after its writing.
-        match memory.load_word(cursor, Ordering::Acquire) {
+        let word = memory.load_word(cursor, Ordering::Acquire);
+        // Head after the word: if the word is a newer record's, this head is beyond that record.
+        let head = self.ring.head();
+        let tail = self.ring.tail();
+        if !cursor.is_multiple_of(ALIGN) || cursor < tail || cursor > head {
+            let why = Corruption::Cursor { tail, head };
+            return Read::Corrupt { at: cursor, why };
+        }
+        if cursor == head {
+            // Whatever the word is: in a ring full to the last byte it is the oldest record's.
+            return Read::Empty;
+        }
+        match word {
             Word::Pad(len) if is_pad(cursor, len, self.ring.capacity) => {
-                // Behind a PAD there is always a record: both are reserved at once.
+                // Behind a PAD there is always a record: both are reserved at once. Its word may
+                // be stored after `head` was read; head itself was moved before.
                 let at = cursor.wrapping_add(u64::from(len));
-                self.read_record(at, memory.load_word(at, Ordering::Acquire), out)
+                let word = memory.load_word(at, Ordering::Acquire);
+                self.read_record(at, word, head, out)
             }
-            word => self.read_record(cursor, word, out),
+            word => self.read_record(cursor, word, head, out),
         }
     }
 
-    fn misplaced_cursor(&self, cursor: u64) -> Option<Corruption> {
-        let tail = self.ring.tail();
-        let head = self.ring.head();
-        let ok = cursor.is_multiple_of(ALIGN) && tail <= cursor && cursor <= head;
-        (!ok).then_some(Corruption::Cursor { tail, head })
-    }
-
-    fn read_record(&self, at: u64, word: Word, out: &mut Vec<u8>) -> Read {
+    fn read_record(&self, at: u64, word: Word, head: u64, out: &mut Vec<u8>) -> Read {
         let corrupt = |why| Read::Corrupt { at, why };
         let (Word::Reserved(len) | Word::Committed(len)) = word else {
             return match word {
-                // Head is read after the word: reserved before, published after is Pending once.
-                Word::Empty if at == self.ring.head() => Read::Empty,
                 Word::Empty => Read::Pending {
                     at,
                     len: None,
@@ -149,9 +151,7 @@ impl<'r> Consumer<'r> {
             };
         };
         let next = at.wrapping_add(footprint(len));
-        // The word tells that head was moved for this record: by coherence the head that we load
-        // now is not before `next`.
-        if !fits(at, len, self.ring.capacity) || next > self.ring.head() {
+        if !fits(at, len, self.ring.capacity) || next > head {
             return corrupt(Corruption::Length(len));
         }
         if word == Word::Reserved(len) {

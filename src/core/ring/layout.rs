@@ -8,7 +8,7 @@ pub(super) mod sync {
     pub use loom::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 }
 
-use sync::{AtomicI64, AtomicU32, AtomicU64};
+use sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// Version of everything in this file, in the header and in each record.
 pub const RING_FORMAT: u32 = 1;
@@ -147,22 +147,12 @@ pub(super) const NO_FIRST: i64 = i64::MAX;
 pub(super) const NO_LAST: i64 = i64::MIN;
 
 impl Shared {
-    /// The state of a new ring whose first record will be at `start` (0 but in tests).
-    pub fn new(start: u64) -> Shared {
-        Shared {
-            flags: Line(AtomicU32::new(0)),
-            head: Line(AtomicU64::new(start)),
-            tail: Line(AtomicU64::new(start)),
-            drops: Line(Drops {
-                count: AtomicU64::new(0),
-                first: AtomicI64::new(NO_FIRST),
-                last: AtomicI64::new(NO_LAST),
-            }),
-            taken: Line(Taken {
-                count: AtomicU64::new(0),
-                first: AtomicI64::new(NO_FIRST),
-            }),
-        }
+    /// What a new ring has that is not zero.
+    pub fn begin(&self) {
+        // Relaxed: nobody else knows of this memory yet.
+        self.drops.first.store(NO_FIRST, Ordering::Relaxed);
+        self.drops.last.store(NO_LAST, Ordering::Relaxed);
+        self.taken.first.store(NO_FIRST, Ordering::Relaxed);
     }
 }
 

@@ -185,30 +185,33 @@ impl<'l> Iterator for Recovered<'l> {
     type Item = Found<'l>;
 
     fn next(&mut self) -> Option<Found<'l>> {
-        let Some(start) = self.starts.peek().copied() else {
-            return self.last_gap();
-        };
-        if start != self.cursor {
-            let gap = self.ring.after_pad(self.cursor);
-            self.cursor = start;
-            if gap != start {
-                return Some(Found::Gap {
-                    start: gap,
-                    next: start,
-                });
+        while let Some(start) = self.starts.peek().copied() {
+            if start != self.cursor {
+                let gap = self.ring.after_pad(self.cursor);
+                self.cursor = start;
+                if gap != start {
+                    return Some(Found::Gap {
+                        start: gap,
+                        next: start,
+                    });
+                }
             }
+            self.starts.next();
+            let place = start & (self.ring.capacity() - 1);
+            // It proved itself in the scan. Should the file have changed since, it becomes a gap.
+            let Some((fields, payload)) = self.ring.record_at(place) else {
+                continue;
+            };
+            let next = start.saturating_add(footprint(payload.len() as u32));
+            self.cursor = next;
+            return Some(Found::Record {
+                start,
+                next,
+                pid: fields.pid,
+                payload,
+            });
         }
-        self.starts.next();
-        let place = start & (self.ring.capacity() - 1);
-        let (fields, payload) = self.ring.record_at(place)?;
-        let next = start.saturating_add(footprint(payload.len() as u32));
-        self.cursor = next;
-        Some(Found::Record {
-            start,
-            next,
-            pid: fields.pid,
-            payload,
-        })
+        self.last_gap()
     }
 }
 

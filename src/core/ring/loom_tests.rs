@@ -28,7 +28,8 @@ fn payload(producer: u8, number: u8) -> [u8; 12] {
     bytes
 }
 
-/// Reads what is there, at most `times`; gives every record back when `release`.
+/// Reads what is there, at most `times`, then gives it back: as in the worker the cursor is ahead
+/// of tail, up to a ring that is full of what was read.
 fn drain(ring: &Ring, cursor: &mut u64, times: usize, got: &mut Vec<(u8, u8)>) {
     // SAFETY: only one thread drains at a time.
     let consumer = unsafe { ring.consumer() };
@@ -47,6 +48,9 @@ fn drain(ring: &Ring, cursor: &mut u64, times: usize, got: &mut Vec<(u8, u8)>) {
             Read::Corrupt { at, why } => panic!("at {at}: {why}"),
         }
     }
+    consumer
+        .release(*cursor)
+        .expect("what was read can be released");
 }
 
 /// What each producer managed to push, in order.

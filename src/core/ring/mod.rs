@@ -27,7 +27,8 @@
 //!
 //! * `tail <= head <= tail + capacity`; both only grow.
 //! * All bytes of `[head, tail + capacity)` are zero. So a word that was reserved but not yet
-//!   stored reads 0, and no stale payload (text chosen by a user) is taken for a word.
+//!   stored reads 0, and no stale payload (text chosen by a user) is taken for a word. In a full
+//!   ring that range is empty: the word at `head` is then the oldest record's.
 //! * The bytes of a reserved span are written by its producer alone until it is published, read by
 //!   the consumer alone until it is released.
 //! * A record is trusted when its position is its place and its CRC-32C is right. The CRC covers
@@ -49,8 +50,10 @@
 //!
 //! * To skip a span whose producer is *alive* is a mistake that the ring can't prevent: the
 //!   producer would later write into bytes that others own. That costs records (found by their
-//!   CRC, never delivered wrong). For a span without pid the embedder needs its own evidence, such
-//!   as a flag per backend that is set around [`Ring::try_push`].
+//!   CRC, never delivered wrong). For a span without pid the embedder needs its own evidence: a
+//!   counter per backend, incremented before and after each [`Ring::try_push`]. Once the hole was
+//!   seen, note all counters; a backend whose counter was even then, has changed since, or that is
+//!   dead does not own the hole (`over_hole` in `pgrx-tests/core/tests/ring_soak/child.rs`).
 //! * A CRC is no signature. Whoever may write to the mapping can forge records.
 //! * Order between producers is the order of their reservations, nothing else.
 //! * The memory behind the mapping must stay there: truncating the file under a process is SIGBUS.
@@ -65,6 +68,8 @@
 // `loom` is set by hand for the model check; this package's manifest shares the workspace's lints,
 // which know no such name.
 #![allow(unexpected_cfgs)]
+// Under loom there is no file, so that only the tests make rings.
+#![cfg_attr(loom, allow(dead_code))]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod consume;

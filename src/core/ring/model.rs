@@ -6,8 +6,8 @@
 
 use loom::cell::UnsafeCell;
 
-use super::layout::sync::{AtomicU32, Ordering};
-use super::layout::{Fields, Shared, Word};
+use super::layout::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use super::layout::{Drops, Fields, Line, Shared, Taken, Word};
 
 struct Unit {
     word: AtomicU32,
@@ -37,8 +37,23 @@ impl Memory {
             word: AtomicU32::new(0),
             bytes: UnsafeCell::new([0; 8]),
         };
+        let shared = Shared {
+            flags: Line(AtomicU32::new(0)),
+            head: Line(AtomicU64::new(start)),
+            tail: Line(AtomicU64::new(start)),
+            drops: Line(Drops {
+                count: AtomicU64::new(0),
+                first: AtomicI64::new(0),
+                last: AtomicI64::new(0),
+            }),
+            taken: Line(Taken {
+                count: AtomicU64::new(0),
+                first: AtomicI64::new(0),
+            }),
+        };
+        shared.begin();
         Memory {
-            shared: Shared::new(start),
+            shared,
             units: (0..capacity / 8).map(unit).collect(),
         }
     }

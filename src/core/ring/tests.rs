@@ -175,6 +175,26 @@ fn full_is_refused_and_nothing_is_written() {
     assert_eq!(refused, Err(PushError::Full));
 }
 
+/// In a ring that is full to the last byte, head and tail are one place: what lies there is the
+/// oldest record, not one that comes after the newest. (Found by the soak.)
+#[test]
+fn nothing_follows_the_newest_record_of_a_full_ring() {
+    let pages = Pages::new(LEN);
+    let (ring, from) = near_the_end(&pages);
+    let mut cursor = from;
+    push(&ring, &[6; 100]); // after a PAD, which is now at tail
+    while ring.fill() < MIN_CAPACITY {
+        let rest = (MIN_CAPACITY - ring.fill()) as usize;
+        push(&ring, &vec![6; rest.min(1024) - RECORD_HEADER_LEN]);
+    }
+    while cursor < ring.head() {
+        cursor = take(&ring, cursor).1;
+    }
+    assert_eq!(consumer(&ring).read(cursor, &mut Vec::new()), Read::Empty);
+    consumer(&ring).release(cursor).unwrap();
+    assert_eq!(consumer(&ring).read(cursor, &mut Vec::new()), Read::Empty);
+}
+
 #[test]
 fn an_eighth_is_the_largest() {
     let pages = Pages::new(LEN);

@@ -1,14 +1,48 @@
-//! Secrets out of SQL text.
+//! Secrets out of SQL text (spec/capture.md rule 10).
+//!
+//! What is replaced, each by `<REDACTED>`, all else being kept byte for byte:
+//! * the literal behind the keyword PASSWORD;
+//! * in OPTIONS (…), the literal behind a name that holds password, passwd, secret, token or
+//!   passphrase;
+//! * the value of a setting whose name ends in password, passwd or passphrase, of primary_conninfo
+//!   and ssl_passphrase_command, in SET, ALTER … SET, CREATE … SET and `set_config`;
+//! * in every literal and comment: the value of password= (and of libpq's other secrets) in a
+//!   connection string, the password in a URI, and the same as above in SQL inside it, in
+//!   dollar-quoted bodies as in the text itself;
+//! * where such a literal ends in PASSWORD or `password=`, all literals of the statement behind it.
+//!
+//! What is *not* found:
+//! * secrets that are data: `INSERT INTO t (password) VALUES ('x')`, `crypt('x', …)`, parameters of
+//!   functions, JSON. Nothing tells them from any other value;
+//! * keywords not written in one piece: with escapes in them (`U&"p\0061ssword"`) or over a seam
+//!   of two pieces of a literal;
+//! * in SQL inside a quoted (not dollar-quoted) literal: `SET x.password = 'y'` unless the literal
+//!   begins with it, what a comment of more than 4 kB separates from its keyword, and literals that
+//!   a program in another language puts together.
+
+mod conninfo;
+mod edit;
+mod fragment;
+mod layer;
+mod message;
+mod needle;
+mod statement;
+mod unparsed;
+mod uri;
 
 use super::cut::Sink;
-use super::lexer::Lexer;
+use edit::Edit;
+
+pub use message::redact_error_message;
 
 /// How to read the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The session's setting of that name.
     pub standard_conforming_strings: bool,
-    /// The text did not parse: see [`redact_into`].
+    /// The text did not parse: when it holds one of the words that announce a secret, every literal
+    /// and quoted identifier from the first of them on is replaced, what is not terminated up to the
+    /// end.
     pub unparsed: bool,
 }
 
@@ -21,48 +55,34 @@ impl Default for Options {
     }
 }
 
-/// Whether the text may hold a secret. `false` means that [`redact_into`] would not change it.
+/// Whether the text may hold a secret. `false` means that [`redact_into`] would not change it,
+/// whatever the options.
 pub fn may_hold_secret(text: &[u8]) -> bool {
-    let lower = |needle: &[u8]| {
-        text.windows(needle.len())
-            .any(|window| window.eq_ignore_ascii_case(needle))
-    };
-    [
-        &b"passw"[..],
-        b"passphrase",
-        b"secret",
-        b"token",
-        b"conninfo",
-        b"://",
-    ]
-    .into_iter()
-    .any(lower)
+    first_needle(text).is_some()
+}
+
+fn first_needle(text: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let found = needle::find(text, from)?;
+        if !found.uri || uri::may_have_password(text, found.at) {
+            return Some(found.at);
+        }
+        from = found.end;
+    }
 }
 
 /// Writes the text without its secrets.
 pub fn redact_into(text: &[u8], options: Options, out: &mut impl Sink) {
-    // Stand-in: every literal of a text that may hold a secret.
-    if !may_hold_secret(text) {
+    let Some(first) = first_needle(text) else {
         return out.put(text);
+    };
+    let plain = options.standard_conforming_strings;
+    let mut edit = Edit::new(text, out);
+    if options.unparsed {
+        unparsed::redact(text, first, plain, &mut edit);
+    } else {
+        statement::redact(text, 0, text.len(), plain, 0, &mut edit);
     }
-    for token in Lexer::new(text, options.standard_conforming_strings) {
-        if token.kind.is_literal() {
-            out.put(b"'<REDACTED>'");
-        } else {
-            out.put(token.of(text));
-        }
-    }
-}
-
-/// Writes an error's message without the fragment of the statement that it quotes, if the
-/// statement may hold a secret.
-pub fn redact_error_message(message: &[u8], statement: &[u8], out: &mut impl Sink) {
-    let quote = memchr::memchr(b'"', message);
-    match quote {
-        Some(quote) if may_hold_secret(statement) => {
-            out.put(message.get(..quote).unwrap_or_default());
-            out.put(b"\"<REDACTED>\"");
-        }
-        _ => out.put(message),
-    }
+    edit.finish();
 }

@@ -1,0 +1,615 @@
+//! The redactor: a table of cases, what must stay, what cannot be read.
+
+use audit_core::sql::redact::{Options, may_hold_secret, redact_error_message, redact_into};
+
+const ON: Options = Options {
+    standard_conforming_strings: true,
+    unparsed: false,
+};
+const OFF: Options = Options {
+    standard_conforming_strings: false,
+    unparsed: false,
+};
+const UNPARSED: Options = Options {
+    standard_conforming_strings: true,
+    unparsed: true,
+};
+
+fn redact(text: &str, options: Options) -> String {
+    let mut out = Vec::new();
+    redact_into(text.as_bytes(), options, &mut out);
+    String::from_utf8(out).expect("cuts no character")
+}
+
+/// Runs all cases, so that one run shows all that differ. In the expected text `@` is the mark.
+fn check(options: Options, cases: &[(&str, &str)]) {
+    let mut wrong = Vec::new();
+    for (input, expected) in cases {
+        let expected = expected.replace('@', "<REDACTED>");
+        let found = redact(input, options);
+        let again = redact(&found, options);
+        if found != expected {
+            wrong.push(format!(
+                "  input    {input}\n  expected {expected}\n  found    {found}"
+            ));
+        } else if again != found {
+            wrong.push(format!("  once  {found}\n  twice {again}"));
+        }
+        assert!(
+            found == *input || may_hold_secret(input.as_bytes()),
+            "{input}"
+        );
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong\n{}",
+        wrong.len(),
+        wrong.join("\n\n")
+    );
+}
+
+/// Texts that must come out as they went in.
+fn unchanged(options: Options, cases: &[&str]) {
+    // `@` is data here, so no replacing.
+    for input in cases {
+        assert_eq!(redact(input, options), *input);
+    }
+}
+
+#[test]
+fn role_passwords() {
+    check(
+        ON,
+        &[
+            ("CREATE ROLE a PASSWORD 'x'", "CREATE ROLE a PASSWORD '@'"),
+            (
+                "create user a encrypted password 'x' valid until '2030-01-01'",
+                "create user a encrypted password '@' valid until '2030-01-01'",
+            ),
+            (
+                "ALTER GROUP a WITH UNENCRYPTED PASSWORD 'x';",
+                "ALTER GROUP a WITH UNENCRYPTED PASSWORD '@';",
+            ),
+            ("ALTER ROLE a PASSWORD'x'", "ALTER ROLE a PASSWORD'@'"),
+            ("ALTER ROLE a PASSWORD 'it''s'", "ALTER ROLE a PASSWORD '@'"),
+            (
+                "ALTER ROLE a PASSWORD E'it\\'s \\\\'",
+                "ALTER ROLE a PASSWORD '@'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD e'\\'' LOGIN",
+                "ALTER ROLE a PASSWORD '@' LOGIN",
+            ),
+            (
+                "ALTER ROLE a PASSWORD U&'d\\0061t' UESCAPE '!'",
+                "ALTER ROLE a PASSWORD '@' UESCAPE '!'",
+            ),
+            ("ALTER ROLE a PASSWORD $$x'y$$", "ALTER ROLE a PASSWORD '@'"),
+            (
+                "ALTER ROLE a PASSWORD $t$x$$y$t$ LOGIN",
+                "ALTER ROLE a PASSWORD '@' LOGIN",
+            ),
+            (
+                "ALTER ROLE a PASSWORD 'x'\n  'y' LOGIN",
+                "ALTER ROLE a PASSWORD '@' LOGIN",
+            ),
+            (
+                "ALTER ROLE a PASSWORD 'x' -- c\n -- d\n 'y'",
+                "ALTER ROLE a PASSWORD '@'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD /* 'no' */ -- it's\n 'x'",
+                "ALTER ROLE a PASSWORD /* 'no' */ -- it's\n '@'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD/**/'x'",
+                "ALTER ROLE a PASSWORD/**/'@'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD '\\' LOGIN",
+                "ALTER ROLE a PASSWORD '@' LOGIN",
+            ),
+            ("ALTER ROLE a PASSWORD ''", "ALTER ROLE a PASSWORD '@'"),
+            (
+                "ALTER ROLE a PASSWORD NULL VALID UNTIL 'x'",
+                "ALTER ROLE a PASSWORD NULL VALID UNTIL 'x'",
+            ),
+            (
+                "ALTER ROLE \"PASSWORD\" PASSWORD 'x'",
+                "ALTER ROLE \"PASSWORD\" PASSWORD '@'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD 'x'; ALTER ROLE b PASSWORD 'y'; SELECT 'z'",
+                "ALTER ROLE a PASSWORD '@'; ALTER ROLE b PASSWORD '@'; SELECT 'z'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD 'ä€' /* ü */",
+                "ALTER ROLE a PASSWORD '@' /* ü */",
+            ),
+            (
+                "CREATE ROLE a CONNECTION LIMIT 1PASSWORD 'x'",
+                "CREATE ROLE a CONNECTION LIMIT 1PASSWORD '@'",
+            ),
+        ],
+    );
+    check(
+        OFF,
+        &[
+            (
+                "ALTER ROLE a PASSWORD 'it\\'s' LOGIN",
+                "ALTER ROLE a PASSWORD '@' LOGIN",
+            ),
+            (
+                "ALTER ROLE a PASSWORD '\\\\' LOGIN",
+                "ALTER ROLE a PASSWORD '@' LOGIN",
+            ),
+            (
+                "DO 'BEGIN ALTER ROLE a PASSWORD \\'x\\'; END'",
+                "DO 'BEGIN ALTER ROLE a PASSWORD \\'@\\'; END'",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn options_of_servers_and_mappings() {
+    check(
+        ON,
+        &[
+            (
+                "CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', password 'x')",
+                "CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', password '@')",
+            ),
+            (
+                "ALTER USER MAPPING FOR a SERVER s OPTIONS (SET password 'x', DROP y, ADD api_token 'z')",
+                "ALTER USER MAPPING FOR a SERVER s OPTIONS (SET password '@', DROP y, ADD api_token '@')",
+            ),
+            (
+                "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (host 'h', \"Secret_Key\" $$x$$, dbname 'd')",
+                "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (host 'h', \"Secret_Key\" '@', dbname 'd')",
+            ),
+            (
+                "ALTER FOREIGN DATA WRAPPER w OPTIONS (ADD passphrase E'x', sslpassword 'y', dbpasswd 'z')",
+                "ALTER FOREIGN DATA WRAPPER w OPTIONS (ADD passphrase '@', sslpassword '@', dbpasswd '@')",
+            ),
+            (
+                "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (secret /* c */ 'x')",
+                "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (secret /* c */ '@')",
+            ),
+            (
+                "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (conn 'host=h password=x port=1')",
+                "CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (conn 'host=h password=@ port=1')",
+            ),
+            (
+                "DO $$ BEGIN CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', token 'x'); END $$",
+                "DO $$ BEGIN CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', token '@'); END $$",
+            ),
+            (
+                "DO 'BEGIN CREATE USER MAPPING FOR a SERVER s OPTIONS (user ''u'', \"token\" ''x''); END'",
+                "DO 'BEGIN CREATE USER MAPPING FOR a SERVER s OPTIONS (user ''u'', \"token\" ''@''); END'",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn connection_strings() {
+    check(
+        ON,
+        &[
+            (
+                "CREATE SUBSCRIPTION s CONNECTION 'host=h password=x dbname=d' PUBLICATION p",
+                "CREATE SUBSCRIPTION s CONNECTION 'host=h password=@ dbname=d' PUBLICATION p",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'password = x sslpassword=y'",
+                "ALTER SUBSCRIPTION s CONNECTION 'password = @ sslpassword=@'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'password=''x y'' host=h'",
+                "ALTER SUBSCRIPTION s CONNECTION 'password=''@'' host=h'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'password=''it\\''s y'' host=h'",
+                "ALTER SUBSCRIPTION s CONNECTION 'password=''@'' host=h'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'host=h password=x\\ y user=u'",
+                "ALTER SUBSCRIPTION s CONNECTION 'host=h password=@ user=u'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION E'host=h\\npassword=\\'x y\\'\\nuser=u'",
+                "ALTER SUBSCRIPTION s CONNECTION E'host=h\\npassword=\\'@\\'\\nuser=u'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION $$host=h password='x y' user=u$$",
+                "ALTER SUBSCRIPTION s CONNECTION $$host=h password='@' user=u$$",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'host=h '\n'password=x'\n'y user=u'",
+                "ALTER SUBSCRIPTION s CONNECTION 'host=h '\n'password=@ user=u'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'host=h password=not quoted user=u'",
+                "ALTER SUBSCRIPTION s CONNECTION 'host=h password=@ user=u'",
+            ),
+            (
+                "ALTER SUBSCRIPTION s CONNECTION 'password=''it''s user=u'",
+                "ALTER SUBSCRIPTION s CONNECTION 'password=''@'",
+            ),
+            (
+                "SELECT dblink_connect('c', 'host=h user=u password=x')",
+                "SELECT dblink_connect('c', 'host=h user=u password=@')",
+            ),
+            (
+                "SELECT * FROM dblink('dbname=d password=x', 'SELECT 1') t(a int)",
+                "SELECT * FROM dblink('dbname=d password=@', 'SELECT 1') t(a int)",
+            ),
+            (
+                "SELECT dblink_connect('host=h password=' || 'x')",
+                "SELECT dblink_connect('host=h password=' || '@')",
+            ),
+            (
+                "DO $$ BEGIN PERFORM dblink_connect('host=h password=x port=1'); END $$",
+                "DO $$ BEGIN PERFORM dblink_connect('host=h password=@ port=1'); END $$",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE 'SELECT dblink_connect(''host=h password=x'')'; END $$",
+                "DO $$ BEGIN EXECUTE 'SELECT dblink_connect(''host=h password=@'')'; END $$",
+            ),
+            (
+                "DO 'BEGIN PERFORM dblink_connect(''host=h password=''''x y'''' port=1''); END'",
+                "DO 'BEGIN PERFORM dblink_connect(''host=h password=''''@'''' port=1''); END'",
+            ),
+            (
+                "DO $p$\n# it's python\nc = connect(\"host=h password=x\")\n$p$ LANGUAGE plpython3u",
+                "DO $p$\n# it's python\nc = connect(\"host=h password=@\")\n$p$ LANGUAGE plpython3u",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn uris() {
+    for (input, expected) in [
+        (
+            "SELECT dblink_connect('postgresql://u:x@h:5432/d')",
+            "SELECT dblink_connect('postgresql://u:<REDACTED>@h:5432/d')",
+        ),
+        (
+            "SELECT dblink_connect('postgres://u:x@h/d?sslmode=require')",
+            "SELECT dblink_connect('postgres://u:<REDACTED>@h/d?sslmode=require')",
+        ),
+        (
+            "ALTER SUBSCRIPTION s CONNECTION 'postgresql://h/d?user=u&password=x&connect_timeout=1'",
+            "ALTER SUBSCRIPTION s CONNECTION 'postgresql://h/d?user=u&password=<REDACTED>&connect_timeout=1'",
+        ),
+        (
+            "SELECT 'postgresql://u:p@ss@h/d'",
+            "SELECT 'postgresql://u:<REDACTED>@h/d'",
+        ),
+        (
+            "SELECT 'postgresql://u:p/s@h/d'",
+            "SELECT 'postgresql://u:<REDACTED>@h/d'",
+        ),
+        (
+            "SELECT 'postgresql://u:it''s@h/d'",
+            "SELECT 'postgresql://u:<REDACTED>@h/d'",
+        ),
+        (
+            "SELECT 'postgresql://u:a b@h/d'",
+            "SELECT 'postgresql://u:<REDACTED>@h/d'",
+        ),
+        (
+            "SELECT 'see amqp://u:x@h/v please'",
+            "SELECT 'see amqp://u:<REDACTED>@h/v please'",
+        ),
+        (
+            "-- postgres://u:x@h/d\nSELECT 1",
+            "-- postgres://u:<REDACTED>@h/d\nSELECT 1",
+        ),
+        (
+            "SELECT $$redis://:x@h$$",
+            "SELECT $$redis://:<REDACTED>@h$$",
+        ),
+        (
+            "SELECT 'jdbc:postgresql://h/d?user=u&password=x'",
+            "SELECT 'jdbc:postgresql://h/d?user=u&password=<REDACTED>'",
+        ),
+    ] {
+        let found = redact(input, ON);
+        assert_eq!(found, expected);
+        assert_eq!(redact(&found, ON), found);
+        assert!(may_hold_secret(input.as_bytes()), "{input}");
+    }
+    unchanged(
+        ON,
+        &[
+            "SELECT 'https://h:8080/a/b@c'",
+            "SELECT 'http://h/x:y@z', 'a:b@c'",
+            "SELECT 'mailto:a@b', 'http://a@b/', 'postgresql://u@h/d', 'postgresql://h:5432/d'",
+        ],
+    );
+}
+
+#[test]
+fn settings() {
+    check(
+        ON,
+        &[
+            (
+                "ALTER SYSTEM SET primary_conninfo = 'host=h password=x'",
+                "ALTER SYSTEM SET primary_conninfo = '@'",
+            ),
+            (
+                "ALTER SYSTEM SET ssl_passphrase_command TO 'echo x'",
+                "ALTER SYSTEM SET ssl_passphrase_command TO '@'",
+            ),
+            ("SET app.password = 'x'", "SET app.password = '@'"),
+            (
+                "SET LOCAL app.\"DB_Passphrase\" TO $$x$$; SELECT 'y'",
+                "SET LOCAL app.\"DB_Passphrase\" TO '@'; SELECT 'y'",
+            ),
+            (
+                "SET SESSION app.password TO hunter2, \"b\", 3",
+                "SET SESSION app.password TO '@', '@', '@'",
+            ),
+            ("SET app.password = -5", "SET app.password = -'@'"),
+            ("SET app.password TO DEFAULT", "SET app.password TO DEFAULT"),
+            (
+                "ALTER ROLE a IN DATABASE d SET app.password = 'x'",
+                "ALTER ROLE a IN DATABASE d SET app.password = '@'",
+            ),
+            (
+                "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET app.password = 'x' AS 'SELECT 1'",
+                "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET app.password = '@' AS 'SELECT 1'",
+            ),
+            (
+                "SELECT set_config('app.password', 'x', false), 'y'",
+                "SELECT set_config('app.password', '@', false), 'y'",
+            ),
+            (
+                "SELECT pg_catalog.set_config('app.password'::text, 'x' || 'y', true)",
+                "SELECT pg_catalog.set_config('app.password'::text, '@' || '@', true)",
+            ),
+            (
+                "SELECT $$see host=h password=x$$, $$x amqp://u$$",
+                "SELECT $$see host=h password=@$$, $$x amqp://u$$",
+            ),
+            (
+                "DO $$ BEGIN SET app.password = 'x'; END $$",
+                "DO $$ BEGIN SET app.password = '@'; END $$",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE 'SET app.password = ''x'''; END $$",
+                "DO $$ BEGIN EXECUTE 'SET app.password = ''@'''; END $$",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn statements_inside_literals() {
+    check(
+        ON,
+        &[
+            (
+                "DO $$ BEGIN ALTER ROLE a PASSWORD 'x'; END $$",
+                "DO $$ BEGIN ALTER ROLE a PASSWORD '@'; END $$",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''x'''; END $$",
+                "DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''@'''; END $$",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE $q$ALTER ROLE a PASSWORD 'x'$q$; END $$",
+                "DO $$ BEGIN EXECUTE $q$ALTER ROLE a PASSWORD '@'$q$; END $$",
+            ),
+            (
+                "DO 'BEGIN EXECUTE ''ALTER ROLE a PASSWORD ''''x''''''; END'",
+                "DO 'BEGIN EXECUTE ''ALTER ROLE a PASSWORD ''''@''''''; END'",
+            ),
+            (
+                "DO 'BEGIN ALTER ROLE a PASSWORD ''it''''s''; END'",
+                "DO 'BEGIN ALTER ROLE a PASSWORD ''@''; END'",
+            ),
+            (
+                "DO 'BEGIN ALTER ROLE a PASSWORD $x$y$x$; END'",
+                "DO 'BEGIN ALTER ROLE a PASSWORD $x$@$x$; END'",
+            ),
+            (
+                "DO E'BEGIN ALTER ROLE a PASSWORD \\'x\\'; END'",
+                "DO E'BEGIN ALTER ROLE a PASSWORD \\'@\\'; END'",
+            ),
+            (
+                "DO E'BEGIN\\nALTER ROLE a\\nPASSWORD ''x''; END'",
+                "DO E'BEGIN\\nALTER ROLE a\\nPASSWORD ''@''; END'",
+            ),
+            (
+                "SELECT dblink_exec('c', 'ALTER ROLE a PASSWORD ''x''')",
+                "SELECT dblink_exec('c', 'ALTER ROLE a PASSWORD ''@''')",
+            ),
+            (
+                "SELECT dblink_exec('c', 'ALTER ROLE a '\n  'PASSWORD ''x''')",
+                "SELECT dblink_exec('c', 'ALTER ROLE a '\n  'PASSWORD ''@''')",
+            ),
+            (
+                "SELECT exec('ALTER ROLE a PASSWORD ' || 'x')",
+                "SELECT exec('ALTER ROLE a PASSWORD ' || '@')",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''' || 'x' || ''''; END $$",
+                "DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''' || '@' || '@'; END $$",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L', 'a', 'x'); PERFORM 'y'; END $$",
+                "DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L', '@', '@'); PERFORM 'y'; END $$",
+            ),
+            (
+                "DO $$ BEGIN EXECUTE format('ALTER ROLE a PASSWORD ''%s''', 'x'); END $$",
+                "DO $$ BEGIN EXECUTE format('ALTER ROLE a PASSWORD ''%s''', '@'); END $$",
+            ),
+            (
+                "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS $f$ ALTER ROLE a PASSWORD 'x' $f$",
+                "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS $f$ ALTER ROLE a PASSWORD '@' $f$",
+            ),
+            (
+                "DO $p$\n# don't\nplpy.execute(\"ALTER ROLE a PASSWORD 'x'\")\n$p$ LANGUAGE plpython3u",
+                "DO $p$\n# don't\nplpy.execute(\"ALTER ROLE a PASSWORD '@'\")\n$p$ LANGUAGE plpython3u",
+            ),
+            (
+                "-- ALTER ROLE a PASSWORD 'x'\nSELECT 1",
+                "-- ALTER ROLE a PASSWORD '@'\nSELECT 1",
+            ),
+            (
+                "/* it's PASSWORD 'x' */ SELECT 1",
+                "/* it's PASSWORD '@' */ SELECT 1",
+            ),
+            (
+                "SELECT 'ALTER ROLE a PASSWORD ''x'' LOGIN', 'y'",
+                "SELECT 'ALTER ROLE a PASSWORD ''@'' LOGIN', 'y'",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn data_stays() {
+    unchanged(
+        ON,
+        &[
+            "INSERT INTO t(password) VALUES('x')",
+            "INSERT INTO t (token, secret) VALUES ('a', $$b$$) RETURNING password",
+            "UPDATE t SET password = 'x', token = 'y' WHERE secret = 'z'",
+            "SELECT * FROM t WHERE password = 'x' AND token IN ('a', 'b')",
+            "INSERT INTO t VALUES ('{\"password\": \"x\"}', 'enter your password', 'y')",
+            "SELECT crypt('x', gen_salt('bf')) AS password",
+            "MERGE INTO t USING s ON t.i = s.i WHEN MATCHED THEN UPDATE SET password = 'x'",
+            "INSERT INTO t VALUES (1) ON CONFLICT (i) DO UPDATE SET password = 'x'",
+            "CREATE RULE r AS ON INSERT TO t DO UPDATE t SET password = 'x'",
+            "CREATE FUNCTION f() RETURNS int AS $$ UPDATE t SET a = 1, password = crypt($1, 'y') $$ LANGUAGE sql",
+            "CREATE FUNCTION f() RETURNS int AS $$ SELECT 1 FROM t WHERE a = b AND password = $2 $$ LANGUAGE sql",
+            "CREATE FUNCTION f() RETURNS int AS 'SELECT 1 FROM t WHERE password = ''x''' LANGUAGE sql",
+            "CREATE TABLE t (password text DEFAULT 'x', token text)",
+            "ALTER TABLE t ALTER COLUMN password SET DEFAULT 'x'",
+            "COMMENT ON COLUMN t.password IS 'x'",
+            "SET password_encryption = 'scram-sha-256'",
+            "SET search_path = 'secret', 'token'",
+            "SELECT 'password', 'x'",
+            "EXPLAIN SELECT 1 -- password",
+            "RESET app.password",
+            "SHOW app.password",
+            "",
+        ],
+    );
+}
+
+#[test]
+fn unparsed_text_loses_all_literals() {
+    check(
+        UNPARSED,
+        &[
+            (
+                "ALTER ROLE a PASSWORD 'x' VALID UNTILL 'y'",
+                "ALTER ROLE a PASSWORD '@' VALID UNTILL '@'",
+            ),
+            (
+                "SELCT 'a'; ALTER ROLE a PASSWORD 'x'",
+                "SELCT 'a'; ALTER ROLE a PASSWORD '@'",
+            ),
+            ("ALTER ROLE a PASSWORD 'x", "ALTER ROLE a PASSWORD '@'"),
+            ("ALTER ROLE a PASSWORD $$x", "ALTER ROLE a PASSWORD '@'"),
+            ("ALTER ROLE a PASSWORD \"x\"", "ALTER ROLE a PASSWORD '@'"),
+            ("ALTER ROLE a PASSWORD \"x", "ALTER ROLE a PASSWORD '@'"),
+            ("ALTER ROLE a PASSWORD x", "ALTER ROLE a PASSWORD '@'"),
+            (
+                "ALTER ROLE a PASSWORD = 1x!y; SELECT 2",
+                "ALTER ROLE a PASSWORD = '@'; SELECT 2",
+            ),
+            (
+                "ALTER ROLE a PASSWORD 'it's x'",
+                "ALTER ROLE a PASSWORD '@'",
+            ),
+            ("ALTER ROLE a PASSWORD x'y z", "ALTER ROLE a PASSWORD '@'"),
+            (
+                "ALTER ROLE a PASSWORD hunt'er z'",
+                "ALTER ROLE a PASSWORD '@'",
+            ),
+            (
+                "ALTER ROLE a PASSWORD NULL NULL 'x'",
+                "ALTER ROLE a PASSWORD NULL NULL '@'",
+            ),
+            ("ALTER ROLE a PASSWORD /* 'x", "ALTER ROLE a PASSWORD /*@"),
+            (
+                "ALTER ROLE a PASSWORD -- PASSWORD 'y'\n 'x')",
+                "ALTER ROLE a PASSWORD -- PASSWORD '@'\n '@')",
+            ),
+            (
+                "SELECT dblink_connect('host=h password=x'",
+                "SELECT dblink_connect('@'",
+            ),
+            ("SELECT 1 FORM 'a'", "SELECT 1 FORM 'a'"),
+            (
+                "SELECT token FORM t WHERE a = 'x'",
+                "SELECT token FORM t WHERE a = '@'",
+            ),
+            (
+                "CREATE USER MAPPING FOR a SERVER s OPTIONS (password 'x'",
+                "CREATE USER MAPPING FOR a SERVER s OPTIONS (password '@'",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn error_messages() {
+    let message = |message: &str, statement: &str| {
+        let mut out = Vec::new();
+        redact_error_message(message.as_bytes(), statement.as_bytes(), &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    for (text, statement, expected) in [
+        (
+            "syntax error at or near \"'x'\"",
+            "ALTER ROLE a PASSWRD 'x'",
+            "syntax error at or near \"<REDACTED>\"",
+        ),
+        (
+            "syntax error at or near \"\"x\"\"",
+            "ALTER ROLE a PASSWORD \"x\"",
+            "syntax error at or near \"<REDACTED>\"",
+        ),
+        (
+            "unterminated quoted string at or near \"'x \"y\" z\"",
+            "ALTER ROLE a PASSWORD 'x \"y\" z",
+            "unterminated quoted string at or near \"<REDACTED>\"",
+        ),
+        (
+            "Syntaxfehler bei »x«",
+            "ALTER ROLE a PASSWORD x",
+            "Syntaxfehler bei »<REDACTED>«",
+        ),
+        (
+            "syntax error at or near \"FORM\"",
+            "SELECT 1 FORM t",
+            "syntax error at or near \"FORM\"",
+        ),
+        (
+            "syntax error at end of input",
+            "ALTER ROLE a PASSWORD",
+            "syntax error at end of input",
+        ),
+        (
+            "role \"bob\" does not exist",
+            "ALTER ROLE Bob PASSWORD 'x'",
+            "role \"bob\" does not exist",
+        ),
+        (
+            "syntax error at or near \"x",
+            "ALTER ROLE a PASSWORD x",
+            "syntax error at or near \"<REDACTED>",
+        ),
+    ] {
+        assert_eq!(message(text, statement), expected, "{statement}");
+    }
+}
