@@ -249,10 +249,10 @@ fn a_deferred_constraint_fails_at_commit() {
     assert_eq!(fates(&cluster)[0], "a | success | rolled back");
     assert_eq!(
         cluster.trail(
-            "outcome, sqlstate, transaction_outcome",
+            "statement, outcome, sqlstate, transaction_outcome",
             "command = 'COMMIT'"
         ),
-        ["failed | 23503 | rolled back"]
+        ["COMMIT | failed | 23503 | rolled back"]
     );
     assert_eq!(
         cluster.trail("transaction_outcome", "statement LIKE '/* b */%'"),

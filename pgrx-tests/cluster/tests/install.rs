@@ -12,6 +12,18 @@ use crate::assert_mentions;
 
 const CREATE: &str = "CREATE EXTENSION audit_ext";
 
+/// CREATE EXTENSION with nothing worse than its NOTICE.
+#[track_caller]
+fn create_extension(cluster: &Cluster, database: &str) {
+    let output = cluster.psql().db(database).run(CREATE);
+    let complaints = ["WARNING:", "ERROR:", "FATAL:"];
+    assert!(
+        !complaints.iter().any(|word| output.stderr.contains(word)),
+        "{output:?}"
+    );
+    assert_eq!(output.code, 0, "{output:?}");
+}
+
 /// Every file below a folder with its content.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -77,11 +89,7 @@ fn the_notice_tells_level_and_retention() {
 #[test]
 fn no_further_setting_and_no_second_restart() {
     let cluster = Cluster::builder().without_extension().start();
-    cluster
-        .psql()
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run(CREATE)
-        .ok();
+    create_extension(&cluster, "app");
     cluster.psql().db("postgres").run("SELECT 'elsewhere'").ok();
     eventually("the statement is in the trail", || {
         cluster.query("app", "SELECT audit.flush()");
@@ -124,12 +132,7 @@ fn a_foreign_schema_audit_is_left_alone() {
         ["0"]
     );
     // In a database without one it works.
-    cluster
-        .psql()
-        .db("postgres")
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run(CREATE)
-        .ok();
+    create_extension(&cluster, "postgres");
     cluster.psql().run("SELECT 1 /* here */").ok();
     assert_eq!(cluster.count("statement LIKE '%here%'"), 1);
 }
@@ -190,12 +193,7 @@ fn preloaded_without_a_home_is_inert() {
         "statements went to the ring of a server without a home"
     );
     // Nothing of that turns up later.
-    cluster
-        .psql()
-        .db("postgres")
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run(CREATE)
-        .ok();
+    create_extension(&cluster, "postgres");
     assert_eq!(cluster.count("true"), 0);
     cluster.psql().run("SELECT 'recorded'").ok();
     assert_eq!(cluster.count("true"), 1);
@@ -219,12 +217,7 @@ fn create_extension_rolled_back_leaves_nothing() {
     }
     assert_calm(&cluster);
     // Another database can become the home.
-    cluster
-        .psql()
-        .db("postgres")
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run(CREATE)
-        .ok();
+    create_extension(&cluster, "postgres");
     cluster.psql().run("SELECT 'recorded'").ok();
     assert_eq!(cluster.trail("statement LIKE '%recorded%'", "true"), ["t"]);
 }
@@ -241,12 +234,7 @@ fn drop_and_create_again() {
         .ok();
     cluster.psql().run("SELECT 'between'").ok();
     assert_calm(&cluster);
-    cluster
-        .psql()
-        .db("postgres")
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run(CREATE)
-        .ok();
+    create_extension(&cluster, "postgres");
     cluster.psql().run("SELECT 'second life'").ok();
     assert_eq!(
         cluster.trail(
@@ -277,12 +265,7 @@ fn the_home_is_found_again_after_each_kind_of_stop() {
 fn the_home_can_be_renamed() {
     let cluster = Cluster::builder().without_extension().start();
     cluster.psql().run("CREATE DATABASE home").ok();
-    cluster
-        .psql()
-        .db("home")
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run(CREATE)
-        .ok();
+    create_extension(&cluster, "home");
     cluster.psql().db("home").run("SELECT audit.flush()").ok();
     cluster
         .psql()
@@ -303,13 +286,7 @@ fn the_home_can_be_renamed() {
 fn a_home_that_is_dropped_leaves_a_calm_server() {
     let cluster = Cluster::builder().without_extension().start();
     cluster.psql().run("CREATE DATABASE home").ok();
-    let quiet = |database: &str| {
-        cluster
-            .psql()
-            .db(database)
-            .env("PGOPTIONS", "-c client_min_messages=warning")
-    };
-    quiet("home").run(CREATE).ok();
+    create_extension(&cluster, "home");
     cluster.psql().db("home").run("SELECT audit.flush()").ok();
     let dropped = cluster.psql().run("DROP DATABASE home WITH (FORCE)");
     assert_eq!(
@@ -320,7 +297,7 @@ fn a_home_that_is_dropped_leaves_a_calm_server() {
     assert_calm(&cluster);
     cluster.restart(Shutdown::Fast);
     assert_calm(&cluster);
-    quiet("postgres").run(CREATE).ok();
+    create_extension(&cluster, "postgres");
     cluster.psql().run("SELECT 'in the new home'").ok();
     assert_eq!(cluster.count("statement LIKE '%in the new home%'"), 1);
 }
