@@ -36,7 +36,9 @@ pub enum End {
 
 /// What one step came to.
 enum Drained {
-    Stored { full: bool },
+    Stored {
+        full: bool,
+    },
     Nothing,
     Pending,
 }
