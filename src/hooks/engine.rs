@@ -399,11 +399,13 @@ impl Engine {
         }
     }
 
-    /// At an abort: statements whose catcher is gone are dead; when the process exits all are.
+    /// At an abort: statements that don't have a catcher of their own inside the one that is in force
+    /// now are dead (a procedure that rolls back does so under catchers further in); when the process
+    /// exits all are.
     fn bury_all_or_outer(&mut self, exiting: bool) {
         let catcher = catcher();
         while let Some(&id) = self.running.last() {
-            if !exiting && self.pool[id].catcher >= catcher {
+            if !exiting && self.pool[id].catcher > catcher {
                 break;
             }
             self.running.pop();
