@@ -60,7 +60,11 @@ fn fit(numbers: &mut Numbers, sections: &mut [Option<&[u8]>; 8]) {
         if numbers.statement_length == 0 {
             numbers.statement_length = text.len() as u32;
         }
-        let keep = text.len().saturating_sub(over);
+        let mut keep = text.len().saturating_sub(over);
+        // Not inside a character of UTF-8.
+        while keep > 0 && text[keep] & 0xc0 == 0x80 {
+            keep -= 1;
+        }
         sections[STATEMENT] = Some(&text[..keep]);
     }
 }

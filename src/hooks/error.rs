@@ -191,12 +191,23 @@ unsafe fn nested_unseen<'a>(internal: *const core::ffi::c_char) -> Option<&'a [u
     }
     let text = split::trim(unsafe { raw::bytes(internal) });
     let frame = engine().innermost()?;
-    let body = matches!(
+    let creates = matches!(
         frame.command.as_slice(),
-        b"DO" | b"CREATE FUNCTION" | b"CREATE PROCEDURE"
+        b"CREATE FUNCTION" | b"CREATE PROCEDURE"
     );
+    let body = creates || starts_like_body(text);
     let seen = frame.numbers.depth > 0 && frame.text == text;
     (!body && !seen).then_some(text)
+}
+
+/// Whether a text begins as the body of a PL/pgSQL function does; no statement that a function can
+/// run begins so.
+fn starts_like_body(text: &[u8]) -> bool {
+    let word = |word: &[u8]| {
+        text.get(..word.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    word(b"begin") || word(b"declare") || text.starts_with(b"<<") || text.starts_with(b"#")
 }
 
 /// A frame for such a statement. Allocates nothing that was not set aside.
