@@ -1,10 +1,10 @@
 //! Where the trail stands: what the worker asks it when it attaches, and after nothing else, as it
 //! is the only one that writes.
 
-use super::json::hex;
 use super::store::Progress;
 use crate::pg::spi::query;
 use audit_core::event::Timestamp;
+use audit_core::json::hex;
 
 /// The last seq and recorded_at; zeros for an empty trail. In a transaction; throws.
 pub fn last() -> (u64, Timestamp) {

@@ -1,0 +1,35 @@
+# audit_ext: everything a newcomer or a CI machine calls. Details are in scripts/.
+#
+#   PG_CONFIG         the server to build for and install into  (/usr/lib/postgresql/15/bin/pg_config)
+#   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup install run stop test test-majors lint clean
+MAKEFLAGS += --no-print-directory
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+run: ## build, install, start a scratch cluster, play an example and show audit.log
+	@scripts/run.sh
+
+stop: ## stop the scratch cluster
+	@scripts/stop.sh
+
+setup: ## install what is missing: Debian packages, cargo-pgrx
+	@scripts/setup.sh
+
+install: ## release build, installed into the server of PG_CONFIG
+	@scripts/install.sh
+
+test: ## every test: pure part, loom, real clusters
+	@scripts/test.sh
+
+test-majors: ## the main-job test on real servers 16 and 18
+	@scripts/test-majors.sh
+
+lint: ## rustfmt, clippy, type-check for PostgreSQL 14 to 18, rules of structure
+	@scripts/lint.sh
+
+clean: ## remove builds and the scratch cluster
+	@scripts/clean.sh

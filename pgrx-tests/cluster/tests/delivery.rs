@@ -1,0 +1,261 @@
+//! Every event reaches the trail once, in order, soon, and in nobody's way (spec/delivery.md).
+
+use std::thread;
+use std::time::Duration;
+
+use audit_cluster_tests::{Cluster, eventually, voluntary_switches, wait_until};
+
+use crate::load::{check_event_numbers, check_order};
+
+#[test]
+fn a_hundred_thousand_transactions_of_eight_clients_are_a_hundred_thousand_rows() {
+    let cluster = Cluster::start();
+    let pgbench = |args: &[&str]| {
+        let output = cluster
+            .program("pgbench")
+            .env("PGAPPNAME", "pgbench")
+            .args(args)
+            .output()
+            .expect("pgbench runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    pgbench(&["-i", "-s", "1", "-q"]);
+    let before = cluster.flush();
+    let report = pgbench(&[
+        "-n", "-S", "-M", "prepared", "-c", "8", "-j", "2", "-t", "12500",
+    ]);
+    assert!(report.contains("100000/100000"), "{report}");
+    cluster.flush();
+    assert_eq!(
+        cluster.query(
+            "postgres",
+            &format!(
+                "SELECT count(*), count(DISTINCT session_id), min(rows), max(rows),
+                        count(*) FILTER (WHERE outcome = 'success' AND transaction_outcome = 'committed')
+                 FROM audit.log WHERE seq > {before} AND command = 'SELECT'
+                     AND relations = '{{public.pgbench_accounts}}' AND application_name = 'pgbench'"
+            )
+        ),
+        ["100000 | 8 | 1 | 1 | 100000"]
+    );
+    check_order(&cluster);
+    check_event_numbers(&cluster, "application_name = 'pgbench'");
+}
+
+#[test]
+fn writers_of_two_databases_and_a_reader_at_once() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE DATABASE other").ok();
+    thread::scope(|scope| {
+        for database in ["app", "other", "app", "other"] {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let mut client = cluster.connect("postgres", database);
+                for i in 0..500 {
+                    client
+                        .batch_execute(&format!("SELECT {i} /* mine */"))
+                        .expect("selects");
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..10 {
+                check_order(&cluster);
+            }
+        });
+    });
+    for database in ["app", "other"] {
+        assert_eq!(
+            cluster
+                .trail_of(
+                    "seq",
+                    &format!("database_name = '{database}' AND statement LIKE '%/* mine */'")
+                )
+                .len(),
+            1000,
+            "{database}"
+        );
+    }
+}
+
+#[test]
+fn an_idle_server_wakes_nobody() {
+    let cluster = Cluster::builder().setting("autovacuum", "off").start();
+    cluster.psql().run("SELECT 1").ok();
+    cluster.flush();
+    let worker = cluster.worker_pid().expect("runs");
+    // Whatever flush and this question left to do is done.
+    thread::sleep(Duration::from_secs(2));
+    let before = voluntary_switches(worker);
+    thread::sleep(Duration::from_secs(5));
+    let wakeups = voluntary_switches(worker) - before;
+    assert!(wakeups <= 1, "{wakeups} wake-ups in 5 idle seconds");
+    // And it still notices the first record: without flush, within flush_interval and some.
+    cluster.psql().run("SELECT 'after the silence'").ok();
+    eventually("the record is stored", || {
+        cluster.value(
+            "SELECT count(*) FROM audit.log WHERE statement LIKE 'SELECT ''after the silence%'",
+        ) == "1"
+    });
+}
+
+#[test]
+fn records_turn_up_within_the_flush_interval_without_any_flush() {
+    let cluster = Cluster::start();
+    cluster.flush();
+    let mut client = cluster.app();
+    for n in 0..5 {
+        client
+            .batch_execute(&format!("SELECT {n} AS unasked"))
+            .expect("selects");
+        wait_until("the record is stored", Duration::from_secs(3), || {
+            cluster.value(&format!(
+                "SELECT count(*) FROM audit.log WHERE statement LIKE 'SELECT {n} AS unasked%'"
+            )) == "1"
+        });
+    }
+}
+
+#[test]
+fn an_idle_reader_across_a_change_of_partition_stalls_nobody() {
+    let cluster = Cluster::builder()
+        .setting("audit.partition_interval", "'2s'")
+        .start();
+    cluster.psql().run("SELECT 'first'").ok();
+    cluster.flush();
+    let mut reader = cluster.connect("postgres", "postgres");
+    reader
+        .batch_execute("BEGIN; SELECT count(*) FROM audit.log")
+        .expect("reads");
+    for n in 0..8 {
+        cluster
+            .psql()
+            .run(format!("SELECT {n} /* meanwhile */"))
+            .ok();
+        thread::sleep(Duration::from_millis(1000));
+    }
+    assert_eq!(cluster.count("statement LIKE '%meanwhile%'"), 8);
+    reader.batch_execute("COMMIT").expect("ends");
+    check_order(&cluster);
+}
+
+#[test]
+fn a_reader_in_a_transaction_does_not_keep_others_from_dropping_tables() {
+    let cluster = Cluster::start();
+    let mut idle = cluster.app();
+    idle.batch_execute("BEGIN; SELECT 1").expect("begins");
+    cluster
+        .psql()
+        .run("CREATE TABLE t (x int); INSERT INTO t VALUES (1); VACUUM FULL t; DROP TABLE t")
+        .ok();
+    cluster
+        .psql()
+        .db("postgres")
+        .run("VACUUM; VACUUM FULL pg_class")
+        .ok();
+    cluster
+        .psql()
+        .run("CREATE DATABASE d2; DROP DATABASE d2")
+        .ok();
+    assert_eq!(cluster.count("command = 'DROP DATABASE'"), 1);
+    idle.batch_execute("COMMIT").expect("ends");
+}
+
+#[test]
+fn texts_that_repeat_are_stored_once() {
+    let cluster = Cluster::start();
+    // 4 kB that don't compress, 3,000 times: 12 MB if each event held its own copy.
+    let noise = cluster
+        .value("SELECT string_agg(md5(i::text || random()), '') FROM generate_series(1, 128) AS i");
+    let size = || -> i64 {
+        cluster.flush();
+        cluster
+            .value(
+                "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
+                 JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'audit' AND relkind = 'r'",
+            )
+            .parse()
+            .expect("bytes")
+    };
+    let mut client = cluster.app();
+    let repeated = format!("SELECT length('{noise}')");
+    client.simple_query(&repeated).expect("selects");
+    let before = size();
+    for _ in 0..3_000 {
+        client.simple_query(&repeated).expect("selects");
+    }
+    let grown = size() - before;
+    assert!(
+        grown < 2_000_000,
+        "{grown} bytes for 3,000 events of one text"
+    );
+    assert_eq!(
+        cluster.count(&format!("statement = $q${repeated}$q$")),
+        3_001
+    );
+}
+
+#[test]
+fn short_sessions() {
+    let cluster = Cluster::start();
+    let output = cluster
+        .program("pgbench")
+        .env("PGAPPNAME", "short")
+        .args([
+            "-n",
+            "-C",
+            "-c",
+            "4",
+            "-j",
+            "2",
+            "-t",
+            "250",
+            "-f",
+            "/dev/stdin",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .and_then(|mut child| {
+            use std::io::Write;
+            child
+                .stdin
+                .take()
+                .expect("piped")
+                .write_all(b"SELECT 1 AS short;\n")?;
+            child.wait_with_output()
+        })
+        .expect("pgbench runs");
+    assert!(output.status.success());
+    assert_eq!(cluster.count("statement LIKE 'SELECT 1 AS short%'"), 1_000);
+    check_event_numbers(&cluster, "application_name = 'short'");
+    check_order(&cluster);
+}
+
+#[test]
+fn parallel_queries_are_recorded_once() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    client
+        .batch_execute(
+            "CREATE TABLE big AS SELECT i FROM generate_series(1, 100000) AS i;
+             SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0;
+             SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0",
+        )
+        .expect("prepares");
+    let plan = client
+        .query("EXPLAIN SELECT sum(i) FROM big", &[])
+        .expect("explains");
+    assert!(
+        plan.iter()
+            .any(|line| line.get::<_, String>(0).contains("Gather")),
+        "a parallel plan"
+    );
+    client
+        .batch_execute("SELECT sum(i) FROM big")
+        .expect("selects");
+    assert_eq!(
+        cluster.trail("rows, backend_type", "statement = 'SELECT sum(i) FROM big'"),
+        ["1 | client backend"]
+    );
+}

@@ -1,0 +1,203 @@
+//! The statement's own text: cut out of its string, of any script, encoding and length.
+
+use audit_cluster_tests::Cluster;
+
+use crate::capture::TEXT;
+
+#[test]
+fn each_statement_of_a_string_is_one_event_with_its_own_text() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .command("SELECT 1; SELECT  'a;b' ;\n -- note\n SELECT 3;")
+        .ok();
+    assert_eq!(
+        cluster.trail(&format!("command, {TEXT}"), "true"),
+        [
+            "SELECT | SELECT 1",
+            "SELECT | SELECT  'a;b'",
+            "SELECT | -- note\n SELECT 3"
+        ]
+    );
+}
+
+#[test]
+fn a_string_stops_at_its_failing_statement() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE t (x int)").ok();
+    cluster
+        .psql()
+        .command("INSERT INTO t VALUES (1); SELECT 1/0; SELECT 'never'")
+        .error();
+    assert_eq!(
+        cluster.trail(
+            &format!("{TEXT}, outcome, transaction_outcome"),
+            "command <> 'CREATE TABLE'"
+        ),
+        [
+            "INSERT INTO t VALUES (1) | success | rolled back",
+            "SELECT 1/0 | failed | rolled back",
+        ]
+    );
+}
+
+#[test]
+fn text_of_any_script_and_width() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    let texts = [
+        "SELECT 'Grüße, 世界, 🦀'",
+        "SELECT 'it''s' /* /* nested */ comment */",
+        "SELECT $tag$ a 'quoted' \"text\" $tag$",
+        "SELECT E'tab\\tand\\nnewline'",
+        "SELECT\t1\n+\r\n2",
+    ];
+    for text in texts {
+        client.simple_query(text).expect(text);
+    }
+    assert_eq!(cluster.trail("statement", "true"), texts);
+}
+
+#[test]
+fn databases_of_other_encodings_feed_the_trail() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0;
+             CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0;",
+        )
+        .ok();
+    cluster.psql().db("latin").run("SELECT 'é' AS text").ok();
+    let raw: &[u8] = b"SELECT 'caf\xe9' AS raw";
+    let client = cluster
+        .psql()
+        .db("bytes")
+        .env("PGCLIENTENCODING", "SQL_ASCII");
+    assert_eq!(client.run(raw).code, 0);
+    assert_eq!(
+        cluster.trail_of(
+            "statement",
+            "database_name = 'latin' AND command = 'SELECT'"
+        ),
+        ["SELECT 'é' AS text"]
+    );
+    // What can't be converted is kept escaped; it costs nobody an event.
+    let kept = cluster.trail_of(
+        "statement LIKE 'SELECT ''caf%', outcome",
+        "database_name = 'bytes' AND command = 'SELECT'",
+    );
+    assert_eq!(kept, ["t | success"]);
+}
+
+#[test]
+fn bytes_that_are_no_text_do_not_stop_the_trail() {
+    let cluster = Cluster::start();
+    let bytes: &[u8] = b"SELECT 'caf\xe9';\nSELECT 'fine';\n";
+    assert!(
+        cluster
+            .psql()
+            .run(bytes)
+            .error()
+            .contains("invalid byte sequence")
+    );
+    assert_eq!(
+        cluster.trail("outcome", "statement LIKE '%fine%'"),
+        ["success"]
+    );
+    assert_eq!(
+        cluster.count("outcome = 'failed' AND sqlstate = '22021'"),
+        1
+    );
+}
+
+#[test]
+fn a_statement_of_a_megabyte_is_cut_and_its_digest_kept() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    let long = format!("SELECT length('{}')", "x".repeat(1_000_000));
+    client.simple_query(&long).expect("selects");
+    assert_eq!(
+        cluster.trail(
+            "statement_length, octet_length(statement) BETWEEN 60000 AND 65536,
+             statement_sha256 = sha256(convert_to(
+                 'SELECT length(''' || repeat('x', 1000000) || ''')', 'UTF8')),
+             starts_with('SELECT length(''' || repeat('x', 1000000), statement), rows",
+            "command = 'SELECT'"
+        ),
+        [format!("{} | t | t | t | 1", long.len())]
+    );
+}
+
+#[test]
+fn long_text_is_cut_at_a_character_boundary() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.statement_max_size = '1kB'")
+        .expect("sets");
+    for pad in 0..4 {
+        client
+            .simple_query(&format!(
+                "SELECT {}'{}'",
+                " ".repeat(pad),
+                "世".repeat(1000)
+            ))
+            .expect("selects");
+    }
+    client.simple_query("SELECT 'short'").expect("selects");
+    assert_eq!(
+        cluster.trail(
+            "octet_length(statement) BETWEEN 1020 AND 1024, statement_length, statement LIKE '%世'",
+            "statement LIKE '%世%'"
+        ),
+        [
+            "t | 3009 | t",
+            "t | 3010 | t",
+            "t | 3011 | t",
+            "t | 3012 | t"
+        ]
+    );
+    assert_eq!(
+        cluster.trail(
+            "statement_length, statement_sha256",
+            "statement LIKE '%short%'"
+        ),
+        ["~ | ~"]
+    );
+}
+
+#[test]
+fn nothing_to_run_is_nothing_to_record() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    for empty in ["", ";", " ;; ", "-- only a comment", "/* another */"] {
+        client.simple_query(empty).expect("accepted");
+    }
+    client.simple_query("SELECT 1").expect("selects");
+    assert_eq!(cluster.trail("statement", "true"), ["SELECT 1"]);
+}
+
+#[test]
+fn ten_thousand_statements_in_one_string_and_in_one_block() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    let string: String = (0..10_000).map(|i| format!("SELECT {i};")).collect();
+    client.simple_query(&string).expect("runs");
+    client
+        .batch_execute(
+            "CREATE TABLE t (x int);
+             DO $$ BEGIN FOR i IN 1..10000 LOOP INSERT INTO t VALUES (i); END LOOP; END $$",
+        )
+        .expect("runs");
+    cluster.flush();
+    assert_eq!(
+        cluster.query(
+            "postgres",
+            "SELECT command, depth, count(*), count(DISTINCT (statement_id, substatement_id)), sum(rows)
+             FROM audit.log WHERE database_name = 'app' AND command IN ('SELECT', 'INSERT')
+             GROUP BY 1, 2 ORDER BY 2"
+        ),
+        ["SELECT | 0 | 10000 | 10000 | 10000", "INSERT | 1 | 10000 | 10000 | 10000"]
+    );
+}

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Builds the extension in release mode and installs it into the server of PG_CONFIG.
+# Does nothing where that has been done and neither side has changed since.
+. "$(dirname "$0")/lib.sh"
+"$ROOT/scripts/setup.sh"
+cd "$ROOT"
+
+library=$("$PG_CONFIG" --pkglibdir)/audit_ext.so
+stamp=$TARGET/installed-$(printf %s "$PG_CONFIG" | cksum | cut -d' ' -f1)
+sources=(src sql Cargo.toml Cargo.lock audit_ext.control)
+
+# The stamp holds the checksum of what was installed; somebody else's build there does not match.
+if [ -e "$stamp" ] && [ -e "$library" ] &&
+    [ "$(cat "$stamp")" = "$(cksum <"$library")" ] &&
+    [ -z "$(find "${sources[@]}" -newer "$stamp" -print -quit 2>/dev/null)" ]; then
+    say "audit_ext is installed and up to date: $library"
+    exit 0
+fi
+
+step "release build and installation into $("$PG_CONFIG" --version)"
+started=$(date +%s)
+mkdir -p "$TARGET"
+touch "$stamp.new" # older than any edit made while we build
+sudo=()
+[ -w "$("$PG_CONFIG" --pkglibdir)" ] || sudo=(--sudo)
+# Linking with --no-gc-sections (pgrx's default) would build every dependency a second time; the
+# section with the schema survives without it.
+CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1 \
+    cargo pgrx install --release --pg-config "$PG_CONFIG" \
+    --no-default-features --features "pg$(pg_major)" "${sudo[@]}" </dev/null
+[ -e "$library" ] || die "the build left no $library"
+cksum <"$library" >"$stamp.new"
+touch -d "@$started" "$stamp.new"
+mv "$stamp.new" "$stamp"
