@@ -138,6 +138,7 @@ pub fn shared() -> Option<&'static Shared> {
     unsafe { SHARED.as_ref() }
 }
 
+#[cfg(not(feature = "pg14"))]
 static mut NEXT_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut NEXT_STARTUP: pg_sys::shmem_startup_hook_type = None;
 

@@ -5,7 +5,7 @@
 //! run         the loop: sleep, gather, drain, back off                  (Worker)
 //! source      records and gaps, from the ring in use or a left-over one
 //! batch       rows put together; dictionary: what repeats; fates: who decided what
-//! store       a batch into the tables; period: partitions made ahead
+//! store       a batch into the tables; period: partitions made ahead; trail: where it stands
 //! maintenance closes periods, in a process of its own
 //! ```
 //!
@@ -32,6 +32,7 @@ mod run;
 mod source;
 mod store;
 mod text;
+mod trail;
 
 use pgrx::pg_sys;
 

@@ -3,7 +3,7 @@
 
 use super::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
-use audit_core::event::{Class, Classes, Numbers, Session, Timestamp};
+use audit_core::event::{Class, Classes, Numbers, Session};
 use audit_core::json::{Object, hex};
 use audit_core::ring::Dropped;
 use pgrx::pg_sys;
@@ -101,12 +101,8 @@ impl OwnEvents {
             .text("reason", b"the ring was full")
             .text("ring", hex(ring_id).as_bytes())
             .number("count", dropped.count)
-            .text("first", time(dropped.first).as_bytes())
-            .text("last", time(dropped.last).as_bytes());
+            .text("first", rfc3339(dropped.first).as_bytes())
+            .text("last", rfc3339(dropped.last).as_bytes());
         self.event("GAP", details)
     }
-}
-
-fn time(at: Timestamp) -> String {
-    rfc3339(at)
 }

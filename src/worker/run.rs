@@ -8,7 +8,7 @@ use super::period::{self, Period};
 use super::source::{Live, Source, Step};
 use super::store::{Progress, Store};
 use super::text::Texts;
-use super::{leftover, maintenance};
+use super::{leftover, maintenance, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::{guc, ring_file};
@@ -159,7 +159,7 @@ impl Worker {
         let known = self.insist(|worker| {
             transaction(|| {
                 worker.read_trail();
-                read_progress(id)
+                trail::progress(id)
             })
         })?;
         let mut progress = known.unwrap_or(Progress {
@@ -187,20 +187,14 @@ impl Worker {
     }
 
     fn read_trail(&mut self) {
-        spi::query(
-            "SELECT last_seq, recorded_at FROM audit.batch ORDER BY last_seq DESC, recorded_at DESC LIMIT 1",
-            |row| {
-                self.last_seq = row.number(1).unwrap_or(0) as u64;
-                self.last_recorded_at = row.number(2).unwrap_or(0);
-            },
-        );
+        (self.last_seq, self.last_recorded_at) = trail::last();
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(self.last_seq, Ordering::Relaxed);
     }
 
     /// What the trail holds of a ring. Outer `None`: the worker has to end.
     pub fn known_progress(&mut self, ring_id: [u8; 16]) -> Option<Option<Progress>> {
-        self.insist(|_| transaction(|| read_progress(ring_id)))
+        self.insist(|_| transaction(|| trail::progress(ring_id)))
     }
 
     /// Repeats `f` with back-off until it succeeds; `None`: the worker has to end.
@@ -494,23 +488,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// What the trail holds of a ring. In a transaction; throws.
-fn read_progress(ring_id: [u8; 16]) -> Option<Progress> {
-    let mut progress = None;
-    spi::query(
-        &format!(
-            "SELECT position, dropped FROM audit.batch WHERE ring_id = '\\x{}' ORDER BY position DESC, last_seq DESC LIMIT 1",
-            audit_core::json::hex(&ring_id)
-        ),
-        |row| {
-            progress = Some(Progress {
-                ring_id,
-                position: row.number(1).unwrap_or(0) as u64,
-                dropped: row.number(2).unwrap_or(0) as u64,
-            });
-        },
-    );
-    progress
 }

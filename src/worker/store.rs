@@ -212,7 +212,7 @@ impl Store {
     fn own_jsonb(&self, object: Object) -> Option<Datum> {
         parse_datum(
             pg_sys::jsonb_in,
-            &self.texts.from_utf8(&object.finish()).text,
+            &self.texts.convert_utf8(&object.finish()).text,
         )
     }
 

@@ -62,7 +62,7 @@ impl Texts {
     }
 
     /// JSON is written in UTF-8 here, whatever the home's encoding is.
-    pub fn from_utf8(self, text: &[u8]) -> Storable<'_> {
+    pub fn convert_utf8(self, text: &[u8]) -> Storable<'_> {
         self.convert(text, pg_sys::pg_enc::PG_UTF8 as u8)
     }
 }

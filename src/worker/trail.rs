@@ -1,0 +1,43 @@
+//! Where the trail stands: what the worker asks it when it attaches, and after nothing else, as it
+//! is the only one that writes.
+
+use super::store::Progress;
+use crate::pg::spi::query;
+use audit_core::event::Timestamp;
+use audit_core::json::hex;
+
+/// The last seq and recorded_at; zeros for an empty trail. In a transaction; throws.
+pub fn last() -> (u64, Timestamp) {
+    let mut last = (0, 0);
+    query(
+        "SELECT last_seq, recorded_at FROM audit.batch \
+         ORDER BY last_seq DESC, recorded_at DESC LIMIT 1",
+        |row| {
+            last = (
+                row.number(1).unwrap_or(0) as u64,
+                row.number(2).unwrap_or(0),
+            );
+        },
+    );
+    last
+}
+
+/// What the trail holds of a ring. In a transaction; throws.
+pub fn progress(ring_id: [u8; 16]) -> Option<Progress> {
+    let mut progress = None;
+    query(
+        &format!(
+            "SELECT position, dropped FROM audit.batch WHERE ring_id = '\\x{}' \
+             ORDER BY position DESC, last_seq DESC LIMIT 1",
+            hex(&ring_id)
+        ),
+        |row| {
+            progress = Some(Progress {
+                ring_id,
+                position: row.number(1).unwrap_or(0) as u64,
+                dropped: row.number(2).unwrap_or(0) as u64,
+            });
+        },
+    );
+    progress
+}
