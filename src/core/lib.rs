@@ -6,6 +6,7 @@ pub mod classify;
 pub mod codec;
 pub mod event;
 pub mod fate;
+pub mod json;
 pub mod level;
 pub mod numbers;
 pub mod ring;

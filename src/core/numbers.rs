@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Where bit 4 is set, statement_id is kept as its zigzag difference to event_no. A field that is
-//! absent has the value that [`Numbers::default`] gives it. The encoding is canonical: equal
-//! numbers give equal bytes.
+//! absent has the value that [`Numbers::default`] gives it. Equal numbers are always written as
+//! equal bytes.
 
 use crate::event::{Fate, Numbers, Outcome};
 

@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine};
 use super::frame::Frame;
+use super::settings;
 use crate::pg::guc::{self, OnFull};
 use crate::pg::{raw, report, ring_file, session};
 
@@ -35,7 +36,7 @@ pub unsafe fn session() {
         }
         if !session::known() {
             session::begin();
-            super::session::watch_exit();
+            super::session::begun();
         }
         session::learn();
     }
@@ -54,28 +55,13 @@ pub fn wanted(classes: Classes) -> bool {
 /// # Safety
 /// `text.source` is the string that `text` speaks of.
 pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usize) -> Id {
+    settings::check();
     let engine = engine();
     let depth = engine.depth();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
     if depth == 0 {
-        engine.release_held();
-        engine.statement_id += 1;
-        engine.substatement_id = 1;
-        let (source, last_message, _) = engine.last_source;
-        let later_part = source == text.source as usize && last_message == message_at;
-        let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
-        if later_part || !client {
-            started_at = unsafe { raw::GetCurrentTimestamp() };
-        }
-        engine.last_source = (
-            text.source as usize,
-            message_at,
-            (text.location.max(0) + text.len.max(0)) as usize,
-        );
-        if text.len <= 0 {
-            engine.last_source.2 = usize::MAX;
-        }
+        started_at = begin_top_level(text, message_at);
     } else {
         engine.substatement_id += 1;
         if wanted {
@@ -92,6 +78,7 @@ pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usi
     frame.captured = wanted;
     frame.in_aborted = in_aborted;
     frame.source = text.source as usize;
+    frame.location = text.location;
     frame.message_at = message_at;
     frame.source_end = source_end;
     frame.portal = unsafe { pg_sys::ActivePortal } as usize;
@@ -105,6 +92,35 @@ pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usi
     }
     engine.run(id, address);
     id
+}
+
+/// Numbers a top-level statement and says when it began. What the planner has just seen keeps its
+/// number; the first statement of a message began with the message, at no cost of a clock.
+fn begin_top_level(text: Text, message_at: i64) -> i64 {
+    let engine = engine();
+    let source = text.source as usize;
+    if let Some(plan) = engine.plan.take()
+        && (plan.source, plan.location, plan.message_at) == (source, text.location, message_at)
+    {
+        return plan.started_at;
+    }
+    engine.release_held();
+    engine.statement_id += 1;
+    engine.substatement_id = 1;
+    let (last_source, last_message, _) = engine.last_source;
+    let end = if text.len > 0 {
+        (text.location.max(0) + text.len) as usize
+    } else {
+        usize::MAX
+    };
+    engine.last_source = (source, message_at, end);
+    let later_part = last_source == source && last_message == message_at;
+    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    if later_part || !client {
+        unsafe { raw::GetCurrentTimestamp() }
+    } else {
+        message_at
+    }
 }
 
 /// The bytes of the statement itself.

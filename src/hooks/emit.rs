@@ -2,7 +2,7 @@
 //! error paths, transaction callbacks and at the end of the process.
 
 use audit_core::codec::{Encoded, FIXED_LEN, ShapeWriter};
-use audit_core::event::{Class, Classes, Fate, Numbers};
+use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
 use audit_core::fate::MOST_BYTES;
 use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
@@ -34,7 +34,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
         Some(frame.shape.as_slice()),
         (!frame.text.is_empty()).then_some(frame.text.as_slice()),
         frame.sha256.as_ref().map(|sha| sha.as_slice()),
-        None,
+        frame.with_parameters.then_some(frame.parameters.as_slice()),
         (!frame.error.is_empty() || numbers.sqlstate != 0).then_some(frame.error.as_slice()),
         (!frame.details.is_empty()).then_some(frame.details.as_slice()),
         (decided > 0).then_some(&decisions[..decided]),
@@ -81,7 +81,29 @@ pub fn fate_event(engine: &mut Engine) {
         Classes::of(Class::Audit),
         b"FATE",
         None,
+        None,
         Some(&decisions[..decided]),
+    );
+}
+
+/// Sends an AUDIT event `SETTING` of the running top-level statement.
+pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    let numbers = Numbers {
+        started_at: unsafe { raw::GetCurrentTimestamp() },
+        duration: 0,
+        event_no: engine.fates.number_event(false),
+        statement_id: engine.statement_id,
+        ..Numbers::default()
+    };
+    small(
+        &numbers,
+        Classes::of(Class::Audit),
+        b"SETTING",
+        Some((b"SETTING", setting)),
+        Some(details),
+        (decided > 0).then_some(&decisions[..decided]),
     );
 }
 
@@ -100,9 +122,41 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
         &numbers,
         Classes::of(Class::Session),
         command,
+        None,
         (!details.is_empty()).then_some(details),
         (decided > 0).then_some(&decisions[..decided]),
     );
+}
+
+/// Sends AUTHENTICATE: a session that never began, so it has no event numbers.
+pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8]) {
+    let started_at = unsafe { pg_sys::MyStartTimestamp };
+    let numbers = Numbers {
+        started_at,
+        duration: (unsafe { raw::GetCurrentTimestamp() } - started_at).max(0),
+        sqlstate,
+        outcome: Outcome::Failed,
+        ..Numbers::default()
+    };
+    let mut shape = Vec::with_capacity(SMALL_SHAPE);
+    ShapeWriter::new(
+        &mut shape,
+        Classes::of(Class::Session),
+        0,
+        b"AUTHENTICATE",
+        None,
+    );
+    let sections = [
+        Some(session),
+        Some(shape.as_slice()),
+        None,
+        None,
+        None,
+        Some(error),
+        Some(details),
+        None,
+    ];
+    send(&numbers, sections);
 }
 
 /// Sends an event without a statement.
@@ -110,6 +164,7 @@ fn small(
     numbers: &Numbers,
     classes: Classes,
     command: &[u8],
+    object: Option<(&[u8], &[u8])>,
     details: Option<&[u8]>,
     decisions: Option<&[u8]>,
 ) {
@@ -118,7 +173,7 @@ fn small(
     // come back here. It is allocated at its first use, at the session's start.
     let shape = unsafe { &mut *(&raw mut SHAPE) };
     shape.reserve(SMALL_SHAPE);
-    ShapeWriter::new(shape, classes, 0, command, None);
+    ShapeWriter::new(shape, classes, 0, command, object);
     let sections = [
         Some(session::encoded()),
         Some(shape.as_slice()),

@@ -18,8 +18,8 @@
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
-use super::emit;
 use super::frame::Frame;
+use super::{emit, settings};
 use crate::pg::raw;
 use pgrx::pg_sys;
 
@@ -48,7 +48,18 @@ pub struct Engine {
     pub explicit: bool,
     /// Where the last top-level statement was found: the string, its message's time, its end there.
     pub last_source: (usize, i64, usize),
+    /// The top-level statement that was just planned: its execution is the same statement.
+    pub plan: Option<Planned>,
     pub error: LastError,
+}
+
+/// A statement between planner and executor.
+#[derive(Clone, Copy)]
+pub struct Planned {
+    pub source: usize,
+    pub location: i32,
+    pub message_at: i64,
+    pub started_at: i64,
 }
 
 /// The last error reported in this backend. Its buffer is allocated once.
@@ -214,6 +225,22 @@ impl Engine {
         }
     }
 
+    /// A statement was planned: what runs it takes another frame, under the same number.
+    pub fn planned(&mut self, id: Id) {
+        let frame = &self.pool[id];
+        if frame.numbers.depth == 0 {
+            self.plan = Some(Planned {
+                source: frame.source,
+                location: frame.location,
+                message_at: frame.message_at,
+                started_at: frame.numbers.started_at,
+            });
+        } else if self.substatement_id == frame.numbers.substatement_id {
+            self.substatement_id -= 1;
+        }
+        self.give_back(id);
+    }
+
     /// Remembers a query between its hooks.
     #[inline]
     pub fn open(&mut self, id: Id) {
@@ -244,6 +271,7 @@ impl Engine {
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
     /// with it, with that transaction's fate.
     pub fn succeed(&mut self, id: Id) {
+        settings::check();
         let frame = &mut self.pool[id];
         if frame.numbers.duration < 0 {
             let now = unsafe { raw::GetCurrentTimestamp() };

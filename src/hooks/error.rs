@@ -9,8 +9,8 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::begin::take_text_as;
-use super::capture;
 use super::engine::{ERROR_MAX, Id, engine};
+use super::{capture, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::sql::command::command_of_first_keyword;
@@ -51,27 +51,30 @@ pub fn watch() {
     }
 }
 
-/// Sets memory aside and begins to watch. Throws (out of memory).
+/// Sets memory aside and begins to watch, in the postmaster: its children inherit both, so that
+/// nothing is missed before a session has begun. Throws (out of memory).
 ///
 /// # Safety
-/// Once per backend.
-pub unsafe fn begin() {
+/// From `_PG_init` only.
+pub unsafe fn install() {
     unsafe {
-        if MEMORY.is_null() {
-            MEMORY = raw::AllocSetContextCreateInternal(
-                pg_sys::TopMemoryContext,
-                c"audit_ext error".as_ptr(),
-                8 * 1024,
-                8 * 1024,
-                64 * 1024,
-            );
-        }
-        // The pool has a frame with buffers for what fails unseen.
-        let id = engine().take_frame();
-        engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
-        engine().put_back(id);
+        MEMORY = raw::AllocSetContextCreateInternal(
+            pg_sys::TopMemoryContext,
+            c"audit_ext error".as_ptr(),
+            8 * 1024,
+            8 * 1024,
+            64 * 1024,
+        );
         watch();
     }
+}
+
+/// A session begins: makes sure that the pool has a frame with buffers for what fails unseen.
+pub fn begin() {
+    let id = engine().take_frame();
+    engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
+    engine().put_back(id);
+    watch();
 }
 
 /// The server reports something: an ERROR and worse is kept.
@@ -79,15 +82,24 @@ unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
     unsafe {
         // Classes 00 and 01 are no errors: most of what passes here are notices.
         let class = raw::geterrcode() as u32 & 0xfff;
-        if class == 0 || class == (1 << 6) || !capture::on_quietly() || MEMORY.is_null() {
+        if class == 0
+            || class == (1 << 6)
+            || MEMORY.is_null()
+            || !pg_sys::IsUnderPostmaster
+            || !capture::on_quietly()
+        {
             return;
         }
         let before = pg_sys::CurrentMemoryContext;
         pg_sys::CurrentMemoryContext = MEMORY;
         let error = raw::CopyErrorData();
         pg_sys::CurrentMemoryContext = before;
-        if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32 {
-            keep(error);
+        if session::known() {
+            if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32 {
+                keep(error);
+            }
+        } else if (*error).elevel >= pgrx::PgLogLevel::FATAL as i32 {
+            sessions::logon_failed((*error).sqlerrcode as u32, raw::bytes((*error).message));
         }
         raw::MemoryContextReset(MEMORY);
         if !FLUSHED_REGISTERED {

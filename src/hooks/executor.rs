@@ -8,8 +8,8 @@ use core::ffi::c_int;
 use pgrx::pg_sys;
 
 use super::engine::{Id, engine};
-use super::frame::Wraps;
-use super::{begin, capture};
+use super::frame::{Frame, Wraps};
+use super::{begin, capture, parameters};
 use crate::executor_run_fn;
 use crate::pg::{compat, guc, names, raw};
 
@@ -64,9 +64,10 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         begin::session();
         engine().enter(address);
         let stmt = (*query).plannedstmt;
-        let classes = classes_of(stmt);
+        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
         if belongs_to_wrapper(query) {
             learn_names(stmt);
+            parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
             join_wrapper(stmt, if explain_only { Classes::NONE } else { classes });
             return None;
@@ -75,6 +76,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         if wanted {
             begin::wait_for_room();
             learn_names(stmt);
+            parameters::collect((*query).params);
         }
         let id = begin::statement(
             begin::Text {
@@ -89,9 +91,16 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let frame = engine().frame(id);
         frame.query = query as usize;
         if frame.captured {
-            frame.command.extend_from_slice(command_of(stmt));
+            frame
+                .command
+                .extend_from_slice(command_of((*stmt).commandType));
             frame.query_id = (*stmt).queryId as i64;
-            describe(id, stmt);
+            parameters::hand_over(frame);
+            let mut objects = Objects::new(frame);
+            compat::for_each_used_relation(stmt, |relid, privileges| {
+                objects.add(relid, privileges);
+            });
+            objects.finish();
         }
         Some(id)
     }
@@ -126,6 +135,7 @@ unsafe fn join_wrapper(stmt: *const pg_sys::PlannedStmt, classes: Classes) {
             if frame.query_id == 0 {
                 frame.query_id = (*stmt).queryId as i64;
             }
+            parameters::hand_over(frame);
             compat::for_each_used_relation(stmt, |relid, _| {
                 if let Some(relation) = names::relation(relid) {
                     frame.add_relation(&relation.name);
@@ -137,20 +147,17 @@ unsafe fn join_wrapper(stmt: *const pg_sys::PlannedStmt, classes: Classes) {
 
 /// READ or WRITE: a data-modifying CTE makes a SELECT write.
 #[inline]
-unsafe fn classes_of(stmt: *const pg_sys::PlannedStmt) -> Classes {
-    unsafe {
-        match (*stmt).commandType {
-            pg_sys::CmdType::CMD_SELECT if (*stmt).hasModifyingCTE => {
-                Classes::of(Class::Read).with(Class::Write)
-            }
-            pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
-            _ => Classes::of(Class::Write),
-        }
+pub fn classes_of(command: pg_sys::CmdType::Type, modifying_cte: bool) -> Classes {
+    match command {
+        pg_sys::CmdType::CMD_SELECT if modifying_cte => Classes::of(Class::Read).with(Class::Write),
+        pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
+        _ => Classes::of(Class::Write),
     }
 }
 
-unsafe fn command_of(stmt: *const pg_sys::PlannedStmt) -> &'static [u8] {
-    match unsafe { (*stmt).commandType } {
+/// The command tag.
+pub fn command_of(command: pg_sys::CmdType::Type) -> &'static [u8] {
+    match command {
         pg_sys::CmdType::CMD_SELECT => b"SELECT",
         pg_sys::CmdType::CMD_INSERT => b"INSERT",
         pg_sys::CmdType::CMD_UPDATE => b"UPDATE",
@@ -161,7 +168,7 @@ unsafe fn command_of(stmt: *const pg_sys::PlannedStmt) -> &'static [u8] {
     }
 }
 
-/// Looks up the names that [`describe`] will need. Throws.
+/// Looks up the names that [`Objects`] will need. Throws.
 unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
     unsafe {
         compat::for_each_used_relation(stmt, |relid, _| {
@@ -171,37 +178,51 @@ unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
     }
 }
 
-/// Relations and main object: what is written to, else the only relation there is.
-unsafe fn describe(id: Id, stmt: *const pg_sys::PlannedStmt) {
-    const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
-    let frame = engine().frame(id);
-    let select = unsafe { (*stmt).commandType } == pg_sys::CmdType::CMD_SELECT;
-    let (mut count, mut only_catalog) = (0, true);
-    unsafe {
-        compat::for_each_used_relation(stmt, |relid, privileges| {
-            let Some(relation) = names::relation(relid) else {
-                return;
-            };
-            count += 1;
-            only_catalog &= relation.catalog;
-            frame.add_relation(&relation.name);
-            let target = if select {
-                count == 1
-            } else {
-                frame.object_type.is_empty() && privileges as u32 & WRITES != 0
-            };
-            if target {
-                frame.object_type = relation.kind;
-                frame.object_name.extend_from_slice(&relation.name);
-            }
-        });
+/// Relations and main object of a statement, found one relation after the other.
+pub struct Objects<'f> {
+    frame: &'f mut Frame,
+    select: bool,
+    only_catalog: bool,
+}
+
+impl<'f> Objects<'f> {
+    pub fn new(frame: &'f mut Frame) -> Self {
+        let select = frame.command == b"SELECT";
+        Objects {
+            frame,
+            select,
+            only_catalog: true,
+        }
     }
-    if select && frame.relations.iter().filter(|b| **b == 0).count() > 1 {
-        frame.object_type = "";
-        frame.object_name.clear();
+
+    /// A relation with the privileges (`ACL_*`) that the statement needs on it. Never throws: names
+    /// were looked up before.
+    pub fn add(&mut self, relid: pg_sys::Oid, privileges: u64) {
+        const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
+        let Some(relation) = names::relation(relid) else {
+            return;
+        };
+        self.only_catalog &= relation.catalog;
+        self.frame.add_relation(&relation.name);
+        // The main object: what is written to, else the only relation there is.
+        let main =
+            self.frame.object_type.is_empty() && (self.select || privileges as u32 & WRITES != 0);
+        if main {
+            self.frame.object_type = relation.kind;
+            self.frame.object_name.extend_from_slice(&relation.name);
+        }
     }
-    if select && count > 0 && only_catalog && !guc::catalog() {
-        frame.captured = false;
+
+    /// All relations were added.
+    pub fn finish(self) {
+        let count = self.frame.relations.iter().filter(|b| **b == 0).count();
+        if self.select && count > 1 {
+            self.frame.object_type = "";
+            self.frame.object_name.clear();
+        }
+        if self.select && count > 0 && self.only_catalog && !guc::catalog() {
+            self.frame.captured = false;
+        }
     }
 }
 

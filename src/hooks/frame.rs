@@ -47,6 +47,7 @@ pub struct State {
     /// The text that the server parsed, and when its message came: which string it is a part of.
     /// Compared, never read.
     pub source: usize,
+    pub location: i32,
     pub message_at: i64,
     /// Where in the string the statement ends, as the server's parser found it.
     pub source_end: usize,
@@ -64,6 +65,8 @@ pub struct State {
     pub object_type: &'static str,
     pub query_id: i64,
     pub sha256: Option<[u8; 32]>,
+    /// `parameters` holds a list, perhaps an empty one.
+    pub with_parameters: bool,
 }
 
 #[derive(Default)]
@@ -77,6 +80,8 @@ pub struct Frame {
     pub relations: Vec<u8>,
     /// Its own text, redacted, perhaps cut.
     pub text: Vec<u8>,
+    /// Values of its bind parameters, encoded.
+    pub parameters: Vec<u8>,
     /// Message of the error it failed with.
     pub error: Vec<u8>,
     /// A JSON object, or empty.
@@ -107,6 +112,7 @@ impl Frame {
             &mut self.object_name,
             &mut self.relations,
             &mut self.text,
+            &mut self.parameters,
             &mut self.error,
             &mut self.details,
             &mut self.shape,

@@ -11,7 +11,10 @@ pub mod error;
 pub mod executor;
 pub mod extension;
 pub mod frame;
+pub mod parameters;
+pub mod planner;
 pub mod session;
+pub mod settings;
 pub mod utility;
 pub mod xact;
 
@@ -21,7 +24,9 @@ pub mod xact;
 /// From `_PG_init` only, in the postmaster.
 pub unsafe fn install() {
     unsafe {
+        error::install();
         executor::install();
+        planner::install();
         utility::install();
         xact::install();
         extension::install();

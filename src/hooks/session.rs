@@ -1,13 +1,15 @@
-//! CONNECT and DISCONNECT.
+//! CONNECT, DISCONNECT, and AUTHENTICATE for a logon that failed.
 
-use audit_core::event::{Class, Classes, sqlstate_text};
+use audit_core::codec::encode_session;
+use audit_core::event::{Class, Classes, Session, sqlstate_text};
+use audit_core::json::Object;
 use core::ffi::c_int;
 use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::engine;
-use super::{capture, emit, error};
-use crate::pg::{guc, raw, session};
+use super::{capture, emit, error, settings};
+use crate::pg::{connection, guc, raw, session};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
 ///
@@ -22,24 +24,67 @@ pub unsafe fn connected() {
         }
         session::begin();
         session::learn();
-        watch_exit();
+        begun();
         if guc::level().records(Classes::of(Class::Session), false) {
-            emit::session_event(engine(), b"CONNECT", pg_sys::MyStartTimestamp, b"");
+            let details = connect_details();
+            emit::session_event(engine(), b"CONNECT", pg_sys::MyStartTimestamp, &details);
         }
     }
 }
 
-/// Watches for errors and for the session's end. Throws (FATAL: no slot left).
+/// How the client was let in.
+fn connect_details() -> Vec<u8> {
+    let mut details = Object::new();
+    if let Some(method) = connection::method() {
+        details.text("method", method);
+    }
+    if let Some((version, cipher)) = connection::tls() {
+        let mut tls = Object::new();
+        tls.text("version", version).text("cipher", cipher);
+        details.raw("tls", &tls.finish());
+    }
+    details.finish()
+}
+
+/// The server turned a client away, or could not start its session. Runs while a FATAL is being
+/// reported: throws nothing; what it allocates is a few hundred bytes in a process that ends.
+pub fn logon_failed(sqlstate: u32, message: &[u8]) {
+    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let Some(request) = connection::request().filter(|_| client) else {
+        return;
+    };
+    if !guc::level().records(Classes::of(Class::Session), true) {
+        return;
+    }
+    let mut session = Vec::with_capacity(256);
+    encode_session(
+        &Session {
+            started_at: unsafe { pg_sys::MyStartTimestamp },
+            pid: unsafe { pg_sys::MyProcPid } as u32,
+            encoding: pg_sys::pg_enc::PG_SQL_ASCII as u8,
+            user_name: Some(request.user),
+            database_name: Some(request.database),
+            client_addr: request.peer.address.as_deref().map(str::as_bytes),
+            client_port: request.peer.port,
+            application_name: Some(request.application),
+            backend_type: Some(b"client backend"),
+            ..Session::default()
+        },
+        &mut session,
+    );
+    emit::logon_failed(&session, sqlstate, message, &connect_details());
+}
+
+/// Watches for errors, changed settings and the session's end. Throws (FATAL: no slot left).
 ///
 /// # Safety
 /// Once per backend.
-pub unsafe fn watch_exit() {
-    unsafe {
-        error::begin();
-        // After the abort of an open transaction (a before_shmem_exit callback), before the
-        // backend gives its PGPROC back.
-        raw::on_shmem_exit(Some(disconnected), pg_sys::Datum::from(0));
-    }
+pub unsafe fn begun() {
+    error::begin();
+    settings::begin();
+    // After the abort of an open transaction (a before_shmem_exit callback), before the backend
+    // gives its PGPROC back.
+    unsafe { raw::on_shmem_exit(Some(disconnected), pg_sys::Datum::from(0)) };
 }
 
 unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {

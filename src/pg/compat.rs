@@ -92,6 +92,56 @@ pub unsafe fn for_each_used_relation(
     }
 }
 
+/// As [`for_each_used_relation`], for a statement that is not planned yet: subqueries in FROM and CTEs
+/// are walked too.
+///
+/// # Safety
+/// `query` is a valid rewritten query.
+pub unsafe fn for_each_query_relation(
+    query: *const pg_sys::Query,
+    f: &mut dyn FnMut(pg_sys::Oid, u64),
+) {
+    unsafe {
+        query_relations(query, f);
+        for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
+            if (*node).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !(*node).subquery.is_null() {
+                for_each_query_relation((*node).subquery, f);
+            }
+        });
+        for_each_pointer((*query).cteList, |cte: *mut pg_sys::CommonTableExpr| {
+            let inner = (*cte).ctequery;
+            if !inner.is_null() && (*inner).type_ == pg_sys::NodeTag::T_Query {
+                for_each_query_relation(inner.cast(), f);
+            }
+        });
+    }
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
+    unsafe {
+        for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
+            if (*node).rtekind == pg_sys::RTEKind::RTE_RELATION && (*node).requiredPerms != 0 {
+                f((*node).relid, (*node).requiredPerms as u64);
+            }
+        });
+    }
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
+    unsafe {
+        for_each_pointer(
+            (*query).rteperminfos,
+            |info: *mut pg_sys::RTEPermissionInfo| {
+                if (*info).requiredPerms != 0 {
+                    f((*info).relid, (*info).requiredPerms as u64);
+                }
+            },
+        );
+    }
+}
+
 /// Calls `f` with each pointer of a list. Never throws itself.
 ///
 /// # Safety

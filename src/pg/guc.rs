@@ -12,6 +12,8 @@ static mut LEVEL_TEXT: *mut c_char = null_mut();
 static mut LEVEL_BITS: u32 = 0;
 static mut CATALOG: bool = true;
 static mut NESTED: bool = true;
+static mut PARAMETERS: bool = false;
+static mut PARAMETER_MAX_SIZE: c_int = 1024;
 static mut STATEMENT_MAX_SIZE: c_int = 64 * 1024;
 static mut CONTEXT: *mut c_char = null_mut();
 static mut BRANCH: *mut c_char = null_mut();
@@ -35,6 +37,51 @@ pub enum OnFull {
     Refuse = 2,
 }
 
+/// Settings whose changes are recorded. `audit.context` is not among them: it changes with each
+/// request of an application and is on every event anyway.
+pub const NAMES: [&core::ffi::CStr; 14] = [
+    c"audit.level",
+    c"audit.catalog",
+    c"audit.nested",
+    c"audit.parameters",
+    c"audit.parameter_max_size",
+    c"audit.statement_max_size",
+    c"audit.branch",
+    c"audit.on_full",
+    c"audit.full_timeout",
+    c"audit.flush_interval",
+    c"audit.partition_interval",
+    c"audit.database",
+    c"audit.ring_size",
+    c"audit.ring_directory",
+];
+
+/// Whether a setting was assigned since [`take_assigned`].
+static mut ASSIGNED: bool = false;
+
+/// Whether a value may have changed.
+#[inline]
+pub fn assigned() -> bool {
+    unsafe { ASSIGNED }
+}
+
+/// Forgets that a value may have changed.
+pub fn take_assigned() {
+    unsafe { ASSIGNED = false };
+}
+
+unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_void) {
+    unsafe { ASSIGNED = true };
+}
+
+unsafe extern "C-unwind" fn assigned_int(_value: c_int, _extra: *mut c_void) {
+    unsafe { ASSIGNED = true };
+}
+
+unsafe extern "C-unwind" fn assigned_bool(_value: bool, _extra: *mut c_void) {
+    unsafe { ASSIGNED = true };
+}
+
 // The getters: none of them throws. SAFETY of each: a backend is one thread, and the statics are
 // written by the GUC machinery of the same thread only.
 
@@ -54,6 +101,17 @@ pub fn catalog() -> bool {
 #[inline]
 pub fn nested() -> bool {
     unsafe { NESTED }
+}
+
+/// `audit.parameters`
+#[inline]
+pub fn parameters() -> bool {
+    unsafe { PARAMETERS }
+}
+
+/// `audit.parameter_max_size` in bytes.
+pub fn parameter_max_size() -> usize {
+    unsafe { PARAMETER_MAX_SIZE as usize }
 }
 
 /// `audit.statement_max_size` in bytes.
@@ -155,6 +213,7 @@ unsafe extern "C-unwind" fn check_level(
 
 unsafe extern "C-unwind" fn assign_level(_value: *const c_char, extra: *mut c_void) {
     unsafe {
+        ASSIGNED = true;
         if !extra.is_null() {
             LEVEL_BITS = extra.cast::<u32>().read();
         }
@@ -296,7 +355,7 @@ unsafe fn define_int(i: Int) {
             i.context,
             i.unit as c_int,
             i.check,
-            None,
+            Some(assigned_int),
             None,
         );
     }
@@ -317,7 +376,7 @@ unsafe fn define_bool(
             pg_sys::GucContext::PGC_SUSET,
             0,
             None,
-            None,
+            Some(assigned_bool),
             None,
         );
     }
@@ -349,6 +408,20 @@ pub unsafe fn define() {
             c"Records statements run inside functions, triggers and DO blocks.",
             &raw mut NESTED,
         );
+        define_bool(
+            c"audit.parameters",
+            c"Keeps the values of bind parameters.",
+            &raw mut PARAMETERS,
+        );
+        define_int(Int {
+            name: c"audit.parameter_max_size",
+            short: c"Longer parameter values are cut, and marked.",
+            value: &raw mut PARAMETER_MAX_SIZE,
+            range: 16..=1024 * 1024,
+            context: PGC_SUSET,
+            unit: pg_sys::GUC_UNIT_BYTE,
+            check: None,
+        });
         define_int(Int {
             name: c"audit.statement_max_size",
             short: c"Longer statement text is cut; its full length and SHA-256 are kept.",
@@ -374,7 +447,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_SIGHUP,
             check: None,
-            assign: None,
+            assign: Some(assigned_text),
         });
         pg_sys::DefineCustomEnumVariable(
             c"audit.on_full".as_ptr(),
@@ -386,7 +459,7 @@ pub unsafe fn define() {
             PGC_SUSET,
             0,
             None,
-            None,
+            Some(assigned_int),
             None,
         );
         define_int(Int {
@@ -424,7 +497,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_POSTMASTER,
             check: None,
-            assign: None,
+            assign: Some(assigned_text),
         });
         define_int(Int {
             name: c"audit.ring_size",
@@ -442,7 +515,7 @@ pub unsafe fn define() {
             boot: c"pg_audit",
             context: PGC_POSTMASTER,
             check: None,
-            assign: None,
+            assign: Some(assigned_text),
         });
     }
 }

@@ -3,6 +3,7 @@
 //! frame between it and the server.
 
 pub mod compat;
+pub mod connection;
 pub mod guc;
 pub mod heap;
 pub mod home;

@@ -24,6 +24,12 @@ unsafe extern "C-unwind" {
         direction: pg_sys::ScanDirection::Type,
         count: u64,
     );
+    pub fn standard_planner(
+        query: *mut pg_sys::Query,
+        source: *const c_char,
+        cursor_options: c_int,
+        params: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
     pub fn standard_ExecutorFinish(query_desc: *mut pg_sys::QueryDesc);
     pub fn standard_ExecutorEnd(query_desc: *mut pg_sys::QueryDesc);
     pub fn standard_ProcessUtility(
@@ -49,6 +55,8 @@ unsafe extern "C-unwind" {
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
+    pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
+    pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
@@ -83,6 +91,8 @@ unsafe extern "C-unwind" {
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;
+    pub fn pg_mbcliplen(text: *const c_char, len: c_int, limit: c_int) -> c_int;
+    pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;
     pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;

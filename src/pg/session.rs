@@ -5,6 +5,7 @@ use audit_core::codec::encode_session;
 use audit_core::event::Session;
 use pgrx::pg_sys;
 
+use super::connection::Peer;
 use super::{compat, guc, names, raw};
 
 /// What can change while a session runs, as last seen.
@@ -20,8 +21,7 @@ struct Seen {
 struct State {
     user_name: Vec<u8>,
     database_name: Vec<u8>,
-    client_addr: Option<String>,
-    client_port: Option<u16>,
+    peer: Peer,
     seen: Seen,
     encoded: Vec<u8>,
 }
@@ -56,45 +56,16 @@ pub unsafe fn begin() {
         names::learn_role(raw::GetAuthenticatedUserId());
         let database = raw::get_database_name(pg_sys::MyDatabaseId);
         // From here on nothing throws.
-        let (client_addr, client_port) = client();
+        let peer = Peer::of_session();
         STATE = Some(State {
             user_name: names::role(raw::GetAuthenticatedUserId())
                 .unwrap_or_default()
                 .to_vec(),
             database_name: raw::bytes(database).to_vec(),
-            client_addr,
-            client_port,
+            peer,
             seen: Seen::default(),
             encoded: Vec::with_capacity(256),
         });
-    }
-}
-
-/// The peer's numeric address and port; none for a unix socket. Never throws.
-unsafe fn client() -> (Option<String>, Option<u16>) {
-    unsafe {
-        if pg_sys::MyBEEntry.is_null() {
-            return (None, None);
-        }
-        let storage = &raw const (*pg_sys::MyBEEntry).st_clientaddr.addr;
-        let bytes = storage.cast::<u8>();
-        // struct sockaddr_in{,6}: family in host order, then port and address in network order.
-        const AF_INET: u16 = 2;
-        const AF_INET6: u16 = 10;
-        let family = storage.cast::<u16>().read_unaligned();
-        let port = u16::from_be_bytes([*bytes.add(2), *bytes.add(3)]);
-        let address = match family {
-            AF_INET => {
-                let ip = bytes.add(4).cast::<[u8; 4]>().read_unaligned();
-                std::net::Ipv4Addr::from(ip).to_string()
-            }
-            AF_INET6 => {
-                let ip = bytes.add(8).cast::<[u8; 16]>().read_unaligned();
-                std::net::Ipv6Addr::from(ip).to_string()
-            }
-            _ => return (None, None),
-        };
-        (Some(address), Some(port))
     }
 }
 
@@ -168,8 +139,8 @@ impl State {
                     session_user: session_user.filter(|name| *name != &*self.user_name),
                     database_name: Some(&self.database_name),
                     branch: not_empty(&seen.branch),
-                    client_addr: self.client_addr.as_deref().map(str::as_bytes),
-                    client_port: self.client_port,
+                    client_addr: self.peer.address.as_deref().map(str::as_bytes),
+                    client_port: self.peer.port,
                     application_name: Some(&seen.application_name),
                     backend_type: Some(raw::bytes(raw::GetBackendTypeDesc(pg_sys::MyBackendType))),
                     context: not_empty(&seen.context),

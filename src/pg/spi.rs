@@ -39,13 +39,10 @@ impl From<CaughtError> for Failure {
         | CaughtError::RustPanic {
             ereport: report, ..
         }) = error;
-        let message = match report.detail() {
-            Some(detail) => format!("{} ({})", report.message(), detail.trim_end_matches('.')),
-            None => report.message().to_string(),
-        };
         Failure {
             code: report.sql_error_code(),
-            message,
+            // Not the DETAIL: it may quote what users wrote, which has no place in the server log.
+            message: report.message().to_string(),
         }
     }
 }

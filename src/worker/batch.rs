@@ -12,7 +12,7 @@ use audit_core::event::{Decision, Fate, Numbers};
 use audit_core::numbers;
 
 /// Most events in a batch.
-pub const MAX_ROWS: usize = 8192;
+pub const MAX_ROWS: usize = 32_768;
 /// A batch with this many bytes takes no further event.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -189,12 +189,15 @@ impl Batch {
         if let Some(sha256) = event.section(Section::StatementSha256) {
             row.sha256 = self.arena.put_varlena(sha256);
         }
-        match care {
-            Care::Whole => {
-                row.parameters = self.arena.put_option(event.section(Section::Parameters));
-                row.details = self.arena.put_option(event.section(Section::Details));
+        for (section, bit, piece) in [
+            (Section::Parameters, PARAMETERS, &mut row.parameters),
+            (Section::Details, DETAILS, &mut row.details),
+        ] {
+            match (event.section(section), care) {
+                (Some(bytes), Care::Whole) => *piece = self.arena.put(bytes),
+                (Some(_), Care::Bare) => row.unstorable |= bit,
+                (None, _) => {}
             }
-            Care::Bare => row.unstorable |= PARAMETERS | DETAILS,
         }
         Ok(row)
     }

@@ -23,7 +23,6 @@ mod batch;
 mod calendar;
 mod dictionary;
 mod fates;
-mod json;
 mod leftover;
 mod lifecycle;
 mod maintenance;

@@ -2,9 +2,9 @@
 //! take the same way into the trail.
 
 use super::calendar::rfc3339;
-use super::json::{Object, hex};
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session, Timestamp};
+use audit_core::json::{Object, hex};
 use audit_core::ring::Dropped;
 use pgrx::pg_sys;
 

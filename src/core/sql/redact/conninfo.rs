@@ -143,7 +143,7 @@ pub fn is_preceded_by_pair(fragment: &Fragment, at: usize) -> bool {
     let mut before = trim_end(fragment.bytes(from, at));
     match before.last() {
         None => return from == fragment.start,
-        Some(b'\'' | b'"') => return true,
+        Some(b'\'' | b'"' | b'$') => return true,
         Some(b',' | b';' | b'(' | b')') => return false,
         Some(_) => {}
     }

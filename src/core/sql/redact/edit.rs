@@ -1,11 +1,14 @@
 //! The text on its way to the sink, with parts replaced.
 
 use super::super::cut::Sink;
+use super::super::lexer::is_ident;
 
 /// What stands for a secret.
 pub const REDACTED: &[u8] = b"<REDACTED>";
 /// The same as a literal.
-pub const REDACTED_LITERAL: &[u8] = b"'<REDACTED>'";
+const REDACTED_LITERAL: &[u8] = b"'<REDACTED>'";
+
+const SPACED_LITERAL: &[u8] = b" '<REDACTED>'";
 
 /// Takes replacements in the order of the text and passes on everything else as it is.
 pub struct Edit<'a, S> {
@@ -31,6 +34,22 @@ impl<'a, S: Sink> Edit<'a, S> {
         }
         self.out.put(with);
         self.done = end;
+    }
+
+    /// Writes `'<REDACTED>'` for a token, apart from what would make it a part of another literal:
+    /// `u&"x"` must not become `u&'…'`.
+    pub fn replace_literal(&mut self, start: usize, end: usize) {
+        let starts_alike = self.text.get(start) == Some(&b'\'');
+        let glued = start > self.done
+            && self
+                .text
+                .get(start.wrapping_sub(1))
+                .is_some_and(|&byte| is_ident(byte) || matches!(byte, b'&' | b'\''));
+        if glued && !starts_alike {
+            self.replace(start, end, SPACED_LITERAL);
+        } else {
+            self.replace(start, end, REDACTED_LITERAL);
+        }
     }
 
     /// Writes the rest.

@@ -119,6 +119,9 @@ impl<S: Sink> Scan<'_, '_, '_, S> {
         if is_secret_keyword(name) && conninfo::is_preceded_by_pair(fragment, start) {
             let value = fragment.blanks(value);
             return match fragment.get(value) {
+                Some((b'\\', next)) if matches!(fragment.get(next), Some((b'\'', _))) => {
+                    self.escaped(next)
+                }
                 Some((b'\'', _)) if fragment.quotes(value).0 == 1 => value,
                 Some((b'\'', _)) => self.quoted(value, true, start).unwrap_or(value),
                 _ => conninfo::redact_nested_value(fragment, value, self.edit),
@@ -134,6 +137,7 @@ impl<S: Sink> Scan<'_, '_, '_, S> {
         let second = fragment.get(next);
         match (first, second) {
             (b'\'', _) => self.quoted(at, fragment.layer == Layer::Escaped, word),
+            (b'\\', Some((b'\'', _))) => Some(self.escaped(next)),
             (b'$', _) => self.dollar(at),
             (b'e' | b'E', Some((b'\'', _))) => self.quoted(next, true, word),
             (b'n' | b'N' | b'b' | b'B' | b'x' | b'X', Some((b'\'', _))) => {
@@ -189,6 +193,50 @@ impl<S: Sink> Scan<'_, '_, '_, S> {
             self.edit.replace(start, end, REDACTED);
         }
         Some(end)
+    }
+
+    /// Redacts `\'…\'`, a literal in an E'' that is itself in quotes, so that backslashes and runs
+    /// of quotes come together. `at` is that of the first run. Returns where the contents end.
+    fn escaped(&mut self, at: usize) -> usize {
+        let fragment = self.fragment;
+        let (unit, start) = fragment.quotes(at);
+        let mut at = start;
+        let mut end = fragment.end;
+        while let Some((byte, next)) = fragment.get(at) {
+            match (byte, fragment.get(next)) {
+                (b'\\', Some((b'\'', _))) => {
+                    let behind = fragment.skip(next, unit);
+                    let again = fragment.skip(behind, 1);
+                    if let (Some((b'\\', _)), Some((b'\'', _))) =
+                        (fragment.get(behind), fragment.get(again))
+                    {
+                        // A doubled quote.
+                        at = fragment.skip(again, unit);
+                        continue;
+                    }
+                    end = at;
+                    break;
+                }
+                (b'\\', Some((b'\\', behind))) => {
+                    // An escaped backslash, which escapes the quote that follows it.
+                    let quote = fragment.skip(behind, 1);
+                    let escapes = matches!(fragment.get(behind), Some((b'\\', _)))
+                        && matches!(fragment.get(quote), Some((b'\'', _)));
+                    at = if escapes {
+                        fragment.skip(quote, unit)
+                    } else {
+                        behind
+                    };
+                }
+                (b'\'', _) => {
+                    end = at;
+                    break;
+                }
+                _ => at = next,
+            }
+        }
+        self.edit.replace(start, end, REDACTED);
+        end.max(start)
     }
 
     /// Whether OPTIONS comes before `at`.

@@ -2,7 +2,7 @@
 
 use super::super::cut::Sink;
 use super::super::lexer::{Kind, Lexer, Token};
-use super::edit::{Edit, REDACTED, REDACTED_LITERAL};
+use super::edit::{Edit, REDACTED};
 use super::layer::Fragment;
 use super::needle::{self, is_secret_keyword, is_secret_option, is_secret_setting};
 use super::{conninfo, fragment, uri};
@@ -143,7 +143,7 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
             _ => false,
         };
         if secret || self.tainted {
-            self.edit.replace(token.start, token.end, REDACTED_LITERAL);
+            self.edit.replace_literal(token.start, token.end);
         } else if self.is_body(token) {
             let body = self.inside(token);
             let plain = self.standard_conforming_strings;
@@ -163,7 +163,7 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
     /// Whether a literal is the body of a function or the like and can be read as SQL. A body in
     /// which that leaves a quote open is in another language.
     fn is_body(&self, token: Token) -> bool {
-        if token.kind != Kind::DollarString || self.depth >= DEEPEST {
+        if token.kind != Kind::DollarString || token.unterminated || self.depth >= DEEPEST {
             return false;
         }
         let body = self.inside(token);
@@ -262,7 +262,7 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
     }
 
     fn setting_value(&mut self, token: Token) {
-        self.edit.replace(token.start, token.end, REDACTED_LITERAL);
+        self.edit.replace_literal(token.start, token.end);
         self.expect = Expect::SettingMore;
     }
 

@@ -6,7 +6,7 @@
 
 use super::super::cut::Sink;
 use super::super::lexer::{Kind, Lexer, Token};
-use super::edit::{Edit, REDACTED_LITERAL};
+use super::edit::Edit;
 use super::fragment;
 use super::layer::Fragment;
 
@@ -34,10 +34,10 @@ pub fn redact<S: Sink>(
         begins = token.is_punct(text, b';');
         let quoted = token.kind.is_literal() || token.kind.is_quoted_ident();
         if quoted && token.end > from {
-            if token.kind.is_literal() && tokens.peek().is_some_and(is_glued) {
-                return edit.replace(token.start, text.len(), REDACTED_LITERAL);
+            if tokens.peek().is_some_and(is_glued) {
+                return edit.replace_literal(token.start, text.len());
             }
-            edit.replace(token.start, token.end, REDACTED_LITERAL);
+            edit.replace_literal(token.start, token.end);
             password = false;
             continue;
         }
@@ -53,7 +53,7 @@ pub fn redact<S: Sink>(
                     end = text.len();
                 }
             }
-            edit.replace(token.start, end, REDACTED_LITERAL);
+            edit.replace_literal(token.start, end);
             password = false;
             continue;
         }

@@ -1,0 +1,105 @@
+//! Values of bind parameters as text (`audit.parameters`).
+//!
+//! Turning a value into text runs its type's output function, which throws: it happens before the
+//! statement has a frame, into a buffer that outlives a throw.
+
+use audit_core::codec::put_parameter;
+use audit_core::json::Object;
+use pgrx::pg_sys;
+
+use super::frame::Frame;
+use crate::pg::{guc, raw};
+
+#[derive(Default)]
+struct Collected {
+    any: bool,
+    values: Vec<u8>,
+    /// Number of the parameter and its full length, of those that were cut.
+    cut: Vec<(usize, usize)>,
+}
+
+static mut COLLECTED: Option<Collected> = None;
+
+fn collected() -> &'static mut Collected {
+    // SAFETY: one thread; no reference outlives a function of this file.
+    unsafe { (*(&raw mut COLLECTED)).get_or_insert_default() }
+}
+
+/// Collects the values of a statement that is about to begin. Throws.
+///
+/// # Safety
+/// `params` is NULL or a valid list; in a transaction that is not aborted.
+#[inline]
+pub unsafe fn collect(params: pg_sys::ParamListInfo) {
+    if guc::parameters() {
+        unsafe { collect_values(params) };
+    }
+}
+
+unsafe fn collect_values(params: pg_sys::ParamListInfo) {
+    let into = collected();
+    into.any = true;
+    into.values.clear();
+    into.cut.clear();
+    unsafe {
+        if params.is_null() {
+            return;
+        }
+        for i in 0..(*params).numParams as usize {
+            let mut room: pg_sys::ParamExternData = core::mem::zeroed();
+            let param: *const pg_sys::ParamExternData = match (*params).paramFetch {
+                Some(fetch) => fetch(params, i as i32 + 1, false, &mut room),
+                None => (*params).params.as_ptr().add(i),
+            };
+            // A variable of a function that the statement doesn't use.
+            if param.is_null() || (*param).ptype == pg_sys::InvalidOid {
+                continue;
+            }
+            if (*param).isnull {
+                put_parameter(&mut collected().values, None);
+                continue;
+            }
+            let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+            raw::getTypeOutputInfo((*param).ptype, &mut output, &mut varlena);
+            let text = raw::OidOutputFunctionCall(output, (*param).value);
+            // From here on nothing throws.
+            keep(i + 1, raw::bytes(text));
+            raw::pfree(text.cast());
+        }
+    }
+}
+
+fn keep(number: usize, text: &[u8]) {
+    let into = collected();
+    let most = guc::parameter_max_size();
+    let mut len = text.len();
+    if len > most {
+        // SAFETY: reads `len` bytes of the text at most.
+        len = unsafe { raw::pg_mbcliplen(text.as_ptr().cast(), len as i32, most as i32) } as usize;
+        into.cut.push((number, text.len()));
+    }
+    put_parameter(&mut into.values, Some(&text[..len]));
+}
+
+/// Gives the collected values to the statement that has begun. Never throws.
+pub fn hand_over(frame: &mut Frame) {
+    let from = collected();
+    if !std::mem::take(&mut from.any) {
+        return;
+    }
+    frame.state.with_parameters = true;
+    frame.parameters.clear();
+    frame.parameters.extend_from_slice(&from.values);
+    if from.cut.is_empty() {
+        return;
+    }
+    let mut sizes = Object::new();
+    for (number, full) in &from.cut {
+        sizes.number(&number.to_string(), full);
+    }
+    let mut truncated = Object::new();
+    truncated.raw("parameters", &sizes.finish());
+    let mut details = Object::new();
+    details.raw("truncated", &truncated.finish());
+    frame.details = details.finish();
+}

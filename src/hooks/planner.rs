@@ -1,0 +1,86 @@
+//! The planner's hook: a statement that fails while it is planned (a constant that divides by zero,
+//! a cancel) never reaches the executor. While the planner runs the statement has a frame, which
+//! becomes its event only if it dies there.
+
+use core::ffi::{c_char, c_int};
+use pgrx::pg_sys;
+
+use super::engine::{Id, engine};
+use super::frame::Wraps;
+use super::{begin, capture, executor};
+use crate::pg::{compat, names, raw};
+
+static mut NEXT: pg_sys::planner_hook_type = None;
+
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
+    unsafe {
+        NEXT = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(plan);
+    }
+}
+
+#[inline(never)]
+unsafe extern "C-unwind" fn plan(
+    query: *mut pg_sys::Query,
+    source: *const c_char,
+    cursor_options: c_int,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    unsafe {
+        let marker = 0u8;
+        let id = if capture::on() {
+            begin_plan(query, source, &raw const marker as usize)
+        } else {
+            None
+        };
+        let planned = match NEXT {
+            Some(next) => next(query, source, cursor_options, params),
+            None => raw::standard_planner(query, source, cursor_options, params),
+        };
+        if let Some(id) = id {
+            engine().pause(id);
+            engine().planned(id);
+        }
+        planned
+    }
+}
+
+/// A frame for the statement being planned; `None` where it is a part of a utility statement, whose
+/// own failure it would be, or not wanted. Throws.
+unsafe fn begin_plan(
+    query: *mut pg_sys::Query,
+    source: *const c_char,
+    address: usize,
+) -> Option<Id> {
+    unsafe {
+        begin::session();
+        engine().enter(address);
+        let inside_wrapper = engine()
+            .innermost()
+            .is_some_and(|frame| frame.wraps != Wraps::Nothing);
+        let classes = executor::classes_of((*query).commandType, (*query).hasModifyingCTE);
+        if inside_wrapper || source.is_null() || !begin::wanted(classes) {
+            return None;
+        }
+        compat::for_each_query_relation(query, &mut |relid, _| names::learn_relation(relid));
+        let text = begin::Text {
+            source,
+            location: (*query).stmt_location,
+            len: (*query).stmt_len,
+        };
+        let id = begin::statement(text, classes, true, address);
+        let frame = engine().frame(id);
+        frame
+            .command
+            .extend_from_slice(executor::command_of((*query).commandType));
+        frame.query_id = (*query).queryId as i64;
+        let mut objects = executor::Objects::new(frame);
+        compat::for_each_query_relation(query, &mut |relid, privileges| {
+            objects.add(relid, privileges);
+        });
+        objects.finish();
+        Some(id)
+    }
+}

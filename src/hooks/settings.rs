@@ -1,0 +1,56 @@
+//! Each change of an effective audit.* value becomes an AUDIT event, however it was made: SET, RESET,
+//! set_config, a function's SET clause, ALTER ROLE or DATABASE SET, a reload, a rollback
+//! (spec/capture.md, rule 9). The server tells of assignments; values are compared only after one.
+
+use audit_core::json::Object;
+use core::ffi::CStr;
+
+use super::emit;
+use super::engine::engine;
+use crate::pg::{guc, raw};
+
+/// The values as last seen, in the order of [`guc::NAMES`]; empty before the session begins.
+static mut SEEN: Vec<Vec<u8>> = Vec::new();
+
+fn seen() -> &'static mut Vec<Vec<u8>> {
+    // SAFETY: one thread; no reference outlives a function of this file.
+    unsafe { &mut *(&raw mut SEEN) }
+}
+
+/// Never throws: the names are known.
+fn value(name: &CStr) -> &'static [u8] {
+    unsafe { raw::bytes(raw::GetConfigOption(name.as_ptr(), true, false)) }
+}
+
+/// A session begins with the values that it finds.
+pub fn begin() {
+    *seen() = guc::NAMES.iter().map(|name| value(name).to_vec()).collect();
+    guc::take_assigned();
+}
+
+/// Called where statements begin and end.
+#[inline]
+pub fn check() {
+    if guc::assigned() {
+        compare();
+    }
+}
+
+#[cold]
+fn compare() {
+    guc::take_assigned();
+    for (name, old) in guc::NAMES.iter().zip(seen().iter_mut()) {
+        let new = value(name);
+        if old == new {
+            continue;
+        }
+        let mut details = Object::new();
+        details
+            .text("setting", name.to_bytes())
+            .text("old", old)
+            .text("new", new);
+        emit::setting_event(engine(), name.to_bytes(), &details.finish());
+        old.clear();
+        old.extend_from_slice(new);
+    }
+}

@@ -1,0 +1,157 @@
+//! The client's connection: who asked to be let in, from where, and how that was checked.
+
+use core::ffi::c_char;
+use pgrx::pg_sys;
+
+use super::raw;
+
+/// A peer's numeric address and port; none for a unix socket.
+pub struct Peer {
+    pub address: Option<String>,
+    pub port: Option<u16>,
+}
+
+impl Peer {
+    const LOCAL: Peer = Peer {
+        address: None,
+        port: None,
+    };
+
+    /// The peer of a session that was let in. Never throws.
+    pub fn of_session() -> Peer {
+        // SAFETY: MyBEEntry is NULL or this backend's own entry in shared memory.
+        unsafe {
+            if pg_sys::MyBEEntry.is_null() {
+                return Peer::LOCAL;
+            }
+            Peer::read(&raw const (*pg_sys::MyBEEntry).st_clientaddr)
+        }
+    }
+
+    /// Reads struct sockaddr_in or sockaddr_in6: family in host order, then port and address in
+    /// network order. By hand, since getnameinfo would be told to look up nothing anyway.
+    unsafe fn read(address: *const pg_sys::SockAddr) -> Peer {
+        const AF_INET: u16 = 2;
+        const AF_INET6: u16 = 10;
+        unsafe {
+            let bytes = (&raw const (*address).addr).cast::<u8>();
+            let family = bytes.cast::<u16>().read_unaligned();
+            let port = u16::from_be_bytes([*bytes.add(2), *bytes.add(3)]);
+            let text = match family {
+                AF_INET => {
+                    let ip = bytes.add(4).cast::<[u8; 4]>().read_unaligned();
+                    std::net::Ipv4Addr::from(ip).to_string()
+                }
+                AF_INET6 => {
+                    let ip = bytes.add(8).cast::<[u8; 16]>().read_unaligned();
+                    std::net::Ipv6Addr::from(ip).to_string()
+                }
+                _ => return Peer::LOCAL,
+            };
+            Peer {
+                address: Some(text),
+                port: Some(port),
+            }
+        }
+    }
+}
+
+/// What the start-up packet asks for.
+pub struct Request {
+    pub user: &'static [u8],
+    pub database: &'static [u8],
+    pub application: &'static [u8],
+    pub peer: Peer,
+}
+
+/// The request of the client that this process serves; `None` before its packet was read, or in a
+/// process without a client. Never throws.
+pub fn request() -> Option<Request> {
+    // SAFETY: MyProcPort is NULL or valid; its strings are NULL or NUL-terminated.
+    unsafe {
+        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
+        if port.user_name.is_null() {
+            return None;
+        }
+        Some(Request {
+            user: raw::bytes(port.user_name),
+            database: raw::bytes(port.database_name),
+            application: raw::bytes(port.application_name),
+            peer: Peer::read(&raw const port.raddr),
+        })
+    }
+}
+
+/// Version and cipher of TLS; `None` without it. Never throws.
+pub fn tls() -> Option<(&'static [u8], &'static [u8])> {
+    // SAFETY: as in `Peer::of_session`; the status is there whenever st_ssl is set.
+    unsafe {
+        let entry = pg_sys::MyBEEntry.as_ref()?;
+        if !entry.st_ssl {
+            return None;
+        }
+        let status = entry.st_sslstatus.as_ref()?;
+        Some((
+            raw::bytes(status.ssl_version.as_ptr()),
+            raw::bytes(status.ssl_cipher.as_ptr()),
+        ))
+    }
+}
+
+/// The authentication method that pg_hba.conf chose, as it is spelled there; `None` before that.
+/// Never throws.
+pub fn method() -> Option<&'static [u8]> {
+    // SAFETY: returns a static string for every value, NULL for none.
+    let name: *const c_char = unsafe { raw::hba_authname(auth_method()?) };
+    (!name.is_null()).then(|| unsafe { raw::bytes(name) })
+}
+
+/// The head of HbaLine (libpq/hba.h of 14 and 15), which pgrx doesn't bind.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+#[repr(C)]
+struct HbaLineHead {
+    linenumber: i32,
+    rawline: *mut c_char,
+    conntype: i32,
+    databases: *mut pg_sys::List,
+    roles: *mut pg_sys::List,
+    addr: [u64; 16],
+    addrlen: i32,
+    mask: [u64; 16],
+    masklen: i32,
+    ip_cmp_method: i32,
+    hostname: *mut c_char,
+    auth_method: i32,
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn auth_method() -> Option<i32> {
+    // SAFETY: the pointer to the HbaLine follows `application_name` in struct Port.
+    unsafe {
+        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
+        let hba = (&raw const port.application_name)
+            .add(1)
+            .cast::<*const HbaLineHead>();
+        Some((*hba).as_ref()?.auth_method)
+    }
+}
+
+/// The head of ClientConnectionInfo (libpq/libpq-be.h since 16), which pgrx doesn't bind.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+#[repr(C)]
+struct ClientConnectionInfo {
+    authn_id: *const c_char,
+    auth_method: i32,
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn auth_method() -> Option<i32> {
+    unsafe extern "C" {
+        static MyClientConnectionInfo: ClientConnectionInfo;
+    }
+    // SAFETY: a plain global. authn_id is NULL where nobody authenticated, for example by trust:
+    // the method is then not told, as 0 could be "reject".
+    unsafe {
+        (!MyClientConnectionInfo.authn_id.is_null()).then_some(MyClientConnectionInfo.auth_method)
+    }
+}
