@@ -19,7 +19,7 @@ use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
 use super::frame::Frame;
-use super::{emit, settings};
+use super::{checks, emit, settings};
 use crate::pg::raw;
 use pgrx::pg_sys;
 
@@ -40,6 +40,8 @@ pub struct Engine {
     dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
     held: Option<Id>,
+    /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
+    pub checks: Vec<Id>,
     pub fates: FateTracker,
     /// Number of the session's last top-level statement, and of the last one inside it.
     pub statement_id: u64,
@@ -121,12 +123,7 @@ impl Engine {
         id
     }
 
-    /// Gives a frame back that was taken in vain.
-    pub fn put_back(&mut self, id: Id) {
-        self.give_back(id);
-    }
-
-    fn give_back(&mut self, id: Id) {
+    pub fn give_back(&mut self, id: Id) {
         self.pool[id].in_use = false;
         self.open.retain(|other| *other != id);
         self.free.push(id);
@@ -185,6 +182,7 @@ impl Engine {
 
     /// Ends one failed statement with the last error.
     fn fail(&mut self, id: Id, outcome: Outcome, fate: Fate) {
+        checks::flush_below(self, self.pool[id].numbers.depth);
         let frame = &mut self.pool[id];
         frame.numbers.outcome = outcome;
         frame.numbers.sqlstate = self.error.sqlstate;
@@ -278,11 +276,18 @@ impl Engine {
             frame.numbers.duration = (now - frame.numbers.started_at).max(0);
         }
         frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
+        let depth = frame.numbers.depth;
         if !frame.recorded(false) {
+            checks::flush_below(self, depth);
             self.give_back(id);
             return;
         }
-        let top = frame.numbers.depth == 0;
+        if checks::joined(self, id) {
+            return;
+        }
+        checks::flush_below(self, depth);
+        let frame = &mut self.pool[id];
+        let top = depth == 0;
         if frame.in_aborted {
             let fate = if frame.to_savepoint {
                 Fate::Open
@@ -298,6 +303,12 @@ impl Engine {
             emit::push(self, id, Fate::Open, true);
         }
         self.give_back(id);
+    }
+
+    /// Keeps a finished check until its statement ends.
+    pub fn park(&mut self, id: Id) {
+        self.open.retain(|other| *other != id);
+        self.checks.push(id);
     }
 
     /// Sends the held statement without its fate: another statement of the same transaction begins.
@@ -388,6 +399,7 @@ impl Engine {
             return;
         }
         self.explicit = false;
+        checks::flush(self);
         // First the range, then the events that carry it.
         self.fates.end(fate);
         self.judge(Outcome::Failed);
@@ -399,11 +411,13 @@ impl Engine {
         }
     }
 
-    /// At an abort: statements whose catcher is gone are dead; when the process exits all are.
+    /// At an abort: statements that don't have a catcher of their own inside the one that is in force
+    /// now are dead (a procedure that rolls back does so under catchers further in); when the process
+    /// exits all are.
     fn bury_all_or_outer(&mut self, exiting: bool) {
         let catcher = catcher();
         while let Some(&id) = self.running.last() {
-            if !exiting && self.pool[id].catcher >= catcher {
+            if !exiting && self.pool[id].catcher > catcher {
                 break;
             }
             self.running.pop();

@@ -8,7 +8,7 @@
 use core::ffi::c_void;
 use pgrx::pg_sys;
 
-use super::begin::take_text_as;
+use super::begin::{self, take_text_as};
 use super::engine::{ERROR_MAX, Id, engine};
 use super::{capture, session as sessions};
 use crate::pg::{guc, raw, session};
@@ -73,7 +73,7 @@ pub unsafe fn install() {
 pub fn begin() {
     let id = engine().take_frame();
     engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
-    engine().put_back(id);
+    engine().give_back(id);
     watch();
 }
 
@@ -115,16 +115,16 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         let message = raw::bytes((*error).message);
         engine().before_error();
         let unseen = engine().running.is_empty() && !belongs_to_held();
-        let statement = unseen_statement(unseen, sqlstate);
+        let nested = nested_unseen((*error).internalquery);
+        let statement = nested.or_else(|| unseen_statement(unseen, sqlstate));
         remember(sqlstate, message, statement);
-        if !unseen {
-            if engine().running.is_empty() {
-                engine().held_failed();
+        match statement {
+            Some(text) => {
+                let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
+                engine().died_unseen(id);
             }
-        } else if let Some(text) = statement {
-            engine().release_held();
-            let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
-            engine().died_unseen(id);
+            None if engine().running.is_empty() && !unseen => engine().held_failed(),
+            None => {}
         }
     }
 }
@@ -182,26 +182,54 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32) -> Option<&'a [u8]> 
     Some(&all[split::statement_at(all, from)])
 }
 
+/// The text of a statement inside a function that no hook has seen: it did not parse, or a name in
+/// it is unknown. The server keeps the text of just those (`internalquery`); a function's own body,
+/// which it keeps likewise, is no statement.
+unsafe fn nested_unseen<'a>(internal: *const core::ffi::c_char) -> Option<&'a [u8]> {
+    if internal.is_null() {
+        return None;
+    }
+    let text = split::trim(unsafe { raw::bytes(internal) });
+    let frame = engine().innermost()?;
+    let body = matches!(
+        frame.command.as_slice(),
+        b"DO" | b"CREATE FUNCTION" | b"CREATE PROCEDURE"
+    );
+    let seen = frame.numbers.depth > 0 && frame.text == text;
+    (!body && !seen).then_some(text)
+}
+
 /// A frame for such a statement. Allocates nothing that was not set aside.
 fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let engine = engine();
-    engine.statement_id += 1;
-    engine.substatement_id = 1;
-    let statement_id = engine.statement_id;
-    let started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let depth = engine.depth();
+    let mut started_at = engine.error.at;
+    if depth == 0 {
+        engine.release_held();
+        engine.statement_id += 1;
+        engine.substatement_id = 1;
+        started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    } else {
+        engine.substatement_id += 1;
+    }
+    let (statement_id, substatement_id) = (engine.statement_id, engine.substatement_id);
+    let command = command_of_first_keyword(text);
+    let classes = classes_of_command(command);
+    let wanted = begin::wanted(classes);
     let id = engine.take_frame();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
-    let command = command_of_first_keyword(text);
     frame.level = guc::level();
-    frame.classes = classes_of_command(command);
-    frame.captured = true;
+    frame.classes = classes;
+    frame.captured = wanted;
     frame.in_aborted = in_aborted;
     frame.command.extend_from_slice(command.as_bytes());
     frame.session.extend_from_slice(session::encoded());
     frame.numbers.started_at = started_at;
     frame.numbers.statement_id = statement_id;
-    frame.numbers.substatement_id = 1;
+    frame.numbers.substatement_id = substatement_id;
+    frame.numbers.depth = depth;
+    frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
     take_text_as(frame, text, unparsed);
     id
 }

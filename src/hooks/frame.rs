@@ -65,6 +65,8 @@ pub struct State {
     pub object_type: &'static str,
     pub query_id: i64,
     pub sha256: Option<[u8; 32]>,
+    /// How often a foreign-key check ran that this frame stands for; see `hooks::checks`.
+    pub calls: u64,
     /// `parameters` holds a list, perhaps an empty one.
     pub with_parameters: bool,
 }

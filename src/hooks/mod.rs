@@ -4,6 +4,7 @@
 
 pub mod begin;
 pub mod capture;
+pub mod checks;
 pub mod describe;
 pub mod emit;
 pub mod engine;

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::engine;
-use super::{capture, session as sessions};
+use super::{capture, checks, session as sessions};
 use crate::pg::{home, session};
 
 /// Registers the callbacks; children of the postmaster inherit them.
@@ -62,6 +62,8 @@ unsafe extern "C-unwind" fn subtransaction(
     if !capture::on_quietly() {
         return;
     }
+    // What ran in the subtransaction around shall not share its fate.
+    checks::flush(engine());
     match event {
         SUBXACT_EVENT_START_SUB => engine().fates.start_sub(id),
         SUBXACT_EVENT_COMMIT_SUB => engine().fates.commit_sub(id),

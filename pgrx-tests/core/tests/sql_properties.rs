@@ -251,7 +251,7 @@ proptest! {
         place in select(&PLACES[..]), way in 0usize..7, other in 0usize..7) {
         let connect = format!("SELECT dblink_connect('{}')", conninfo.replace('\'', "''"));
         let text = [nest(&place.replace('@', &literal), way), nest(&connect, other)].join(";\n");
-        for options in ALL {
+        for options in [ALL[0], ALL[1]] {
             let once = redact(text.as_bytes(), options);
             let twice = redact(&once, options);
             prop_assert_eq!(

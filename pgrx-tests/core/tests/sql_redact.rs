@@ -519,8 +519,8 @@ fn unparsed_text_loses_all_literals() {
             ),
             ("ALTER ROLE a PASSWORD 'x", "ALTER ROLE a PASSWORD '@'"),
             ("ALTER ROLE a PASSWORD $$x", "ALTER ROLE a PASSWORD '@'"),
-            ("ALTER ROLE a PASSWORD \"x\"", "ALTER ROLE a PASSWORD '@'"),
-            ("ALTER ROLE a PASSWORD \"x", "ALTER ROLE a PASSWORD '@'"),
+            ("ALTER ROLE a PASSWORD \"x\"", "ALTER ROLE a PASSWORD \"@\""),
+            ("ALTER ROLE a PASSWORD \"x", "ALTER ROLE a PASSWORD \"@\""),
             ("ALTER ROLE a PASSWORD x", "ALTER ROLE a PASSWORD '@'"),
             (
                 "ALTER ROLE a PASSWORD = 1x!y; SELECT 2",
@@ -542,7 +542,7 @@ fn unparsed_text_loses_all_literals() {
             ("ALTER ROLE a PASSWORD /* 'x", "ALTER ROLE a PASSWORD /*@"),
             (
                 "ALTER ROLE a PASSWORD -- PASSWORD 'y'\n 'x')",
-                "ALTER ROLE a PASSWORD -- PASSWORD '@'\n '@')",
+                "ALTER ROLE a PASSWORD --@\n '@')",
             ),
             (
                 "SELECT dblink_connect('host=h password=x'",

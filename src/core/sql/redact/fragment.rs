@@ -122,7 +122,7 @@ impl<S: Sink> Scan<'_, '_, '_, S> {
                 Some((b'\\', next)) if matches!(fragment.get(next), Some((b'\'', _))) => {
                     self.escaped(next)
                 }
-                Some((b'\'', _)) if fragment.quotes(value).0 == 1 => value,
+                Some((b'\'', _)) if self.ends_literal(value) => value,
                 Some((b'\'', _)) => self.quoted(value, true, start).unwrap_or(value),
                 _ => conninfo::redact_nested_value(fragment, value, self.edit),
             };
@@ -193,6 +193,17 @@ impl<S: Sink> Scan<'_, '_, '_, S> {
             self.edit.replace(start, end, REDACTED);
         }
         Some(end)
+    }
+
+    /// Whether the quote behind `password=` is the end of a literal and not the beginning of the
+    /// value: it is one quote, and no value is glued to it.
+    fn ends_literal(&self, at: usize) -> bool {
+        let (run, behind) = self.fragment.quotes(at);
+        let glued = self
+            .fragment
+            .get(behind)
+            .is_some_and(|(byte, _)| !is_space(byte) && !matches!(byte, b'|' | b',' | b')' | b';'));
+        run == 1 && !glued
     }
 
     /// Redacts `\'…\'`, a literal in an E'' that is itself in quotes, so that backslashes and runs
@@ -281,6 +292,11 @@ fn word_around(fragment: &Fragment, at: usize, from: usize) -> (usize, usize) {
         .take_while(|&&byte| is_ident(byte))
         .count();
     let mut start = at - len;
+    let word = fragment.bytes(start, at);
+    if word.first() == Some(&b'$') {
+        // The tag of a literal that begins there.
+        start += memchr::memrchr(b'$', word).map_or(0, |last| last + 1);
+    }
     if fragment.layer == Layer::Escaped && start > fragment.start {
         let before = fragment.bytes(from.max(fragment.start), start);
         let slashes = before

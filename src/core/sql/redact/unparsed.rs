@@ -6,9 +6,9 @@
 
 use super::super::cut::Sink;
 use super::super::lexer::{Kind, Lexer, Token};
-use super::edit::Edit;
-use super::fragment;
+use super::edit::{Edit, REDACTED, REDACTED_IDENT};
 use super::layer::Fragment;
+use super::needle;
 
 /// Redacts a text whose first needle is at `from`.
 pub fn redact<S: Sink>(
@@ -20,6 +20,8 @@ pub fn redact<S: Sink>(
     let mut tokens = Lexer::new(text, standard_conforming_strings).peekable();
     // CREATE or ALTER begins the statement; PASSWORD was the last word.
     let (mut begins, mut creates, mut password) = (true, false, false);
+    // Where the literal begins that was the last token, if it stays.
+    let mut literal = None;
     while let Some(token) = tokens.next() {
         let is = |keyword| token.is_word(text, keyword);
         if token.kind.is_blank() {
@@ -32,12 +34,21 @@ pub fn redact<S: Sink>(
             creates = is("CREATE") || is("ALTER");
         }
         begins = token.is_punct(text, b';');
-        let quoted = token.kind.is_literal() || token.kind.is_quoted_ident();
-        if quoted && token.end > from {
+        let adjacent = literal.take();
+        if token.kind.is_literal() && token.end <= from {
+            literal = Some(token.start);
+        }
+        if (token.kind.is_literal() || token.kind.is_quoted_ident()) && token.end > from {
+            // With a literal right before, which could become one with it.
+            let start = adjacent.unwrap_or(token.start);
             if tokens.peek().is_some_and(is_glued) {
-                return edit.replace_literal(token.start, text.len());
+                return edit.replace_literal(start, text.len());
             }
-            edit.replace_literal(token.start, token.end);
+            if token.kind.is_literal() {
+                edit.replace_literal(start, token.end);
+            } else {
+                edit.replace(token.start, token.end, REDACTED_IDENT);
+            }
             password = false;
             continue;
         }
@@ -66,11 +77,11 @@ fn is_glued(next: &Token) -> bool {
     !next.kind.is_blank() && !matches!(next.kind, Kind::Punct | Kind::Operator)
 }
 
+/// A comment with a needle in it goes whole: to cut a literal out of it could change where it ends.
 fn comment<S: Sink>(text: &[u8], token: Token, edit: &mut Edit<S>) {
     let inside = Fragment::inside(text, token, true);
-    if token.unterminated {
-        edit.replace(inside.start, inside.end, super::edit::REDACTED);
-    } else {
-        fragment::redact(&inside, edit);
+    let within = text.get(..inside.end).unwrap_or_default();
+    if token.unterminated || needle::find(within, inside.start).is_some() {
+        edit.replace(inside.start, inside.end, REDACTED);
     }
 }

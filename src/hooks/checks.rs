@@ -1,0 +1,82 @@
+//! Foreign-key checks: an INSERT of 10,000 rows runs 10,000 of them. Those of one constraint in one
+//! statement become one event with `details.calls` (spec/capture.md, rule 7); one that fails has its
+//! own, as any failed statement.
+
+use audit_core::event::Fate;
+use std::io::Write;
+
+use super::emit;
+use super::engine::{Engine, Id};
+
+/// How the server writes them (ri_triggers.c).
+const PREFIX: &[u8] = b"SELECT 1 FROM ONLY ";
+const SUFFIX: &[u8] = b" FOR KEY SHARE OF x";
+
+/// More constraints than that in one statement are told in several events each.
+const MOST: usize = 16;
+
+/// Whether a nested statement that succeeded is a check and was put with its like.
+pub fn joined(engine: &mut Engine, id: Id) -> bool {
+    let frame = engine.frame(id);
+    if frame.numbers.depth == 0 || !frame.text.starts_with(PREFIX) || !frame.text.ends_with(SUFFIX)
+    {
+        return false;
+    }
+    for at in 0..engine.checks.len() {
+        let other = engine.checks[at];
+        if join(engine, other, id) {
+            engine.give_back(id);
+            return true;
+        }
+    }
+    if engine.checks.len() == MOST {
+        flush(engine);
+    }
+    engine.frame(id).calls = 1;
+    engine.park(id);
+    true
+}
+
+/// Adds check `id` to `other` if it is the same one: text and place.
+fn join(engine: &mut Engine, other: Id, id: Id) -> bool {
+    let new = engine.frame(id);
+    let (numbers, text) = (new.numbers, std::mem::take(&mut new.text));
+    let frame = engine.frame(other);
+    let same = frame.numbers.depth == numbers.depth
+        && frame.numbers.statement_id == numbers.statement_id
+        && frame.text == text;
+    if same {
+        frame.calls += 1;
+        frame.numbers.rows += numbers.rows.max(0);
+        frame.numbers.duration += numbers.duration.max(0);
+    }
+    engine.frame(id).text = text;
+    same
+}
+
+/// Sends the checks that were run inside a statement of this depth, which ends.
+pub fn flush_below(engine: &mut Engine, depth: u32) {
+    if engine.checks.is_empty() {
+        return;
+    }
+    let first = engine.checks[0];
+    if engine.frame(first).numbers.depth > depth {
+        flush(engine);
+    }
+}
+
+/// Sends all checks. Never throws or waits.
+pub fn flush(engine: &mut Engine) {
+    for at in 0..engine.checks.len() {
+        let id = engine.checks[at];
+        let frame = engine.frame(id);
+        if frame.calls > 1 {
+            let calls = frame.calls;
+            frame.details.clear();
+            let _ = write!(frame.details, "{{\"calls\": {calls}}}");
+        }
+        emit::push(engine, id, Fate::Open, true);
+        engine.give_back(id);
+    }
+    engine.checks.clear();
+}
