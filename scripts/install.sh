@@ -18,9 +18,8 @@ if [ -e "$stamp" ] && [ -e "$library" ] &&
 fi
 
 step "release build and installation into $("$PG_CONFIG" --version)"
-started=$(date +%s)
 mkdir -p "$TARGET"
-touch "$stamp.new" # older than any edit made while we build
+touch "$stamp.began" # an edit made while we build counts as newer
 sudo=()
 [ -w "$("$PG_CONFIG" --pkglibdir)" ] || sudo=(--sudo)
 # Linking with --no-gc-sections (pgrx's default) would build every dependency a second time; the
@@ -30,5 +29,6 @@ CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1 \
     --no-default-features --features "pg$(pg_major)" "${sudo[@]}" </dev/null
 [ -e "$library" ] || die "the build left no $library"
 cksum <"$library" >"$stamp.new"
-touch -d "@$started" "$stamp.new"
+touch -r "$stamp.began" "$stamp.new"
+rm "$stamp.began"
 mv "$stamp.new" "$stamp"

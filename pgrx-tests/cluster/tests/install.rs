@@ -303,13 +303,25 @@ fn a_home_that_is_dropped_leaves_a_calm_server() {
 }
 
 #[test]
-fn a_pinned_home_that_does_not_exist_is_said_once() {
+fn a_pin_allows_one_home_only_and_says_which() {
     let cluster = Cluster::builder()
         .without_extension()
-        .setting("audit.database", "'nosuch'")
+        .setting("audit.database", "'ledger'")
         .start();
     assert_calm(&cluster);
-    assert_mentions(&cluster.log(), &["nosuch"]);
+    let error = cluster.psql().run(CREATE).error();
+    assert_mentions(&error, &["ERROR:", "audit.database", "ledger", "HINT:"]);
+    cluster.psql().run("CREATE DATABASE ledger").ok();
+    create_extension(&cluster, "ledger");
+    cluster.psql().run("SELECT 'pinned'").ok();
+    cluster.psql().db("ledger").run("SELECT audit.flush()").ok();
+    assert_eq!(
+        cluster.query(
+            "ledger",
+            "SELECT count(*) FROM audit.log WHERE statement LIKE 'SELECT ''pinned%'"
+        ),
+        ["1"]
+    );
 }
 
 /// As with every bad value in postgresql.conf of a preloaded library: the server says so and goes on
