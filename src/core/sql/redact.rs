@@ -20,7 +20,6 @@
 //! * in SQL inside a quoted (not dollar-quoted) literal: `SET x.password = 'y'` unless the literal
 //!   begins with it, what a comment of more than 4 kB separates from its keyword, and literals that
 //!   a program in another language puts together.
-
 //!
 //! What is replaced without need: where quotes are ambiguous, a password that is empty takes what
 //! follows up to the next quotes with it; an unquoted `password=x` in a literal inside a literal
