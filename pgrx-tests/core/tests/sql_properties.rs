@@ -398,10 +398,7 @@ fn hostile_texts_take_linear_time() {
             statement_at(&text, 0);
             is_rest_empty(&text, 0);
             let spent = start.elapsed();
-            assert!(
-                spent < Duration::from_secs(5),
-                "{before}{piece}: {spent:?}"
-            );
+            assert!(spent < Duration::from_secs(5), "{before}{piece}: {spent:?}");
         }
     }
 }
