@@ -345,10 +345,10 @@ proptest! {
     }
 }
 
-/// Each text is repeated to a megabyte; quadratic time would take minutes.
+/// Quadratic time would take minutes.
 #[test]
 fn hostile_texts_take_linear_time() {
-    let len = 1 << 17;
+    let len = 1 << 15;
     for piece in PIECES.iter().copied().chain([
         "+-",
         "$a$b",
@@ -398,10 +398,7 @@ fn hostile_texts_take_linear_time() {
             statement_at(&text, 0);
             is_rest_empty(&text, 0);
             let spent = start.elapsed();
-            assert!(
-                spent < Duration::from_secs(20),
-                "{before}{piece}: {spent:?}"
-            );
+            assert!(spent < Duration::from_secs(5), "{before}{piece}: {spent:?}");
         }
     }
 }

@@ -16,9 +16,14 @@
 //!   functions, JSON. Nothing tells them from any other value;
 //! * keywords not written in one piece: with escapes in them (`U&"p\0061ssword"`) or over a seam
 //!   of two pieces of a literal;
+//! * options of foreign servers under other names (`api_key`, `credentials`);
 //! * in SQL inside a quoted (not dollar-quoted) literal: `SET x.password = 'y'` unless the literal
 //!   begins with it, what a comment of more than 4 kB separates from its keyword, and literals that
 //!   a program in another language puts together.
+//!
+//! What is replaced without need: where quotes are ambiguous, a password that is empty takes what
+//! follows up to the next quotes with it; an unquoted `password=x` in a literal inside a literal
+//! takes what is glued to it (`$tag$)`); a literal whose text only looks like one of the above.
 
 mod conninfo;
 mod edit;

@@ -97,6 +97,9 @@ enum Before {
 
 impl Body {
     fn see(&mut self, text: &[u8], token: Token, parens: usize) {
+        if self.head == Head::Different {
+            return;
+        }
         let is = |keyword| token.is_word(text, keyword);
         self.head = match self.head {
             Head::Nothing if is("CREATE") => Head::Create,

@@ -1,7 +1,8 @@
 //! The words without which there is nothing to redact, and a fast search for them.
 //!
-//! Each needle holds one of a few rare pairs of letters. The search looks for the pairs in blocks of
-//! bytes (a loop that the compiler vectorises) and at the needles only where there is one.
+//! Each needle holds one of a few rare groups of three letters, its mark. The search looks for marks
+//! in blocks of bytes (a loop that the compiler vectorises) and at the needles only where there is
+//! one.
 
 /// A needle that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,56 +15,76 @@ pub struct Needle {
     pub uri: bool,
 }
 
-/// Lower case, and where its pair begins in it.
+/// Lower case, and where its mark begins in it.
 const NEEDLES: [(&[u8], usize); 7] = [
     (b"passw", 2),
     (b"passphrase", 2),
-    (b"secret", 2),
+    (b"secret", 1),
     (b"scram_", 1),
     (b"token", 1),
-    (b"conninfo", 5),
-    (b"://", 1),
+    (b"conninfo", 2),
+    (b"://", 0),
 ];
 
 const BLOCK: usize = 64;
 
+/// A block and the two bytes behind it.
+type Block = [u8; BLOCK + 2];
+
+/// Whether these are the mark of one of [`NEEDLES`]. No branches, so that the compiler can vectorise.
 #[inline(always)]
-fn pair(first: u8, second: u8) -> bool {
-    let (a, b) = (first | 0x20, second | 0x20);
-    ((a == b's') & (b == b's'))
-        | ((a == b'c') & (b == b'r'))
-        | ((a == b'o') & (b == b'k'))
-        | ((a == b'n') & (b == b'f'))
-        | ((a == b'/') & (b == b'/'))
+fn is_mark(first: u8, second: u8, third: u8) -> bool {
+    let (a, b, c) = (first | 0x20, second | 0x20, third | 0x20);
+    ((a == b's') & (b == b's') & ((c == b'w') | (c == b'p')))
+        | ((a == b'e') & (b == b'c') & (c == b'r'))
+        | ((a == b'c') & (b == b'r') & (c == b'a'))
+        | ((a == b'o') & (b == b'k') & (c == b'e'))
+        | ((a == b'n') & (b == b'n') & (c == b'i'))
+        | ((a == b':') & (b == b'/') & (c == b'/'))
 }
 
-/// The first position of a pair in `text[from..]`.
-fn find_pair(text: &[u8], mut from: usize) -> Option<usize> {
-    while let Some(block) = text.get(from..from + BLOCK + 1) {
-        let mut hit = 0u8;
-        for i in 0..BLOCK {
-            hit |= u8::from(pair(block[i], block[i + 1]));
-        }
-        if hit != 0 {
-            let at = block.windows(2).position(|two| pair(two[0], two[1]))?;
-            return Some(from + at);
-        }
-        from += BLOCK;
+#[inline(always)]
+fn has_mark(block: &Block) -> bool {
+    let mut hit = 0u8;
+    for i in 0..BLOCK {
+        hit |= u8::from(is_mark(block[i], block[i + 1], block[i + 2]));
     }
-    let at = text
-        .get(from..)?
-        .windows(2)
-        .position(|two| pair(two[0], two[1]))?;
-    Some(from + at)
+    hit != 0
 }
 
-/// The first needle that lies in `text[from..]`, in the order of their pairs.
+/// The first position of a mark in `text[from..]`.
+fn find_mark(text: &[u8], mut from: usize) -> Option<usize> {
+    loop {
+        let rest = text.get(from..)?;
+        let block: &[u8] = match rest.first_chunk::<{ BLOCK + 2 }>() {
+            Some(block) if has_mark(block) => block,
+            Some(_) => {
+                from += BLOCK;
+                continue;
+            }
+            None => {
+                let mut last: Block = [0; BLOCK + 2];
+                last[..rest.len()].copy_from_slice(rest);
+                if !has_mark(&last) {
+                    return None;
+                }
+                rest
+            }
+        };
+        let at = block
+            .windows(3)
+            .position(|three| is_mark(three[0], three[1], three[2]))?;
+        return Some(from + at);
+    }
+}
+
+/// The first needle that lies in `text[from..]`, in the order of their marks.
 pub fn find(text: &[u8], from: usize) -> Option<Needle> {
     let mut search = from;
     loop {
-        let at_pair = find_pair(text, search)?;
+        let at_mark = find_mark(text, search)?;
         for (needle, offset) in NEEDLES {
-            let Some(at) = at_pair.checked_sub(offset).filter(|&at| at >= from) else {
+            let Some(at) = at_mark.checked_sub(offset).filter(|&at| at >= from) else {
                 continue;
             };
             let end = at + needle.len();
@@ -75,7 +96,7 @@ pub fn find(text: &[u8], from: usize) -> Option<Needle> {
                 return Some(Needle { at, end, uri });
             }
         }
-        search = at_pair + 1;
+        search = at_mark + 1;
     }
 }
 
@@ -131,4 +152,34 @@ pub fn is_secret_keyword(name: &[u8]) -> bool {
     ]
     .iter()
     .any(|wanted| ends_in(name, wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_needle_is_found_in_any_case_at_any_place() {
+        for (needle, offset) in NEEDLES {
+            assert!(is_mark(
+                needle[offset],
+                needle[offset + 1],
+                needle[offset + 2]
+            ));
+            for before in 0..140 {
+                for after in [0, 1, 2, 70] {
+                    let needle = if before % 2 == 0 {
+                        needle.to_ascii_uppercase()
+                    } else {
+                        needle.to_vec()
+                    };
+                    let text = [vec![b'x'; before], needle.clone(), vec![b's'; after]].concat();
+                    let found = find(&text, 0).map(|found| (found.at, found.end));
+                    assert_eq!(found, Some((before, before + needle.len())));
+                    assert_eq!(find(&text, before + 1), None);
+                    assert_eq!(find(&text[..before + needle.len() - 1], 0), None);
+                }
+            }
+        }
+    }
 }
