@@ -93,6 +93,11 @@ impl Level {
         self.classes.intersects(classes) || (failed && self.failed)
     }
 
+    /// Whether nothing but class AUDIT is recorded.
+    pub const fn is_none(self) -> bool {
+        !self.failed && self.classes.0 == Class::Audit as u16
+    }
+
     /// Whether an event of these classes may be recorded, however it ends.
     pub const fn could_record(self, classes: Classes) -> bool {
         self.failed || self.classes.intersects(classes)

@@ -8,7 +8,7 @@ use audit_core::sql::split;
 use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine};
+use super::engine::{Engine, Id};
 use super::frame::Frame;
 use super::settings;
 use crate::pg::guc::{self, OnFull};
@@ -42,10 +42,10 @@ pub unsafe fn session() {
     }
 }
 
-/// Whether a statement of these classes that begins now may be recorded.
+/// Whether a statement of these classes that begins at this depth may be recorded.
 #[inline]
-pub fn wanted(classes: Classes) -> bool {
-    let nested = engine().depth() > 0;
+pub fn wanted(depth: u32, classes: Classes) -> bool {
+    let nested = depth > 0;
     let in_script = unsafe { pg_sys::creating_extension };
     guc::level().could_record(classes) && !(nested && (in_script || !guc::nested()))
 }
@@ -54,14 +54,19 @@ pub fn wanted(classes: Classes) -> bool {
 ///
 /// # Safety
 /// `text.source` is the string that `text` speaks of.
-pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usize) -> Id {
-    settings::check();
-    let engine = engine();
+pub unsafe fn statement(
+    engine: &mut Engine,
+    text: Text,
+    classes: Classes,
+    wanted: bool,
+    address: usize,
+) -> Id {
+    settings::check(engine);
     let depth = engine.depth();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
     if depth == 0 {
-        started_at = begin_top_level(text, message_at);
+        started_at = begin_top_level(engine, text, message_at);
     } else {
         engine.substatement_id += 1;
         if wanted {
@@ -96,8 +101,7 @@ pub unsafe fn statement(text: Text, classes: Classes, wanted: bool, address: usi
 
 /// Numbers a top-level statement and says when it began. What the planner has just seen keeps its
 /// number; the first statement of a message began with the message, at no cost of a clock.
-fn begin_top_level(text: Text, message_at: i64) -> i64 {
-    let engine = engine();
+fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> i64 {
     let source = text.source as usize;
     if let Some(plan) = engine.plan.take()
         && (plan.source, plan.location, plan.message_at) == (source, text.location, message_at)

@@ -59,6 +59,20 @@ fn decide() -> bool {
     !skip
 }
 
+/// Something in this backend's capture has gone wrong: it stops, and the loss is counted, so that the
+/// trail tells of it.
+#[cold]
+pub fn give_up() {
+    ELIGIBLE.store(NO, Ordering::Relaxed);
+    if let Some(shared) = shared::shared() {
+        shared.panics.fetch_add(1, Ordering::Relaxed);
+    }
+    if let Some(ring) = ring_file::ring() {
+        // SAFETY: reads the clock; doesn't throw.
+        ring.count_drop(unsafe { raw::GetCurrentTimestamp() });
+    }
+}
+
 /// After a server start nobody may know yet whether there is a home: whoever comes first looks.
 #[cold]
 fn look_for_home(shared: &shared::Shared) -> bool {

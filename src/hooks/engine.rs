@@ -19,9 +19,10 @@ use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
 use super::frame::Frame;
-use super::{checks, emit, settings};
+use super::{capture, checks, emit, settings};
 use crate::pg::raw;
 use pgrx::pg_sys;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Index of a frame in the pool.
 pub type Id = usize;
@@ -93,6 +94,28 @@ static mut ENGINE: Option<Engine> = None;
 #[inline]
 pub fn engine() -> &'static mut Engine {
     unsafe { (*(&raw mut ENGINE)).get_or_insert_default() }
+}
+
+/// Runs `f` on the engine from a hook. A panic in it is a bug of ours: it is counted (audit.status),
+/// this backend captures no more, and the server goes on.
+///
+/// `f` calls nothing that throws: an ERROR must not jump over the frame that catches panics.
+#[inline]
+pub fn with<T>(f: impl FnOnce(&mut Engine) -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(|| f(engine()))) {
+        Ok(value) => Some(value),
+        Err(_) => {
+            capture::give_up();
+            None
+        }
+    }
+}
+
+/// [`with`] for what finds the engine by itself.
+pub fn shield(f: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(f)).is_err() {
+        capture::give_up();
+    }
 }
 
 /// The address that an ERROR would jump to: larger is further out.
@@ -261,6 +284,12 @@ impl Engine {
         Some(&mut self.pool[id])
     }
 
+    /// Whether nothing is under way: no statement that runs, waits or has died.
+    #[inline]
+    pub fn idle(&self) -> bool {
+        self.running.is_empty() && self.dead.is_empty() && self.held.is_none()
+    }
+
     /// Depth at which a statement that begins now runs.
     pub fn depth(&self) -> u32 {
         self.running.len() as u32
@@ -269,7 +298,7 @@ impl Engine {
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
     /// with it, with that transaction's fate.
     pub fn succeed(&mut self, id: Id) {
-        settings::check();
+        settings::check(self);
         let frame = &mut self.pool[id];
         if frame.numbers.duration < 0 {
             let now = unsafe { raw::GetCurrentTimestamp() };

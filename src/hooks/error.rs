@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::begin::{self, take_text_as};
-use super::engine::{ERROR_MAX, Id, engine};
+use super::engine::{ERROR_MAX, Id, engine, shield, with};
 use super::{capture, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
@@ -96,10 +96,11 @@ unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
         pg_sys::CurrentMemoryContext = before;
         if session::known() {
             if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32 {
-                keep(error);
+                shield(|| keep(error));
             }
         } else if (*error).elevel >= pgrx::PgLogLevel::FATAL as i32 {
-            sessions::logon_failed((*error).sqlerrcode as u32, raw::bytes((*error).message));
+            let message = raw::bytes((*error).message);
+            shield(|| sessions::logon_failed((*error).sqlerrcode as u32, message));
         }
         raw::MemoryContextReset(MEMORY);
         if !FLUSHED_REGISTERED {
@@ -179,7 +180,7 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32) -> Option<&'a [u8]> 
     if from == 0 && sqlstate == SYNTAX_ERROR {
         return Some(split::trim(all));
     }
-    Some(&all[split::statement_at(all, from)])
+    Some(&all[split::statement_in(all, from, unsafe { pg_sys::standard_conforming_strings })])
 }
 
 /// The text of a statement inside a function that no hook has seen: it did not parse, or a name in
@@ -226,7 +227,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let (statement_id, substatement_id) = (engine.statement_id, engine.substatement_id);
     let command = command_of_first_keyword(text);
     let classes = classes_of_command(command);
-    let wanted = begin::wanted(classes);
+    let wanted = begin::wanted(depth, classes);
     let id = engine.take_frame();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
@@ -250,6 +251,6 @@ unsafe extern "C-unwind" fn flushed(_arg: *mut c_void) {
     unsafe { FLUSHED_REGISTERED = false };
     watch();
     if capture::on_quietly() {
-        engine().error_flushed();
+        with(|engine| engine.error_flushed());
     }
 }

@@ -7,7 +7,7 @@ use audit_core::event::{Class, Classes};
 use core::ffi::c_int;
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine};
+use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
 use super::{begin, capture, parameters};
 use crate::executor_run_fn;
@@ -40,10 +40,13 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
     unsafe {
         let marker = 0u8;
         let address = &raw const marker as usize;
-        let id = if capture::on() {
-            begin_query(query, eflags, address)
-        } else {
+        let id = if !capture::on() {
             None
+        } else if guc::level().is_none() && engine().idle() {
+            engine().statement_id += 1;
+            None
+        } else {
+            begin_query(query, eflags, address)
         };
         match NEXT_START {
             Some(next) => next(query, eflags),
@@ -51,8 +54,10 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         }
         if let Some(id) = id {
             watch(query, id);
-            engine().pause(id);
-            engine().open(id);
+            with(|engine| {
+                engine.pause(id);
+                engine.open(id);
+            });
         }
     }
 }
@@ -62,47 +67,45 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) -> Option<Id> {
     unsafe {
         begin::session();
-        engine().enter(address);
+        with(|engine| engine.enter(address))?;
         let stmt = (*query).plannedstmt;
         let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
         if belongs_to_wrapper(query) {
             learn_names(stmt);
             parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
-            join_wrapper(stmt, if explain_only { Classes::NONE } else { classes });
+            let classes = if explain_only { Classes::NONE } else { classes };
+            with(|engine| join_wrapper(engine, stmt, classes));
             return None;
         }
-        let wanted = begin::wanted(classes);
+        let wanted = begin::wanted(engine().depth(), classes);
         if wanted {
             begin::wait_for_room();
             learn_names(stmt);
             parameters::collect((*query).params);
         }
-        let id = begin::statement(
-            begin::Text {
-                source: (*query).sourceText,
-                location: (*stmt).stmt_location,
-                len: (*stmt).stmt_len,
-            },
-            classes,
-            wanted,
-            address,
-        );
-        let frame = engine().frame(id);
-        frame.query = query as usize;
-        if frame.captured {
-            frame
-                .command
-                .extend_from_slice(command_of((*stmt).commandType));
-            frame.query_id = (*stmt).queryId as i64;
-            parameters::hand_over(frame);
-            let mut objects = Objects::new(frame);
-            compat::for_each_used_relation(stmt, |relid, privileges| {
-                objects.add(relid, privileges);
-            });
-            objects.finish();
-        }
-        Some(id)
+        let text = begin::Text {
+            source: (*query).sourceText,
+            location: (*stmt).stmt_location,
+            len: (*stmt).stmt_len,
+        };
+        with(|engine| {
+            let id = begin::statement(engine, text, classes, wanted, address);
+            let frame = engine.frame(id);
+            frame.query = query as usize;
+            if frame.captured {
+                let command = command_of((*stmt).commandType);
+                frame.command.extend_from_slice(command);
+                frame.query_id = (*stmt).queryId as i64;
+                parameters::hand_over(frame);
+                let mut objects = Objects::new(frame);
+                compat::for_each_used_relation(stmt, |relid, privileges| {
+                    objects.add(relid, privileges);
+                });
+                objects.finish();
+            }
+            id
+        })
     }
 }
 
@@ -125,10 +128,10 @@ unsafe fn belongs_to_wrapper(query: *mut pg_sys::QueryDesc) -> bool {
 }
 
 /// Adds a query's relations and classes to the utility statement that runs it.
-unsafe fn join_wrapper(stmt: *const pg_sys::PlannedStmt, classes: Classes) {
-    let running = engine().running.last().copied();
-    let Some(id) = running else { return };
-    let frame = engine().frame(id);
+unsafe fn join_wrapper(engine: &mut Engine, stmt: *const pg_sys::PlannedStmt, classes: Classes) {
+    let Some(frame) = engine.innermost() else {
+        return;
+    };
     frame.classes.0 |= classes.0;
     if frame.captured {
         unsafe {
@@ -230,7 +233,7 @@ impl<'f> Objects<'f> {
 unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
     unsafe extern "C-unwind" fn gone(arg: *mut core::ffi::c_void) {
         let arg = arg as u64;
-        engine().query_gone((arg >> 32) as usize, arg as u32);
+        with(|engine| engine.query_gone((arg >> 32) as usize, arg as u32));
     }
     unsafe {
         if (*query).estate.is_null() {
@@ -255,25 +258,21 @@ executor_run_fn! {
         }
         let marker = 0u8;
         let address = &raw const marker as usize;
-        engine().enter(address);
-        let id = engine().find(query as usize);
-        if let Some(id) = id {
-            engine().run(id, address);
-        }
+        let id = resume(query, address);
         proceed!();
         let rows = (*(*query).estate).es_processed as i64;
-        match id {
+        with(|engine| match id {
             Some(id) => {
-                engine().pause(id);
-                count(&mut engine().frame(id).numbers.rows, rows);
+                engine.pause(id);
+                count(&mut engine.frame(id).numbers.rows, rows);
             }
             None => {
-                engine().enter(address);
-                if let Some(frame) = engine().innermost() {
+                engine.enter(address);
+                if let Some(frame) = engine.innermost() {
                     count(&mut frame.inner_rows, rows);
                 }
             }
-        }
+        });
     },
     NEXT_RUN
 }
@@ -293,7 +292,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
             None => raw::standard_ExecutorFinish(query),
         }
         if let Some(id) = id {
-            engine().pause(id);
+            with(|engine| engine.pause(id));
         }
     }
 }
@@ -304,26 +303,30 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
         let marker = 0u8;
         let id = resume(query, &raw const marker as usize);
         if let Some(id) = id {
-            engine().frame(id).ending = true;
+            with(|engine| engine.frame(id).ending = true);
         }
         match NEXT_END {
             Some(next) => next(query),
             None => raw::standard_ExecutorEnd(query),
         }
         if let Some(id) = id {
-            engine().pause(id);
-            engine().succeed(id);
+            with(|engine| {
+                engine.pause(id);
+                engine.succeed(id);
+            });
         }
     }
 }
 
-/// The statement of a query runs on, if it has one of its own. Never throws.
+/// The statement of a query runs on, if it has one of its own.
 unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
     if !capture::on() {
         return None;
     }
-    engine().enter(address);
-    let id = engine().find(query as usize)?;
-    engine().run(id, address);
-    Some(id)
+    with(|engine| {
+        engine.enter(address);
+        let id = engine.find(query as usize)?;
+        engine.run(id, address);
+        Some(id)
+    })?
 }

@@ -5,7 +5,7 @@
 use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine};
+use super::engine::{Id, engine, with};
 use super::frame::Wraps;
 use super::{begin, capture, executor};
 use crate::pg::{compat, names, raw};
@@ -40,8 +40,10 @@ unsafe extern "C-unwind" fn plan(
             None => raw::standard_planner(query, source, cursor_options, params),
         };
         if let Some(id) = id {
-            engine().pause(id);
-            engine().planned(id);
+            with(|engine| {
+                engine.pause(id);
+                engine.planned(id);
+            });
         }
         planned
     }
@@ -56,12 +58,12 @@ unsafe fn begin_plan(
 ) -> Option<Id> {
     unsafe {
         begin::session();
-        engine().enter(address);
+        with(|engine| engine.enter(address))?;
         let inside_wrapper = engine()
             .innermost()
             .is_some_and(|frame| frame.wraps != Wraps::Nothing);
         let classes = executor::classes_of((*query).commandType, (*query).hasModifyingCTE);
-        if inside_wrapper || source.is_null() || !begin::wanted(classes) {
+        if inside_wrapper || source.is_null() || !begin::wanted(engine().depth(), classes) {
             return None;
         }
         compat::for_each_query_relation(query, &mut |relid, _| names::learn_relation(relid));
@@ -70,17 +72,18 @@ unsafe fn begin_plan(
             location: (*query).stmt_location,
             len: (*query).stmt_len,
         };
-        let id = begin::statement(text, classes, true, address);
-        let frame = engine().frame(id);
-        frame
-            .command
-            .extend_from_slice(executor::command_of((*query).commandType));
-        frame.query_id = (*query).queryId as i64;
-        let mut objects = executor::Objects::new(frame);
-        compat::for_each_query_relation(query, &mut |relid, privileges| {
-            objects.add(relid, privileges);
-        });
-        objects.finish();
-        Some(id)
+        with(|engine| {
+            let id = begin::statement(engine, text, classes, true, address);
+            let frame = engine.frame(id);
+            let command = executor::command_of((*query).commandType);
+            frame.command.extend_from_slice(command);
+            frame.query_id = (*query).queryId as i64;
+            let mut objects = executor::Objects::new(frame);
+            compat::for_each_query_relation(query, &mut |relid, privileges| {
+                objects.add(relid, privileges);
+            });
+            objects.finish();
+            id
+        })
     }
 }

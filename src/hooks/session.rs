@@ -7,7 +7,7 @@ use core::ffi::c_int;
 use pgrx::pg_sys;
 use std::io::Write;
 
-use super::engine::engine;
+use super::engine::{Engine, engine, with};
 use super::{capture, emit, error, settings};
 use crate::pg::{connection, guc, raw, session};
 
@@ -91,7 +91,10 @@ unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
     if !capture::on_quietly() || !session::known() {
         return;
     }
-    let engine = engine();
+    with(|engine| disconnect(engine, code));
+}
+
+fn disconnect(engine: &mut Engine, code: c_int) {
     engine.release_held();
     // SAFETY: a plain global.
     if unsafe { pg_sys::MyBackendType } != pg_sys::BackendType::B_BACKEND

@@ -6,7 +6,7 @@ use audit_core::json::Object;
 use core::ffi::CStr;
 
 use super::emit;
-use super::engine::engine;
+use super::engine::Engine;
 use crate::pg::{guc, raw};
 
 /// The values as last seen, in the order of [`guc::NAMES`]; empty before the session begins.
@@ -30,14 +30,14 @@ pub fn begin() {
 
 /// Called where statements begin and end.
 #[inline]
-pub fn check() {
+pub fn check(engine: &mut Engine) {
     if guc::assigned() {
-        compare();
+        compare(engine);
     }
 }
 
 #[cold]
-fn compare() {
+fn compare(engine: &mut Engine) {
     guc::take_assigned();
     for (name, old) in guc::NAMES.iter().zip(seen().iter_mut()) {
         let new = value(name);
@@ -49,7 +49,7 @@ fn compare() {
             .text("setting", name.to_bytes())
             .text("old", old)
             .text("new", new);
-        emit::setting_event(engine(), name.to_bytes(), &details.finish());
+        emit::setting_event(engine, name.to_bytes(), &details.finish());
         old.clear();
         old.extend_from_slice(new);
     }

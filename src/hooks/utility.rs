@@ -8,7 +8,7 @@ use audit_core::event::{Class, Classes};
 use core::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine};
+use super::engine::{Id, engine, with};
 use super::frame::Wraps;
 use super::{begin, capture, describe, error};
 use crate::pg::raw;
@@ -41,11 +41,7 @@ unsafe extern "C-unwind" fn process(
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
         let id = if own && capture::on() {
-            Some(begin_utility(
-                pstmt,
-                query_string,
-                &raw const marker as usize,
-            ))
+            begin_utility(pstmt, query_string, &raw const marker as usize)
         } else {
             None
         };
@@ -88,11 +84,11 @@ unsafe fn begin_utility(
     pstmt: *mut pg_sys::PlannedStmt,
     query_string: *const c_char,
     address: usize,
-) -> Id {
+) -> Option<Id> {
     unsafe {
         begin::session();
         error::watch();
-        engine().enter(address);
+        with(|engine| engine.enter(address))?;
         let node = (*pstmt).utilityStmt;
         let tag = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
         let kind = kind_of(node, tag);
@@ -102,7 +98,7 @@ unsafe fn begin_utility(
         } else {
             kind.classes.with(Class::Read).with(Class::Write)
         };
-        let wanted = begin::wanted(possible);
+        let wanted = begin::wanted(engine().depth(), possible);
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
         if wanted && !describe::never_waits(node) {
             begin::wait_for_room();
@@ -113,29 +109,27 @@ unsafe fn begin_utility(
         } else {
             describe::Object::NONE
         };
-        let id = begin::statement(
-            begin::Text {
-                source: query_string,
-                location: (*pstmt).stmt_location,
-                len: (*pstmt).stmt_len,
-            },
-            kind.classes,
-            wanted,
-            address,
-        );
-        let frame = engine().frame(id);
-        frame.wraps = kind.wraps;
-        if transaction && frame.numbers.depth == 0 {
-            describe::transaction(node, frame);
-        }
-        if wanted {
-            frame.command.extend_from_slice(tag.to_bytes());
-            frame.query_id = (*pstmt).queryId as i64;
-            if catalog {
-                describe::describe(node, &object, frame);
+        let text = begin::Text {
+            source: query_string,
+            location: (*pstmt).stmt_location,
+            len: (*pstmt).stmt_len,
+        };
+        with(|engine| {
+            let id = begin::statement(engine, text, kind.classes, wanted, address);
+            let frame = engine.frame(id);
+            frame.wraps = kind.wraps;
+            if transaction && frame.numbers.depth == 0 {
+                describe::transaction(node, frame);
             }
-        }
-        id
+            if wanted {
+                frame.command.extend_from_slice(tag.to_bytes());
+                frame.query_id = (*pstmt).queryId as i64;
+                if catalog {
+                    describe::describe(node, &object, frame);
+                }
+            }
+            id
+        })
     }
 }
 
@@ -157,15 +151,16 @@ unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
 
 /// The statement has come back: it succeeded.
 unsafe fn end_utility(id: Id, qc: *mut pg_sys::QueryCompletion) {
-    let engine = engine();
-    engine.pause(id);
     let rows = unsafe { rows_of(qc) };
-    let frame = engine.frame(id);
-    frame.numbers.rows = rows.unwrap_or(frame.inner_rows);
-    if frame.begins_transaction && frame.numbers.depth == 0 {
-        engine.explicit = true;
-    }
-    engine.succeed(id);
+    with(|engine| {
+        engine.pause(id);
+        let frame = engine.frame(id);
+        frame.numbers.rows = rows.unwrap_or(frame.inner_rows);
+        if frame.begins_transaction && frame.numbers.depth == 0 {
+            engine.explicit = true;
+        }
+        engine.succeed(id);
+    });
 }
 
 /// Rows that the statement's command tag counts, as the client sees them.

@@ -6,7 +6,7 @@ use audit_core::event::Fate;
 use core::ffi::c_void;
 use pgrx::pg_sys;
 
-use super::engine::engine;
+use super::engine::with;
 use super::{capture, checks, session as sessions};
 use crate::pg::{home, session};
 
@@ -48,7 +48,7 @@ unsafe fn before_commit() {
 
 fn end(fate: Fate) {
     if capture::on_quietly() && session::known() {
-        engine().end_transaction(fate);
+        with(|engine| engine.end_transaction(fate));
     }
 }
 
@@ -63,11 +63,13 @@ unsafe extern "C-unwind" fn subtransaction(
         return;
     }
     // What ran in the subtransaction around shall not share its fate.
-    checks::flush(engine());
-    match event {
-        SUBXACT_EVENT_START_SUB => engine().fates.start_sub(id),
-        SUBXACT_EVENT_COMMIT_SUB => engine().fates.commit_sub(id),
-        SUBXACT_EVENT_ABORT_SUB => engine().abort_sub(id),
-        _ => {}
-    }
+    with(|engine| {
+        checks::flush(engine);
+        match event {
+            SUBXACT_EVENT_START_SUB => engine.fates.start_sub(id),
+            SUBXACT_EVENT_COMMIT_SUB => engine.fates.commit_sub(id),
+            SUBXACT_EVENT_ABORT_SUB => engine.abort_sub(id),
+            _ => {}
+        }
+    });
 }
