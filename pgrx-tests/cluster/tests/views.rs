@@ -210,6 +210,7 @@ fn flush_covers_what_the_same_session_did_before() {
 #[test]
 fn status_tells_home_and_level() {
     let cluster = Cluster::start();
+    cluster.flush(); // so the worker has found its home
     let status = cluster.query(
         "postgres",
         "SELECT to_jsonb(s)::text FROM audit.status AS s",
