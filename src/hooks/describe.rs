@@ -134,7 +134,11 @@ unsafe fn set_qualified(
 /// `node` is a TransactionStmt.
 pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
     use pg_sys::TransactionStmtKind::*;
-    match unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind } {
+    let stmt = node.cast::<pg_sys::TransactionStmt>();
+    frame
+        .gid
+        .extend_from_slice(unsafe { raw::bytes((*stmt).gid) });
+    match unsafe { (*stmt).kind } {
         TRANS_STMT_BEGIN | TRANS_STMT_START => frame.begins_transaction = true,
         TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK | TRANS_STMT_PREPARE => {
             frame.ends_transaction = true;

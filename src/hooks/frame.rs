@@ -48,6 +48,8 @@ pub struct State {
     /// Compared, never read.
     pub source: usize,
     pub location: i32,
+    /// Where its text begins, comments before it included.
+    pub text_from: usize,
     pub message_at: i64,
     /// Where in the string the statement ends, as the server's parser found it.
     pub source_end: usize,
@@ -88,6 +90,8 @@ pub struct Frame {
     pub error: Vec<u8>,
     /// A JSON object, or empty.
     pub details: Vec<u8>,
+    /// Identifier of the prepared transaction that it makes or ends.
+    pub gid: Vec<u8>,
     /// See [`Frame::write_shape`].
     pub shape: Vec<u8>,
 }
@@ -117,6 +121,7 @@ impl Frame {
             &mut self.parameters,
             &mut self.error,
             &mut self.details,
+            &mut self.gid,
             &mut self.shape,
         ] {
             buffer.clear();

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, describe, error};
+use super::{begin, capture, describe, error, extension};
 use crate::pg::raw;
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -104,6 +104,9 @@ unsafe fn begin_utility(
             begin::wait_for_room();
         }
         let catalog = raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState();
+        if catalog {
+            extension::make_way(node);
+        }
         let object = if wanted && catalog && !transaction {
             describe::look_up(node)
         } else {

@@ -30,7 +30,7 @@ const BACK_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs
 /// Why the loop ended.
 pub enum End {
     Terminated,
-    /// This database isn't the home any more.
+    /// This database isn't the home any more, or somebody needs it for himself.
     HomeLost,
 }
 
@@ -142,7 +142,7 @@ impl Worker {
     }
 
     fn end(&self) -> End {
-        if self.home_lost {
+        if self.home_lost || (!terminated() && self.shared.detach_wanted()) {
             End::HomeLost
         } else {
             End::Terminated
@@ -150,7 +150,7 @@ impl Worker {
     }
 
     fn is_over(&self) -> bool {
-        terminated() || self.home_lost
+        terminated() || self.home_lost || self.shared.detach_wanted()
     }
 
     /// Reads where the trail stands, and queues START. `None`: the worker has to end.
