@@ -250,7 +250,7 @@ impl Worker {
         let at = super::now().max(self.last_recorded_at);
         self.enter_period(at)?;
         let (worker, source_again) = (&mut *self, &mut *source);
-        let (gaps, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
+        let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
@@ -275,8 +275,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Puts a batch together and writes it. In a transaction; throws.
-    fn fill_and_write(&mut self, source: &mut dyn Source, at: Timestamp) -> (u64, Drained) {
+    /// Puts a batch together and writes it; returns the gaps told and when it was stored. In a
+    /// transaction; throws.
+    fn fill_and_write(
+        &mut self,
+        source: &mut dyn Source,
+        at: Timestamp,
+    ) -> (u64, Timestamp, Drained) {
         let (Some(current), Some(store)) = (&mut self.current, &self.store) else {
             pgrx::error!("audit_ext: the worker is not attached");
         };
@@ -324,12 +329,19 @@ impl Worker {
             } else {
                 Drained::Nothing
             };
-            return (0, drained);
+            return (0, at, drained);
         }
+        // Events that came while the batch was put together did not begin after it was stored.
+        let now = super::now();
+        let at = if now > at && current.period.holds(now) {
+            now
+        } else {
+            at
+        };
         batch.finish();
         store.write(batch, &current.period, at, self.last_seq + 1, &progress);
         let full = batch.is_full(self.max_rows);
-        (gaps, Drained::Stored { full })
+        (gaps, at, Drained::Stored { full })
     }
 
     /// A batch is in the trail and flushed: only now the ring may forget it.
