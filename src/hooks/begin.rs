@@ -45,9 +45,14 @@ pub unsafe fn session() {
 /// Whether a statement of these classes that begins at this depth may be recorded.
 #[inline]
 pub fn wanted(depth: u32, classes: Classes) -> bool {
-    let nested = depth > 0;
+    guc::level().could_record(classes) && possible(depth)
+}
+
+/// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
+#[inline]
+pub fn possible(depth: u32) -> bool {
     let in_script = unsafe { pg_sys::creating_extension };
-    guc::level().could_record(classes) && !(nested && (in_script || !guc::nested()))
+    depth == 0 || (!in_script && guc::nested())
 }
 
 /// Takes a frame for a statement that begins now, and lets it run. Never throws.

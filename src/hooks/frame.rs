@@ -32,6 +32,8 @@ pub struct State {
     pub classes: Classes,
     /// False where the level leaves the statement out whatever happens: nothing was captured.
     pub captured: bool,
+    /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
+    pub audited_object: bool,
     /// It began in a transaction that had already failed.
     pub in_aborted: bool,
     /// It may end a transaction or a subtransaction: its fate is known only at the callback.
@@ -148,7 +150,7 @@ impl Frame {
 
     /// Whether the level asks for the statement, given how it ended.
     pub fn recorded(&self, failed: bool) -> bool {
-        self.captured && self.level.records(self.classes, failed)
+        self.captured && (self.audited_object || self.level.records(self.classes, failed))
     }
 
     /// Lays out the shape from what is known now.
