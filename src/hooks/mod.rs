@@ -13,6 +13,7 @@ pub mod begin;
 pub mod capture;
 pub mod checks;
 pub mod describe;
+pub mod details;
 pub mod emit;
 pub mod engine;
 pub mod error;

@@ -235,7 +235,7 @@ unsafe fn first<T>(list: *const pg_sys::List) -> *mut T {
 }
 
 /// The name in a role specification, as CURRENT_USER and its kin are written where there is none.
-unsafe fn role(spec: *const pg_sys::RoleSpec) -> *const c_char {
+pub unsafe fn role(spec: *const pg_sys::RoleSpec) -> *const c_char {
     use pg_sys::RoleSpecType::*;
     unsafe {
         let Some(spec) = spec.as_ref() else {

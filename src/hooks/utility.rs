@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, describe, error, extension};
+use super::{begin, capture, describe, details, error, extension};
 use crate::pg::{guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -139,6 +139,7 @@ unsafe fn begin_utility(
                 frame.query_id = (*pstmt).queryId as i64;
                 if catalog && !transaction {
                     describe::describe(node, &object, frame);
+                    details::describe(node, frame);
                 }
             }
             id
