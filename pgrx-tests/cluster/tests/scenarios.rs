@@ -13,7 +13,11 @@ const SESSION: &str = include_str!("scenarios/pgaudit_session.txt");
 const STATEMENTS: &str = include_str!("scenarios/pgaudit_statements.txt");
 const ROWS: &str = include_str!("scenarios/pgaudit_rows.txt");
 const OBJECT: &str = include_str!("scenarios/pgaudit_object.txt");
-const COMPLIANCE: &str = include_str!("scenarios/compliance.txt");
+const CAPTURE: &str = include_str!("scenarios/capture.txt");
+const OBJECTS: &str = include_str!("scenarios/capture_objects.txt");
+const NESTED: &str = include_str!("scenarios/capture_nested.txt");
+const IDENTITY: &str = include_str!("scenarios/compliance_identity.txt");
+const ACCESS: &str = include_str!("scenarios/compliance_access.txt");
 const PRIVILEGES: &str = include_str!("scenarios/compliance_privileges.txt");
 
 #[test]
@@ -37,8 +41,28 @@ fn pgaudit_object() {
 }
 
 #[test]
-fn compliance() {
-    run::all("compliance.txt", &parse(COMPLIANCE));
+fn compliance_identity() {
+    run::all("compliance_identity.txt", &parse(IDENTITY));
+}
+
+#[test]
+fn compliance_access() {
+    run::all("compliance_access.txt", &parse(ACCESS));
+}
+
+#[test]
+fn capture() {
+    run::all("capture.txt", &parse(CAPTURE));
+}
+
+#[test]
+fn capture_objects() {
+    run::all("capture_objects.txt", &parse(OBJECTS));
+}
+
+#[test]
+fn capture_nested() {
+    run::all("capture_nested.txt", &parse(NESTED));
 }
 
 #[test]
@@ -62,7 +86,7 @@ fn every_number_has_its_scenario() {
         "pgaudit"
     );
     assert_eq!(
-        numbers(&[COMPLIANCE, PRIVILEGES]),
+        numbers(&[IDENTITY, PRIVILEGES, ACCESS]),
         (1..=29).collect(),
         "compliance"
     );

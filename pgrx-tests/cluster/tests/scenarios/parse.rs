@@ -132,7 +132,7 @@ pub fn parse(text: &str) -> Vec<Scenario> {
 /// `name> statement`
 fn prompt(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.split_once('>')?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '#';
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_#@".contains(c);
     (!name.is_empty() && name.chars().all(plain)).then_some((name, rest))
 }
 

@@ -73,8 +73,8 @@ impl Stage {
                     let title = &scenario.title;
                     let _ = write!(report.wrong, "\n=== {place}\n    [{title}]\n{difference}");
                 }
-                (Some(reason), Some(_)) => {
-                    let _ = writeln!(report.pending, "pending: {place}\n         {reason}");
+                (Some(reason), Some(difference)) => {
+                    let _ = writeln!(report.pending, "pending {place}\n  {reason}:\n{difference}");
                 }
                 (Some(reason), None) => {
                     let _ = write!(
@@ -111,7 +111,7 @@ impl Stage {
         self.script("app", &scenario.setup);
         self.script("postgres", &settings);
         self.host_based_access(&scenario.hba);
-        self.seq = self.cluster.flush();
+        self.seq = self.flush();
     }
 
     fn script(&self, database: &str, script: &str) {
@@ -153,8 +153,9 @@ impl Stage {
             }
             actor => {
                 let client = sessions.entry(actor.to_owned()).or_insert_with(|| {
-                    let user = actor.split('#').next().expect("a name");
-                    self.cluster.connect(user, "app")
+                    let name = actor.split('#').next().expect("a name");
+                    let (user, database) = name.split_once('@').unwrap_or((name, "app"));
+                    self.cluster.connect(user, database)
                 });
                 let result = send(client, step);
                 // The server is ready again only after the abort; and dead if it says nothing.
@@ -185,7 +186,7 @@ impl Stage {
 
     /// What has been recorded since the last call.
     fn recorded(&mut self, scenario: &Scenario) -> Vec<String> {
-        let seq = self.cluster_flush();
+        let seq = self.flush();
         let columns: Vec<_> = scenario.columns.iter().map(|c| column(c)).collect();
         let query = format!(
             "SELECT {} FROM audit.log WHERE seq > {} AND seq <= {seq} AND ({})
@@ -207,7 +208,7 @@ impl Stage {
         messages.into_iter().filter_map(row).collect()
     }
 
-    fn cluster_flush(&mut self) -> i64 {
+    fn flush(&mut self) -> i64 {
         let row = self.home.query_one("SELECT audit.flush()", &[]);
         row.expect("flushes").get(0)
     }
