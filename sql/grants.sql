@@ -13,3 +13,14 @@ GRANT EXECUTE ON FUNCTION
     audit.event_sqlstate(bytea), audit.event_statement_length(bytea),
     audit.worker_status(), audit.flush()
     TO audit_reader;
+
+-- Administrators choose what is recorded, for a session, a role, a database or the cluster. Before
+-- 15 the server can't grant that: there only superusers can.
+DO $parameters$
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int >= 150000 THEN
+        EXECUTE 'GRANT SET, ALTER SYSTEM ON PARAMETER audit.level, audit.catalog, audit.nested,'
+             || ' audit.parameters, audit.parameter_max_size, audit.statement_max_size TO audit_admin';
+    END IF;
+END
+$parameters$;

@@ -99,9 +99,11 @@ CREATE TABLE audit.fate (
     first_event bigint NOT NULL,
     last_event bigint NOT NULL,
     outcome smallint NOT NULL,
-    decided_by bigint NOT NULL
+    decided_by bigint NOT NULL,
+    gid text
 ) PARTITION BY RANGE (recorded_at);
 CREATE INDEX fate_session_idx ON audit.fate (session_started, pid, last_event);
+CREATE INDEX fate_gid_idx ON audit.fate (gid) WHERE gid IS NOT NULL;
 COMMENT ON TABLE audit.fate IS 'What became of events whose transaction ended in a later batch';
 COMMENT ON COLUMN audit.fate.recorded_at IS 'When the decision was stored';
 COMMENT ON COLUMN audit.fate.session_started IS 'With pid: the session';
@@ -109,6 +111,7 @@ COMMENT ON COLUMN audit.fate.pid IS 'With session_started: the session';
 COMMENT ON COLUMN audit.fate.first_event IS 'First event_no of the range';
 COMMENT ON COLUMN audit.fate.last_event IS 'Last event_no of the range';
 COMMENT ON COLUMN audit.fate.outcome IS '1 committed, 2 rolled back, 3 prepared';
+COMMENT ON COLUMN audit.fate.gid IS 'Identifier of the transaction, where it was prepared';
 COMMENT ON COLUMN audit.fate.decided_by IS 'seq of the event that decided';
 
 CREATE TABLE audit.batch (

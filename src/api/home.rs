@@ -3,7 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
 
-use crate::pg::home;
+use crate::pg::{home, ring_file};
 
 /// Makes this database the home of the trail. Only for the script of CREATE EXTENSION: at any other
 /// time it would move the trail behind its back.
@@ -18,6 +18,16 @@ fn claim_home() {
                 function_name!(),
             )
             .set_hint("Run CREATE EXTENSION audit_ext in the database that shall hold the trail.")
+            .report(PgLogLevel::ERROR);
+        }
+        if ring_file::ring().is_none() {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "audit_ext has no ring, so that nothing could be recorded",
+                function_name!(),
+            )
+            .set_detail("The server could not make the ring's file when it started; its log says why.")
+            .set_hint("Set audit.ring_directory to a directory that the server may write to, and restart it.")
             .report(PgLogLevel::ERROR);
         }
         home::mark();

@@ -9,8 +9,8 @@
 //! 40  u32 substatement_id      44 u32 depth
 //! 48  u64 transaction_id       56 i64 rows
 //! 64  u32 statement_length     68 u32 zero
-//! 72  u32 × 8 section lengths (u32::MAX: the section is absent)
-//! 104 the sections, in the order of [`Section`]
+//! 72  u32 × 9 section lengths (u32::MAX: the section is absent)
+//! 108 the sections, in the order of [`Section`]
 //! ```
 //!
 //! Every payload carries the whole session and shape, so that no record depends on another one: a
@@ -24,9 +24,10 @@ use crate::event::{Classes, Decision, Fate, Numbers, Outcome, Session, Shape};
 pub const FORMAT_VERSION: u8 = 1;
 
 /// Length of the fixed part with the table of section lengths.
-pub const FIXED_LEN: usize = 104;
+pub const FIXED_LEN: usize = 108;
 
-const SECTIONS: usize = 8;
+/// How many sections there are.
+pub const SECTIONS: usize = 9;
 const ABSENT: u32 = u32::MAX;
 
 /// The variable parts of a payload, in their order.
@@ -49,6 +50,8 @@ pub enum Section {
     Details = 6,
     /// [`encode_decision`]s, one after the other.
     Decisions = 7,
+    /// The identifier of a prepared transaction, of the statements that make or end one.
+    Gid = 8,
 }
 
 /// A payload ready to be written: the fixed part on the stack, the sections borrowed.
@@ -88,7 +91,18 @@ impl<'a> Encoded<'a> {
     /// The payload as pieces to be written one after the other.
     pub fn parts(&self) -> [&[u8]; 1 + SECTIONS] {
         let s = &self.sections;
-        [&self.fixed, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]]
+        [
+            &self.fixed,
+            s[0],
+            s[1],
+            s[2],
+            s[3],
+            s[4],
+            s[5],
+            s[6],
+            s[7],
+            s[8],
+        ]
     }
 
     /// Length of the payload in bytes.

@@ -23,6 +23,12 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
 /// A JSON object being written.
 pub struct Object(Vec<u8>);
 
+impl Default for Object {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Object {
     pub fn new() -> Self {
         Object(b"{".to_vec())

@@ -45,9 +45,14 @@ pub unsafe fn session() {
 /// Whether a statement of these classes that begins at this depth may be recorded.
 #[inline]
 pub fn wanted(depth: u32, classes: Classes) -> bool {
-    let nested = depth > 0;
+    guc::level().could_record(classes) && possible(depth)
+}
+
+/// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
+#[inline]
+pub fn possible(depth: u32) -> bool {
     let in_script = unsafe { pg_sys::creating_extension };
-    guc::level().could_record(classes) && !(nested && (in_script || !guc::nested()))
+    depth == 0 || (!in_script && guc::nested())
 }
 
 /// Takes a frame for a statement that begins now, and lets it run. Never throws.
@@ -62,11 +67,15 @@ pub unsafe fn statement(
     address: usize,
 ) -> Id {
     settings::check(engine);
+    if runs_in_commit(text) {
+        engine.commit_begins();
+    }
     let depth = engine.depth();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
+    let mut text_from = text.location.max(0) as usize;
     if depth == 0 {
-        started_at = begin_top_level(engine, text, message_at);
+        (started_at, text_from) = begin_top_level(engine, text, message_at);
     } else {
         engine.substatement_id += 1;
         if wanted {
@@ -84,6 +93,7 @@ pub unsafe fn statement(
     frame.in_aborted = in_aborted;
     frame.source = text.source as usize;
     frame.location = text.location;
+    frame.text_from = text_from;
     frame.message_at = message_at;
     frame.source_end = source_end;
     frame.portal = unsafe { pg_sys::ActivePortal } as usize;
@@ -93,25 +103,32 @@ pub unsafe fn statement(
     frame.numbers.depth = depth;
     if wanted {
         frame.session.extend_from_slice(session::encoded());
-        unsafe { take_text(frame, own_text(text)) };
+        unsafe { take_text(frame, own_text(text, text_from)) };
     }
     engine.run(id, address);
     id
 }
 
+/// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
+/// string that the client's message holds.
+fn runs_in_commit(text: Text) -> bool {
+    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    client && unsafe { pg_sys::debug_query_string } != text.source
+}
+
 /// Numbers a top-level statement and says when it began. What the planner has just seen keeps its
 /// number; the first statement of a message began with the message, at no cost of a clock.
-fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> i64 {
+fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize) {
     let source = text.source as usize;
     if let Some(plan) = engine.plan.take()
         && (plan.source, plan.location, plan.message_at) == (source, text.location, message_at)
     {
-        return plan.started_at;
+        return (plan.started_at, plan.text_from);
     }
     engine.release_held();
     engine.statement_id += 1;
     engine.substatement_id = 1;
-    let (last_source, last_message, _) = engine.last_source;
+    let (last_source, last_message, last_end) = engine.last_source;
     let end = if text.len > 0 {
         (text.location.max(0) + text.len) as usize
     } else {
@@ -120,27 +137,36 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> i64 {
     engine.last_source = (source, message_at, end);
     let later_part = last_source == source && last_message == message_at;
     let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
-    if later_part || !client {
+    let started_at = if later_part || !client {
         unsafe { raw::GetCurrentTimestamp() }
     } else {
         message_at
-    }
+    };
+    // From 18 on the server's location is that of the first word; comments before it belong to
+    // the statement, as applications put identifiers in them.
+    let from = if cfg!(feature = "pg18") {
+        if later_part { last_end } else { 0 }
+    } else {
+        usize::MAX
+    };
+    (started_at, from.min(text.location.max(0) as usize))
 }
 
 /// The bytes of the statement itself.
-unsafe fn own_text<'a>(text: Text) -> &'a [u8] {
+unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
     if text.source.is_null() {
         return &[];
     }
-    let from = text.location.max(0) as usize;
+    let before = text.location.max(0) as usize - from;
     unsafe {
         let start = text.source.add(from);
         let bytes = if text.len > 0 {
-            core::slice::from_raw_parts(start.cast::<u8>(), text.len as usize)
+            core::slice::from_raw_parts(start.cast::<u8>(), before + text.len as usize)
         } else {
             raw::bytes(start)
         };
-        split::trim(bytes)
+        // What ended the statement before.
+        split::trim(bytes.strip_prefix(b";").unwrap_or(bytes))
     }
 }
 

@@ -8,7 +8,13 @@ use core::ffi::{CStr, c_char};
 use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*};
 
 use super::frame::Frame;
-use crate::pg::{compat, names, raw};
+use crate::pg::{acl, compat, names, raw};
+
+macro_rules! field {
+    ($node:ident as $type:ident . $field:ident) => {
+        (*$node.cast::<pg_sys::$type>()).$field
+    };
+}
 
 /// What [`look_up`] found apart from the relations.
 pub struct Object {
@@ -56,6 +62,23 @@ pub unsafe fn look_up(node: *mut pg_sys::Node) -> Object {
         Object {
             schema: creation_schema(new),
         }
+    }
+}
+
+/// Whether the statement uses a privilege granted to `audit.role` on a relation that [`look_up`] has
+/// found: TRUNCATE, and COPY of a table. Throws.
+///
+/// # Safety
+/// Right after [`look_up`] of the same statement.
+pub unsafe fn is_audited(node: *mut pg_sys::Node) -> bool {
+    unsafe {
+        let privileges = match (*node).type_ {
+            T_TruncateStmt => pg_sys::ACL_TRUNCATE,
+            T_CopyStmt if field!(node as CopyStmt.is_from) => pg_sys::ACL_INSERT,
+            T_CopyStmt => pg_sys::ACL_SELECT,
+            _ => return false,
+        };
+        (0..relations().len()).any(|i| acl::relation_is_audited(relations()[i], privileges))
     }
 }
 
@@ -134,7 +157,11 @@ unsafe fn set_qualified(
 /// `node` is a TransactionStmt.
 pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
     use pg_sys::TransactionStmtKind::*;
-    match unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind } {
+    let stmt = node.cast::<pg_sys::TransactionStmt>();
+    frame
+        .gid
+        .extend_from_slice(unsafe { raw::bytes((*stmt).gid) });
+    match unsafe { (*stmt).kind } {
         TRANS_STMT_BEGIN | TRANS_STMT_START => frame.begins_transaction = true,
         TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK | TRANS_STMT_PREPARE => {
             frame.ends_transaction = true;
@@ -169,12 +196,6 @@ pub unsafe fn never_waits(node: *mut pg_sys::Node) -> bool {
             _ => false,
         }
     }
-}
-
-macro_rules! field {
-    ($node:ident as $type:ident . $field:ident) => {
-        (*$node.cast::<pg_sys::$type>()).$field
-    };
 }
 
 /// The relation that a statement makes; NULL for others.

@@ -1,7 +1,7 @@
 //! From a frame to a record in the ring. Nothing here throws, waits or allocates, so it may run in
 //! error paths, transaction callbacks and at the end of the process.
 
-use audit_core::codec::{Encoded, FIXED_LEN, ShapeWriter};
+use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter};
 use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
 use audit_core::fate::MOST_BYTES;
 use audit_core::ring::{Limit, PushError};
@@ -38,6 +38,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
         (!frame.error.is_empty() || numbers.sqlstate != 0).then_some(frame.error.as_slice()),
         (!frame.details.is_empty()).then_some(frame.details.as_slice()),
         (decided > 0).then_some(&decisions[..decided]),
+        (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
     fit(&mut numbers, &mut sections);
     send(&numbers, sections);
@@ -47,7 +48,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
 const STATEMENT: usize = 2;
 
 /// Cuts the text of a record that would be too long.
-fn fit(numbers: &mut Numbers, sections: &mut [Option<&[u8]>; 8]) {
+fn fit(numbers: &mut Numbers, sections: &mut [Option<&[u8]>; SECTIONS]) {
     let Some(ring) = ring_file::ring() else {
         return;
     };
@@ -159,6 +160,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
         Some(error),
         Some(details),
         None,
+        None,
     ];
     send(&numbers, sections);
 }
@@ -187,12 +189,13 @@ fn small(
         None,
         details,
         decisions,
+        None,
     ];
     send(numbers, sections);
 }
 
 /// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted.
-fn send(numbers: &Numbers, sections: [Option<&[u8]>; 8]) {
+fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
         return;
     };

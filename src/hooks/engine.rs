@@ -47,6 +47,8 @@ pub struct Engine {
     /// Number of the session's last top-level statement, and of the last one inside it.
     pub statement_id: u64,
     pub substatement_id: u32,
+    /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
+    committing: bool,
     /// Inside BEGIN … COMMIT.
     pub explicit: bool,
     /// Where the last top-level statement was found: the string, its message's time, its end there.
@@ -63,6 +65,8 @@ pub struct Planned {
     pub location: i32,
     pub message_at: i64,
     pub started_at: i64,
+    /// Where its text begins, comments before it included.
+    pub text_from: usize,
 }
 
 /// The last error reported in this backend. Its buffer is allocated once.
@@ -255,6 +259,7 @@ impl Engine {
                 location: frame.location,
                 message_at: frame.message_at,
                 started_at: frame.numbers.started_at,
+                text_from: frame.text_from,
             });
         } else if self.substatement_id == frame.numbers.substatement_id {
             self.substatement_id -= 1;
@@ -292,7 +297,20 @@ impl Engine {
 
     /// Depth at which a statement that begins now runs.
     pub fn depth(&self) -> u32 {
-        self.running.len() as u32
+        self.running.len() as u32 + u32::from(self.committing)
+    }
+
+    /// A statement begins where none runs, and it is no client's: if one is held, its commit has
+    /// begun.
+    pub fn commit_begins(&mut self) {
+        if self.held.is_some() && self.running.is_empty() {
+            self.committing = true;
+        }
+    }
+
+    /// Whether the held statement's commit has begun.
+    pub fn committing(&self) -> bool {
+        self.committing
     }
 
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
@@ -419,6 +437,7 @@ impl Engine {
     /// The transaction has ended.
     pub fn end_transaction(&mut self, fate: Fate) {
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
+        self.committing = false;
         if fate == Fate::RolledBack {
             self.bury_all_or_outer(exiting);
         }
@@ -428,6 +447,9 @@ impl Engine {
             return;
         }
         self.explicit = false;
+        if fate == Fate::RolledBack && self.held().is_some_and(|held| held.command != b"ROLLBACK") {
+            self.held_failed();
+        }
         checks::flush(self);
         // First the range, then the events that carry it.
         self.fates.end(fate);

@@ -117,7 +117,8 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         engine().before_error();
         let unseen = engine().running.is_empty() && !belongs_to_held();
         let nested = nested_unseen((*error).internalquery);
-        let statement = nested.or_else(|| unseen_statement(unseen, sqlstate));
+        let fatal = (*error).elevel >= pgrx::PgLogLevel::FATAL as i32;
+        let statement = nested.or_else(|| unseen_statement(unseen, sqlstate, fatal));
         remember(sqlstate, message, statement);
         match statement {
             Some(text) => {
@@ -146,10 +147,11 @@ fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>) {
 fn belongs_to_held() -> bool {
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let source = unsafe { pg_sys::debug_query_string };
+    let committing = engine().committing();
     let Some(frame) = engine().held() else {
         return false;
     };
-    if source.is_null() {
+    if committing || source.is_null() {
         return true;
     }
     frame.message_at == message_at
@@ -163,10 +165,16 @@ fn belongs_to_held() -> bool {
 
 /// The text of a statement that failed before any hook saw it: it did not parse, a name in it is
 /// unknown, or the transaction had failed before.
-unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32) -> Option<&'a [u8]> {
+unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Option<&'a [u8]> {
     let source = unsafe { pg_sys::debug_query_string };
-    if !unseen || source.is_null() || !session::known() {
+    if !unseen {
         return None;
+    }
+    if source.is_null() {
+        // The message itself could not be read (invalid bytes, an unknown prepared statement): its
+        // text is not to be had. Without a client's message there is no statement.
+        let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+        return (client && !fatal).then_some(&[]);
     }
     let all = unsafe { raw::bytes(source) };
     let (last, message_at, end) = engine().last_source;

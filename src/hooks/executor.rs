@@ -11,7 +11,7 @@ use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
 use super::{begin, capture, parameters};
 use crate::executor_run_fn;
-use crate::pg::{compat, guc, names, raw};
+use crate::pg::{acl, compat, guc, names, raw};
 
 static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
@@ -42,7 +42,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         let address = &raw const marker as usize;
         let id = if !capture::on() {
             None
-        } else if guc::level().is_none() && engine().idle() {
+        } else if guc::level().is_none() && !guc::has_role() && engine().idle() {
             engine().statement_id += 1;
             None
         } else {
@@ -75,10 +75,13 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
             let classes = if explain_only { Classes::NONE } else { classes };
-            with(|engine| join_wrapper(engine, stmt, classes));
+            let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
+            with(|engine| join_wrapper(engine, stmt, classes, audited));
             return None;
         }
-        let wanted = begin::wanted(engine().depth(), classes);
+        let depth = engine().depth();
+        let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
+        let wanted = audited || begin::wanted(depth, classes);
         if wanted {
             begin::wait_for_room();
             learn_names(stmt);
@@ -93,6 +96,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             let id = begin::statement(engine, text, classes, wanted, address);
             let frame = engine.frame(id);
             frame.query = query as usize;
+            frame.audited_object = audited;
             if frame.captured {
                 let command = command_of((*stmt).commandType);
                 frame.command.extend_from_slice(command);
@@ -128,11 +132,17 @@ unsafe fn belongs_to_wrapper(query: *mut pg_sys::QueryDesc) -> bool {
 }
 
 /// Adds a query's relations and classes to the utility statement that runs it.
-unsafe fn join_wrapper(engine: &mut Engine, stmt: *const pg_sys::PlannedStmt, classes: Classes) {
+unsafe fn join_wrapper(
+    engine: &mut Engine,
+    stmt: *const pg_sys::PlannedStmt,
+    classes: Classes,
+    audited: bool,
+) {
     let Some(frame) = engine.innermost() else {
         return;
     };
     frame.classes.0 |= classes.0;
+    frame.audited_object |= audited;
     if frame.captured {
         unsafe {
             if frame.query_id == 0 {
@@ -223,7 +233,8 @@ impl<'f> Objects<'f> {
             self.frame.object_type = "";
             self.frame.object_name.clear();
         }
-        if self.select && count > 0 && self.only_catalog && !guc::catalog() {
+        let left_out = self.only_catalog && !guc::catalog() && !self.frame.audited_object;
+        if self.select && count > 0 && left_out {
             self.frame.captured = false;
         }
     }

@@ -1,11 +1,11 @@
-//! DROP EXTENSION of ourselves and DROP DATABASE of the home: from the commit on everybody knows that
-//! there is no home any more.
+//! What users do to the home: DROP EXTENSION and DROP DATABASE (from the commit on everybody knows that
+//! there is no home any more), and what needs it free of connections (RENAME, SET TABLESPACE, TEMPLATE).
 
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
 use crate::pg::shared::{HOME_NONE, shared};
-use crate::pg::{home, raw};
+use crate::pg::{compat, home, raw};
 
 static mut NEXT: pg_sys::object_access_hook_type = None;
 
@@ -16,6 +16,58 @@ pub unsafe fn install() {
         NEXT = pg_sys::object_access_hook;
         pg_sys::object_access_hook = Some(object_access);
     }
+}
+
+/// A statement that the server refuses while anybody is connected to the home makes the worker leave
+/// it. Throws.
+///
+/// # Safety
+/// `node` is a utility statement; in a transaction that is not aborted.
+pub unsafe fn make_way(node: *mut pg_sys::Node) {
+    unsafe {
+        let database = match (*node).type_ {
+            pg_sys::NodeTag::T_RenameStmt => {
+                let stmt = node.cast::<pg_sys::RenameStmt>();
+                if (*stmt).renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                    return;
+                }
+                (*stmt).subname.cast_const()
+            }
+            pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                let stmt = node.cast::<pg_sys::AlterDatabaseStmt>();
+                if option(c"tablespace", (*stmt).options).is_null() {
+                    return;
+                }
+                (*stmt).dbname.cast_const()
+            }
+            pg_sys::NodeTag::T_CreatedbStmt => {
+                option(c"template", (*node.cast::<pg_sys::CreatedbStmt>()).options)
+            }
+            _ => return,
+        };
+        let Some(shared) = shared() else { return };
+        let home = raw::get_database_name(pg_sys::Oid::from(shared.home()));
+        if !database.is_null() && !home.is_null() && raw::bytes(database) == raw::bytes(home) {
+            home::detach_worker();
+        }
+    }
+}
+
+/// The string value of an option; NULL where it isn't given or is no string. Never throws.
+unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const core::ffi::c_char {
+    let mut value = core::ptr::null();
+    unsafe {
+        compat::for_each_pointer(options, |option: *mut pg_sys::DefElem| {
+            let argument = (*option).arg;
+            if raw::bytes((*option).defname) == name.to_bytes()
+                && !argument.is_null()
+                && (*argument).type_ == pg_sys::NodeTag::T_String
+            {
+                value = compat::string(argument.cast());
+            }
+        });
+    }
+    value
 }
 
 /// A plain frame; only the drop of an extension or of a database is looked at.

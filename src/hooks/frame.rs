@@ -32,6 +32,8 @@ pub struct State {
     pub classes: Classes,
     /// False where the level leaves the statement out whatever happens: nothing was captured.
     pub captured: bool,
+    /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
+    pub audited_object: bool,
     /// It began in a transaction that had already failed.
     pub in_aborted: bool,
     /// It may end a transaction or a subtransaction: its fate is known only at the callback.
@@ -48,6 +50,8 @@ pub struct State {
     /// Compared, never read.
     pub source: usize,
     pub location: i32,
+    /// Where its text begins, comments before it included.
+    pub text_from: usize,
     pub message_at: i64,
     /// Where in the string the statement ends, as the server's parser found it.
     pub source_end: usize,
@@ -88,6 +92,8 @@ pub struct Frame {
     pub error: Vec<u8>,
     /// A JSON object, or empty.
     pub details: Vec<u8>,
+    /// Identifier of the prepared transaction that it makes or ends.
+    pub gid: Vec<u8>,
     /// See [`Frame::write_shape`].
     pub shape: Vec<u8>,
 }
@@ -117,6 +123,7 @@ impl Frame {
             &mut self.parameters,
             &mut self.error,
             &mut self.details,
+            &mut self.gid,
             &mut self.shape,
         ] {
             buffer.clear();
@@ -143,7 +150,7 @@ impl Frame {
 
     /// Whether the level asks for the statement, given how it ended.
     pub fn recorded(&self, failed: bool) -> bool {
-        self.captured && self.level.records(self.classes, failed)
+        self.captured && (self.audited_object || self.level.records(self.classes, failed))
     }
 
     /// Lays out the shape from what is known now.

@@ -10,8 +10,8 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, describe, error};
-use crate::pg::raw;
+use super::{begin, capture, describe, error, extension};
+use crate::pg::{guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -98,17 +98,24 @@ unsafe fn begin_utility(
         } else {
             kind.classes.with(Class::Read).with(Class::Write)
         };
-        let wanted = begin::wanted(engine().depth(), possible);
+        let depth = engine().depth();
+        let mut wanted = begin::wanted(depth, possible);
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
         if wanted && !describe::never_waits(node) {
             begin::wait_for_room();
         }
         let catalog = raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState();
-        let object = if wanted && catalog && !transaction {
+        if catalog {
+            extension::make_way(node);
+        }
+        let by_object = guc::has_role() && begin::possible(depth);
+        let object = if (wanted || by_object) && catalog && !transaction {
             describe::look_up(node)
         } else {
             describe::Object::NONE
         };
+        let audited = by_object && catalog && describe::is_audited(node);
+        wanted |= audited || (by_object && kind.wraps != Wraps::Nothing);
         let text = begin::Text {
             source: query_string,
             location: (*pstmt).stmt_location,
@@ -118,6 +125,7 @@ unsafe fn begin_utility(
             let id = begin::statement(engine, text, kind.classes, wanted, address);
             let frame = engine.frame(id);
             frame.wraps = kind.wraps;
+            frame.audited_object = audited;
             if transaction && frame.numbers.depth == 0 {
                 describe::transaction(node, frame);
             }

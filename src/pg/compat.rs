@@ -53,22 +53,33 @@ macro_rules! executor_run_fn {
     };
 }
 
-/// Calls `f` with each relation that the statement needs a privilege on, and with the privileges
-/// (`ACL_*`), in range-table order.
+/// How a statement uses a relation: the privileges (`ACL_*`) that it needs, and the columns.
+pub struct Use {
+    pub relid: pg_sys::Oid,
+    pub privileges: u64,
+    pub selected: *mut pg_sys::Bitmapset,
+    pub inserted: *mut pg_sys::Bitmapset,
+    pub updated: *mut pg_sys::Bitmapset,
+}
+
+/// Calls `f` with each relation that the statement needs a privilege on, in range-table order.
 /// Relations reached through a parent (partitions, inheritance children) need none and are left
-/// out. Never throws.
+/// out. Never throws itself.
 ///
 /// # Safety
 /// `stmt` is a valid planned statement.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-pub unsafe fn for_each_used_relation(
-    stmt: *const pg_sys::PlannedStmt,
-    mut f: impl FnMut(pg_sys::Oid, u64),
-) {
+pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(Use)) {
     unsafe {
         for_each_pointer((*stmt).rtable, |node: *mut pg_sys::RangeTblEntry| {
             if (*node).rtekind == pg_sys::RTEKind::RTE_RELATION && (*node).requiredPerms != 0 {
-                f((*node).relid, (*node).requiredPerms as u64);
+                f(Use {
+                    relid: (*node).relid,
+                    privileges: (*node).requiredPerms as u64,
+                    selected: (*node).selectedCols,
+                    inserted: (*node).insertedCols,
+                    updated: (*node).updatedCols,
+                });
             }
         });
     }
@@ -79,17 +90,31 @@ pub unsafe fn for_each_used_relation(
 /// # Safety
 /// `stmt` is a valid planned statement.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(Use)) {
+    unsafe {
+        for_each_pointer((*stmt).permInfos, |info: *mut pg_sys::RTEPermissionInfo| {
+            if (*info).requiredPerms != 0 {
+                f(Use {
+                    relid: (*info).relid,
+                    privileges: (*info).requiredPerms as u64,
+                    selected: (*info).selectedCols,
+                    inserted: (*info).insertedCols,
+                    updated: (*info).updatedCols,
+                });
+            }
+        });
+    }
+}
+
+/// [`for_each_use`] without the columns.
+///
+/// # Safety
+/// `stmt` is a valid planned statement.
 pub unsafe fn for_each_used_relation(
     stmt: *const pg_sys::PlannedStmt,
     mut f: impl FnMut(pg_sys::Oid, u64),
 ) {
-    unsafe {
-        for_each_pointer((*stmt).permInfos, |info: *mut pg_sys::RTEPermissionInfo| {
-            if (*info).requiredPerms != 0 {
-                f((*info).relid, (*info).requiredPerms as u64);
-            }
-        });
-    }
+    unsafe { for_each_use(stmt, |usage| f(usage.relid, usage.privileges)) };
 }
 
 /// As [`for_each_used_relation`], for a statement that is not planned yet: subqueries in FROM and CTEs

@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 static mut LEVEL_TEXT: *mut c_char = null_mut();
 static mut LEVEL_BITS: u32 = 0;
+static mut ROLE: *mut c_char = null_mut();
 static mut CATALOG: bool = true;
 static mut NESTED: bool = true;
 static mut PARAMETERS: bool = false;
@@ -39,8 +40,9 @@ pub enum OnFull {
 
 /// Settings whose changes are recorded. `audit.context` is not among them: it changes with each
 /// request of an application and is on every event anyway.
-pub const NAMES: [&core::ffi::CStr; 14] = [
+pub const NAMES: [&core::ffi::CStr; 15] = [
     c"audit.level",
+    c"audit.role",
     c"audit.catalog",
     c"audit.nested",
     c"audit.parameters",
@@ -89,6 +91,17 @@ unsafe extern "C-unwind" fn assigned_bool(_value: bool, _extra: *mut c_void) {
 #[inline]
 pub fn level() -> Level {
     Level::from_bits(unsafe { LEVEL_BITS })
+}
+
+/// `audit.role` as the server keeps it; never NULL once defined.
+pub fn role() -> *const c_char {
+    unsafe { ROLE }
+}
+
+/// Whether `audit.role` is set.
+#[inline]
+pub fn has_role() -> bool {
+    unsafe { !ROLE.is_null() && *ROLE != 0 }
 }
 
 /// `audit.catalog`
@@ -397,6 +410,15 @@ pub unsafe fn define() {
             context: PGC_SUSET,
             check: Some(check_level),
             assign: Some(assign_level),
+        });
+        define_text(Text {
+            name: c"audit.role",
+            short: c"Object auditing: records what uses a privilege granted to this role, whatever the level.",
+            value: &raw mut ROLE,
+            boot: c"",
+            context: PGC_SUSET,
+            check: None,
+            assign: Some(assigned_text),
         });
         define_bool(
             c"audit.catalog",

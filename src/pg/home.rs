@@ -3,7 +3,7 @@
 //! database can read.
 
 use core::ffi::c_char;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use pgrx::pg_sys;
 
 /// Name of the label provider.
@@ -31,11 +31,34 @@ pub fn committed() {
         shared.set_home(change);
         shared.set_worker_latch();
     }
+    reattach();
+}
+
+/// Whether the running transaction has asked the worker off the home.
+static DETACHED: AtomicBool = AtomicBool::new(false);
+
+/// The running transaction renames, moves or copies the home, which nobody may be connected to:
+/// asks the worker off. The server itself waits some seconds for others to leave. Never throws.
+pub fn detach_worker() {
+    if let Some(shared) = super::shared::shared() {
+        DETACHED.store(true, Ordering::Relaxed);
+        shared.ask_to_detach();
+    }
+}
+
+/// The transaction has ended: the worker may come back. Never throws.
+fn reattach() {
+    if DETACHED.swap(false, Ordering::Relaxed)
+        && let Some(shared) = super::shared::shared()
+    {
+        shared.end_detach();
+    }
 }
 
 /// Nothing has changed. Never throws.
 pub fn aborted() {
     CHANGE.store(NO_CHANGE, Ordering::Relaxed);
+    reattach();
 }
 
 /// Attribute numbers of pg_shseclabel (catalog/pg_shseclabel.h).

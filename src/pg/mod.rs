@@ -2,6 +2,7 @@
 //! means that PostgreSQL may longjmp out of it, so no value with a destructor may be alive in any
 //! frame between it and the server.
 
+pub mod acl;
 pub mod compat;
 pub mod connection;
 pub mod guc;

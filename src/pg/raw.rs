@@ -57,6 +57,21 @@ unsafe extern "C-unwind" {
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
+    pub fn get_role_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub fn has_privs_of_role(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
+    pub fn SearchSysCache2(
+        cache: c_int,
+        key1: pg_sys::Datum,
+        key2: pg_sys::Datum,
+    ) -> pg_sys::HeapTuple;
+    pub fn SysCacheGetAttr(
+        cache: c_int,
+        tuple: pg_sys::HeapTuple,
+        attribute: pg_sys::AttrNumber,
+        is_null: *mut bool,
+    ) -> pg_sys::Datum;
+    pub fn pg_detoast_datum(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
@@ -92,6 +107,8 @@ unsafe extern "C-unwind" {
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;
     pub fn pg_mbcliplen(text: *const c_char, len: c_int, limit: c_int) -> c_int;
+    pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
+    pub fn bms_next_member(set: *const pg_sys::Bitmapset, previous: c_int) -> c_int;
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;

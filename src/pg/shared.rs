@@ -22,6 +22,8 @@ pub struct Shared {
     /// The database that the worker attaches to at its next start; 0: it looks for the label first.
     pub attach: AtomicU32,
     pub worker_pid: AtomicI32,
+    /// Process that wants the worker off the home, as it renames or copies it; 0 for none.
+    detach: AtomicI32,
     /// The worker's latch; null while no worker runs.
     pub worker_latch: AtomicPtr<pg_sys::Latch>,
     /// 1 while the worker waits for the first record: whoever swaps it to 0 sets the latch.
@@ -70,6 +72,33 @@ impl Shared {
         let _ = self
             .home
             .compare_exchange(HOME_UNKNOWN, home, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// This process wants the worker off the home for a while. Never throws.
+    pub fn ask_to_detach(&self) {
+        self.detach
+            .store(unsafe { pg_sys::MyProcPid }, Ordering::SeqCst);
+        self.set_worker_latch();
+    }
+
+    /// The worker may attach again, as far as this process is concerned. Never throws.
+    pub fn end_detach(&self) {
+        let me = unsafe { pg_sys::MyProcPid };
+        let mine = self
+            .detach
+            .compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if mine.is_ok() {
+            self.set_worker_latch();
+        }
+    }
+
+    /// Whether somebody who still lives wants the worker off the home.
+    pub fn detach_wanted(&self) -> bool {
+        match self.detach.load(Ordering::SeqCst) {
+            0 => false,
+            pid => rustix::process::Pid::from_raw(pid)
+                .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok()),
+        }
     }
 
     /// Keeps the worker's last error for `audit.status` (cut to fit). Called by the worker only.

@@ -7,8 +7,8 @@ use super::arena::{Arena, Piece};
 use super::dictionary::{Dictionary, Text};
 use super::fates::{Fates, Identity, combine};
 use super::text::Texts;
-use audit_core::codec::{Corrupt, Decoded, Section, decode, decode_session};
-use audit_core::event::{Decision, Fate, Numbers};
+use audit_core::codec::{Corrupt, Decoded, Section, decode, decode_session, decode_shape};
+use audit_core::event::{Decision, Fate, Numbers, Outcome};
 use audit_core::numbers;
 
 /// Most events in a batch.
@@ -68,6 +68,18 @@ pub struct NewStatement {
     pub encoding: u8,
 }
 
+/// What becomes of a prepared transaction.
+pub struct Prepared {
+    pub gid: Vec<u8>,
+    pub encoding: u8,
+    pub session: Identity,
+    /// Of the transaction, where it is prepared.
+    pub events: (u64, u64),
+    pub fate: Fate,
+    /// Row of the event.
+    pub row: u32,
+}
+
 #[derive(Default)]
 pub struct Batch {
     pub rows: Vec<Row>,
@@ -75,6 +87,7 @@ pub struct Batch {
     pub statements: Vec<NewStatement>,
     pub arena: Arena,
     pub fates: Fates,
+    pub prepared: Vec<Prepared>,
     packed: Vec<u8>,
 }
 
@@ -85,6 +98,7 @@ impl Batch {
         self.statements.clear();
         self.arena.clear(MAX_BYTES);
         self.fates.clear();
+        self.prepared.clear();
     }
 
     pub fn is_full(&self, max_rows: usize) -> bool {
@@ -128,11 +142,48 @@ impl Batch {
         if n.event_no != 0 && matches!(n.fate, Fate::Open | Fate::Prepared) {
             self.fates.open(session.identity, n.event_no, row);
         }
+        if let Some(gid) = event.section(Section::Gid) {
+            self.note_prepared(&event, gid, session.identity, session.encoding, row);
+        }
         // One that can't be read decides nothing; the event itself is there.
         for decision in event.decisions().flatten() {
             self.decide(session.identity, decision, row);
         }
         Ok(())
+    }
+
+    /// PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED: what it says of the transaction.
+    fn note_prepared(
+        &mut self,
+        event: &Decoded,
+        gid: &[u8],
+        session: Identity,
+        encoding: u8,
+        row: u32,
+    ) {
+        let n = &event.numbers;
+        let shape = event.section(Section::Shape).map(decode_shape);
+        let Some(Ok(shape)) = shape else { return };
+        let fate = match (shape.command, n.outcome, n.fate) {
+            (b"PREPARE TRANSACTION", Outcome::Success, Fate::Prepared) => Fate::Prepared,
+            (b"COMMIT PREPARED", Outcome::Success, _) => Fate::Committed,
+            (b"ROLLBACK PREPARED", Outcome::Success, _) => Fate::RolledBack,
+            _ => return,
+        };
+        let first = event
+            .decisions()
+            .flatten()
+            .filter(|decision| decision.fate == Fate::Prepared)
+            .map(|decision| decision.first)
+            .min();
+        self.prepared.push(Prepared {
+            gid: gid.to_vec(),
+            encoding,
+            session,
+            events: (first.unwrap_or(n.event_no), n.event_no),
+            fate,
+            row,
+        });
     }
 
     fn decide(&mut self, session: Identity, decision: Decision, row: u32) {

@@ -118,6 +118,11 @@ fn look_for_home(shared: &Shared, at_once: bool) {
         if terminated() {
             return;
         }
+        if shared.detach_wanted() {
+            // Until that transaction ends, which sets the latch; or its backend dies.
+            wait(Some(RETRY));
+            continue;
+        }
         let found = find_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message));
         if found != pg_sys::InvalidOid {
             if !at_once {

@@ -61,6 +61,7 @@ impl OwnEvents {
                 None,
                 Some(&details),
                 None,
+                None,
             ],
         );
         self.payload.clear();

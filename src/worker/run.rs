@@ -30,7 +30,7 @@ const BACK_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs
 /// Why the loop ended.
 pub enum End {
     Terminated,
-    /// This database isn't the home any more.
+    /// This database isn't the home any more, or somebody needs it for himself.
     HomeLost,
 }
 
@@ -142,7 +142,7 @@ impl Worker {
     }
 
     fn end(&self) -> End {
-        if self.home_lost {
+        if self.home_lost || (!terminated() && self.shared.detach_wanted()) {
             End::HomeLost
         } else {
             End::Terminated
@@ -150,7 +150,7 @@ impl Worker {
     }
 
     fn is_over(&self) -> bool {
-        terminated() || self.home_lost
+        terminated() || self.home_lost || self.shared.detach_wanted()
     }
 
     /// Reads where the trail stands, and queues START. `None`: the worker has to end.
@@ -250,7 +250,7 @@ impl Worker {
         let at = super::now().max(self.last_recorded_at);
         self.enter_period(at)?;
         let (worker, source_again) = (&mut *self, &mut *source);
-        let (gaps, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
+        let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
@@ -275,8 +275,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Puts a batch together and writes it. In a transaction; throws.
-    fn fill_and_write(&mut self, source: &mut dyn Source, at: Timestamp) -> (u64, Drained) {
+    /// Puts a batch together and writes it; returns the gaps told and when it was stored. In a
+    /// transaction; throws.
+    fn fill_and_write(
+        &mut self,
+        source: &mut dyn Source,
+        at: Timestamp,
+    ) -> (u64, Timestamp, Drained) {
         let (Some(current), Some(store)) = (&mut self.current, &self.store) else {
             pgrx::error!("audit_ext: the worker is not attached");
         };
@@ -324,12 +329,19 @@ impl Worker {
             } else {
                 Drained::Nothing
             };
-            return (0, drained);
+            return (0, at, drained);
         }
+        // Events that came while the batch was put together did not begin after it was stored.
+        let now = super::now();
+        let at = if now > at && current.period.holds(now) {
+            now
+        } else {
+            at
+        };
         batch.finish();
         store.write(batch, &current.period, at, self.last_seq + 1, &progress);
         let full = batch.is_full(self.max_rows);
-        (gaps, Drained::Stored { full })
+        (gaps, at, Drained::Stored { full })
     }
 
     /// A batch is in the trail and flushed: only now the ring may forget it.

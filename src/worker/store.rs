@@ -2,13 +2,13 @@
 //!
 //! Everything here throws; nothing of a batch is stored unless all of it is.
 
-use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Row};
+use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Prepared, Row};
 use super::period::Period;
 use super::text::Texts;
 use crate::pg::heap::{CHUNK, Writer};
 use crate::pg::spi::{Plan, parse_datum, text_array_datum, text_datum};
 use audit_core::codec::{decode_parameters, decode_session, decode_shape};
-use audit_core::event::Timestamp;
+use audit_core::event::{Fate, Timestamp};
 use audit_core::json::Object;
 use pgrx::pg_sys::{self, Datum};
 
@@ -30,6 +30,8 @@ pub struct Store {
     session: Plan,
     statement: Plan,
     fate: Plan,
+    prepare: Plan,
+    end_prepared: Plan,
     batch: Plan,
 }
 
@@ -61,6 +63,17 @@ impl Store {
                 &[
                     TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT2OID, INT8OID,
                 ],
+            ),
+            prepare: Plan::new(
+                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) VALUES ($1, $2, $3, $4, $5, 3, $6, $7)",
+                &[
+                    TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID, TEXTOID,
+                ],
+            ),
+            // A gid may be used again: the one prepared last is meant.
+            end_prepared: Plan::new(
+                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) SELECT $1, session_started, pid, first_event, last_event, $2, $3 FROM audit.fate WHERE gid = $4 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1",
+                &[TIMESTAMPTZOID, INT2OID, INT8OID, TEXTOID],
             ),
             batch: Plan::new(
                 c"INSERT INTO audit.batch (recorded_at, ring_id, position, first_seq, last_seq, dropped) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -98,6 +111,9 @@ impl Store {
                 int8((first_seq + u64::from(outside.row)) as i64),
             ]);
         }
+        for prepared in &batch.prepared {
+            self.write_prepared(prepared, recorded_at, first_seq);
+        }
         self.batch.execute([
             int8(recorded_at),
             Some(text_datum(&progress.ring_id)), // bytea has the same form
@@ -106,6 +122,29 @@ impl Store {
             int8((first_seq + batch.rows.len() as u64) as i64 - 1),
             int8(progress.dropped as i64),
         ]);
+    }
+
+    fn write_prepared(&self, prepared: &Prepared, recorded_at: Timestamp, first_seq: u64) {
+        let gid = self.texts.convert(&prepared.gid, prepared.encoding);
+        let gid = Some(text_datum(&gid.text));
+        let decided_by = int8((first_seq + u64::from(prepared.row)) as i64);
+        match prepared.fate {
+            Fate::Prepared => self.prepare.execute([
+                int8(recorded_at),
+                int8(prepared.session.started_at),
+                int4(prepared.session.pid as i32),
+                int8(prepared.events.0 as i64),
+                int8(prepared.events.1 as i64),
+                decided_by,
+                gid,
+            ]),
+            fate => self.end_prepared.execute([
+                int8(recorded_at),
+                Some(Datum::from(fate as i16)),
+                decided_by,
+                gid,
+            ]),
+        }
     }
 
     fn write_events(&self, batch: &Batch, period: &Period, recorded_at: Timestamp, first_seq: u64) {

@@ -390,3 +390,27 @@ fn an_ordinary_user_may_set_the_context_and_nothing_else_of_it() {
         [r#"{"ticket": 5}"#]
     );
 }
+
+/// Members of audit_admin choose what is recorded, without being superusers.
+#[test]
+fn an_administrator_may_change_the_level() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run("CREATE ROLE keeper LOGIN; GRANT audit_admin TO keeper; GRANT CREATE ON SCHEMA public TO keeper;");
+    let mut keeper = cluster.connect("keeper", "app");
+    keeper
+        .batch_execute("SET audit.level = 'ddl'; SELECT 'left out'; CREATE TABLE kept (x int);")
+        .expect("may set it");
+    keeper
+        .batch_execute("ALTER ROLE keeper SET audit.level = 'all, -misc'")
+        .expect("may set it for a role");
+    assert_eq!(
+        cluster.trail("command", "user_name = 'keeper'"),
+        ["SET", "CREATE TABLE"]
+    );
+    assert!(
+        keeper.batch_execute("SET audit.on_full = 'drop'").is_err(),
+        "what a full ring does is a superuser's decision"
+    );
+}

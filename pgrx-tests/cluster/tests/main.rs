@@ -13,6 +13,7 @@ mod install;
 mod level;
 mod load;
 mod main_job;
+mod object;
 mod scenarios;
 mod text;
 mod views;

@@ -1,7 +1,7 @@
 //! The codec: whatever an event holds comes back, whatever bytes come is answered.
 
 use audit_core::codec::{
-    self, Corrupt, Decoded, Encoded, Section, ShapeWriter, decode, decode_parameters,
+    self, Corrupt, Decoded, Encoded, SECTIONS, Section, ShapeWriter, decode, decode_parameters,
     decode_session, decode_shape, encode_decision, encode_session, encode_shape, put_parameter,
 };
 use audit_core::event::{Classes, Decision, Fate, Numbers, Outcome, Session, Shape};
@@ -48,11 +48,11 @@ fn decision() -> impl Strategy<Value = Decision> {
 }
 
 /// An event with all sections as bytes.
-fn sections() -> impl Strategy<Value = [Bytes; 8]> {
-    prop::array::uniform8(bytes())
+fn sections() -> impl Strategy<Value = [Bytes; SECTIONS]> {
+    prop::array::uniform9(bytes())
 }
 
-fn encode(numbers: &Numbers, sections: &[Bytes; 8]) -> Vec<u8> {
+fn encode(numbers: &Numbers, sections: &[Bytes; SECTIONS]) -> Vec<u8> {
     let sections = sections.each_ref().map(|s| s.as_deref());
     let encoded = Encoded::new(numbers, sections);
     let payload = encoded.parts().concat();

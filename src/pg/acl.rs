@@ -1,0 +1,149 @@
+//! Which privileges were granted to a role, and used by a statement: object auditing
+//! (spec/capture.md, rule 14). What PUBLIC may do doesn't count, nor what an owner or a superuser
+//! may do anyway; roles inherit.
+//!
+//! Everything here throws (catalog look-ups); the callers have nothing to drop.
+
+use core::ffi::c_int;
+use pgrx::pg_sys;
+
+use super::{compat, guc, raw};
+
+/// The role of `audit.role`; InvalidOid where none is set or it doesn't exist.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+unsafe fn audit_role() -> pg_sys::Oid {
+    unsafe { raw::get_role_oid(guc::role(), true) }
+}
+
+/// Whether the statement uses a privilege that was granted to the role of `audit.role`.
+///
+/// # Safety
+/// `stmt` is a valid planned statement; in a transaction that is not aborted.
+pub unsafe fn statement_is_audited(stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe {
+        let role = audit_role();
+        if role == pg_sys::InvalidOid {
+            return false;
+        }
+        let mut found = false;
+        compat::for_each_use(stmt, |usage| {
+            found = found || use_is_audited(role, &usage);
+        });
+        found
+    }
+}
+
+unsafe fn use_is_audited(role: pg_sys::Oid, usage: &compat::Use) -> bool {
+    unsafe {
+        relation_is_audited_for(role, usage.relid, usage.privileges as u32)
+            || columns_are_audited(role, usage.relid, usage.selected, pg_sys::ACL_SELECT)
+            || columns_are_audited(role, usage.relid, usage.inserted, pg_sys::ACL_INSERT)
+            || columns_are_audited(role, usage.relid, usage.updated, pg_sys::ACL_UPDATE)
+    }
+}
+
+/// Whether any of these privileges on the relation was granted to the role of `audit.role`.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn relation_is_audited(relid: pg_sys::Oid, privileges: u32) -> bool {
+    unsafe {
+        let role = audit_role();
+        role != pg_sys::InvalidOid && relation_is_audited_for(role, relid, privileges)
+    }
+}
+
+unsafe fn relation_is_audited_for(role: pg_sys::Oid, relid: pg_sys::Oid, privileges: u32) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
+    unsafe {
+        let tuple = raw::SearchSysCache1(cache, pg_sys::Datum::from(relid));
+        let found = tuple_grants(
+            cache,
+            tuple,
+            pg_sys::Anum_pg_class_relacl as i16,
+            role,
+            privileges,
+        );
+        if !tuple.is_null() {
+            raw::ReleaseSysCache(tuple);
+        }
+        found
+    }
+}
+
+unsafe fn columns_are_audited(
+    role: pg_sys::Oid,
+    relid: pg_sys::Oid,
+    columns: *mut pg_sys::Bitmapset,
+    privilege: u32,
+) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::ATTNUM as c_int;
+    unsafe {
+        let mut member = -1;
+        loop {
+            member = raw::bms_next_member(columns, member);
+            if member < 0 {
+                return false;
+            }
+            let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+            let tuple = raw::SearchSysCache2(
+                cache,
+                pg_sys::Datum::from(relid),
+                pg_sys::Datum::from(number as i16),
+            );
+            let found = tuple_grants(
+                cache,
+                tuple,
+                pg_sys::Anum_pg_attribute_attacl as i16,
+                role,
+                privilege,
+            );
+            if !tuple.is_null() {
+                raw::ReleaseSysCache(tuple);
+            }
+            if found {
+                return true;
+            }
+        }
+    }
+}
+
+/// Whether the ACL in a catalog row grants one of the privileges to the role, or to one that it is a
+/// member of.
+unsafe fn tuple_grants(
+    cache: c_int,
+    tuple: pg_sys::HeapTuple,
+    attribute: i16,
+    role: pg_sys::Oid,
+    privileges: u32,
+) -> bool {
+    unsafe {
+        if tuple.is_null() {
+            return false;
+        }
+        let mut is_null = true;
+        let datum = raw::SysCacheGetAttr(cache, tuple, attribute, &mut is_null);
+        if is_null {
+            return false;
+        }
+        let acl = raw::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        // A one-dimensional array without NULLs: its length follows the header, its items follow
+        // length and lower bound (utils/array.h, utils/acl.h).
+        let head = acl.cast::<u8>().add(size_of::<pg_sys::ArrayType>());
+        let count = head.cast::<i32>().read() as usize;
+        let items = head.add(2 * size_of::<i32>()).cast::<pg_sys::AclItem>();
+        for i in 0..count {
+            let item = &*items.add(i);
+            let public = item.ai_grantee == pg_sys::InvalidOid;
+            if !public
+                && item.ai_privs as u32 & privileges != 0
+                && raw::has_privs_of_role(role, item.ai_grantee)
+            {
+                return true;
+            }
+        }
+        false
+    }
+}
