@@ -136,8 +136,9 @@ impl Stage {
         }
     }
 
-    /// Does what a step says; the SQLSTATE that the client got.
-    fn perform(&self, step: &Step, sessions: &mut HashMap<String, Client>) -> Option<String> {
+    /// Does what a step says; the SQLSTATE that the client got, `dead` if its session ended.
+    /// (What the client still reads of a FATAL depends on who is faster.)
+    fn perform(&mut self, step: &Step, sessions: &mut HashMap<String, Client>) -> Option<String> {
         let result = match step.actor.as_str() {
             "logon" => {
                 let mut config: Config = step.text.parse().expect("a connection string");
@@ -161,6 +162,8 @@ impl Stage {
                 // The server is ready again only after the abort; and dead if it says nothing.
                 if client.simple_query("").is_err() {
                     sessions.remove(actor);
+                    self.wait_for_ends(sessions);
+                    return Some("dead".into());
                 }
                 result
             }
@@ -170,6 +173,19 @@ impl Stage {
             Some(code) => Some(code.code().to_owned()),
             None => Some(format!("{error:?}")),
         }
+    }
+
+    /// Waits until the database has no other sessions than these.
+    fn wait_for_ends(&mut self, sessions: &HashMap<String, Client>) {
+        let living = sessions.keys().filter(|name| !name.contains('@')).count();
+        eventually("a dead session is gone", || {
+            let row = self.home.query_one(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = 'app' AND backend_type = 'client backend'",
+                &[],
+            );
+            row.expect("the home answers").get::<_, i64>(0) == living as i64
+        });
     }
 
     /// Ends a session and waits for the end of its process.
