@@ -14,6 +14,7 @@ mod level;
 mod load;
 mod main_job;
 mod object;
+mod scenarios;
 mod text;
 mod views;
 
