@@ -20,7 +20,9 @@ import time
 from pathlib import Path
 
 import report
-from server import Server, machine_busy, make_template, pg_config, quiet, remove, stop
+from server import (
+    Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
+)
 from workloads import (
     CONFIGURATIONS, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
 )
@@ -37,6 +39,7 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=4, help="of one run")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
+    parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
     parser.add_argument("--no-closed", action="store_true", help="leave out sizes after a partition is closed (minutes)")
     args = parser.parse_args()
     args.rounds = args.rounds or (3 if args.quick else 11)
@@ -220,6 +223,7 @@ def run(args, notes):
             # Each round begins with another one: no configuration always follows the same.
             shift = (round_number - 1) % len(servers)
             for server in servers[shift:] + servers[:shift]:
+                wait_for_calm(args.patience)
                 one = measure(server, workload, round_number, args.seconds, scratch)
                 runs.append(one)
                 print(

@@ -25,7 +25,7 @@ def interval(values):
 def ratios(values):
     """[`interval`] of ratios: their logarithms are what is symmetric."""
     found = interval([math.log(v) for v in values])
-    return found and tuple(None if v is None else math.exp(v) for v in found)
+    return found and tuple(v if v is None else math.exp(v) for v in found)
 
 
 def summarize(runs, workload, configuration):
@@ -37,7 +37,7 @@ def summarize(runs, workload, configuration):
         if r["workload"] == workload and r["configuration"] == VANILLA and not r["void"]
     }
     good = [r for r in mine if not r["void"]]
-    pairs = [(r, base[r["round"]]) for r in good if r["round"] in base]
+    pairs = [(r, base[r["round"]]) for r in good if r["round"] in base and configuration != VANILLA]
 
     def middle(name):
         values = [r[name] for r in good if r.get(name) is not None]
