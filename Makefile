@@ -4,11 +4,11 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test test-majors lint clean
+.PHONY: help setup install run stop test test-majors test-postgres lint bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 run: ## build, install, start a scratch cluster, play an example and show audit.log
 	@scripts/run.sh
@@ -27,6 +27,18 @@ test: ## every test: pure part, loom, real clusters
 
 test-majors: ## the main-job test on real servers 16 and 18
 	@scripts/test-majors.sh
+
+test-postgres: ## PostgreSQL's own regression suite, with and without audit_ext: same output
+	@scripts/install.sh
+	@scripts/test-postgres.sh
+
+bench-quick: ## speed against the plain server and pgaudit: two workloads, four configurations, two minutes
+	@scripts/install.sh
+	@scripts/bench.sh --quick
+
+bench: ## the whole table of spec/performance.md, 11 rounds: hours
+	@scripts/install.sh
+	@scripts/bench.sh
 
 lint: ## rustfmt, clippy, type-check for PostgreSQL 14 to 18, rules of structure
 	@scripts/lint.sh

@@ -3,5 +3,5 @@
 . "$(dirname "$0")/lib.sh"
 "$ROOT/scripts/stop.sh"
 . "$ROOT/scripts/cluster.sh"
-rm -rf "$RUN" "$(server_dir majors)"
+rm -rf "$RUN" "$(server_dir majors)" "$(server_dir pg-regress)" "$(server_dir bench-run)"
 cd "$ROOT" && cargo clean

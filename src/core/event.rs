@@ -256,6 +256,16 @@ pub fn sqlstate_text(packed: u32) -> [u8; 5] {
     text
 }
 
+/// Packs a SQLSTATE (PostgreSQL's `MAKE_SQLSTATE`).
+pub const fn pack_sqlstate(text: &[u8; 5]) -> u32 {
+    let (mut packed, mut i) = (0, 0);
+    while i < 5 {
+        packed |= (text[i].wrapping_sub(b'0') as u32 & 0x3f) << (6 * i);
+        i += 1;
+    }
+    packed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,5 +286,7 @@ mod tests {
         // MAKE_SQLSTATE('2','2','0','1','2')
         let packed = 2 | (2 << 6) | (1 << 18) | (2 << 24);
         assert_eq!(&sqlstate_text(packed), b"22012");
+        assert_eq!(pack_sqlstate(b"22012"), packed);
+        assert_eq!(&sqlstate_text(pack_sqlstate(b"XX000")), b"XX000");
     }
 }

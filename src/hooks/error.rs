@@ -13,6 +13,7 @@ use super::engine::{ERROR_MAX, Id, engine, shield, with};
 use super::{capture, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
+use audit_core::event::pack_sqlstate;
 use audit_core::sql::command::command_of_first_keyword;
 use audit_core::sql::redact;
 use audit_core::sql::{cut::CutSink, split};
@@ -36,8 +37,7 @@ static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 /// Longest statement kept of one that failed before any hook saw it: its buffer is allocated ahead.
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
-/// ERRCODE_SYNTAX_ERROR, packed.
-const SYNTAX_ERROR: u32 = 4 | (2 << 6) | (6 << 12) | (0 << 18) | (1 << 24);
+const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
 
 /// Makes the callback the outermost one, unless others are there (ours is then among them).
 #[inline]

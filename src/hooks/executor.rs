@@ -263,27 +263,29 @@ unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
 executor_run_fn! {
     #[inline(never)]
     run, query, proceed => {
-        if !capture::on() {
+        unsafe {
+            if !capture::on() {
+                proceed!();
+                return;
+            }
+            let marker = 0u8;
+            let address = &raw const marker as usize;
+            let id = resume(query, address);
             proceed!();
-            return;
-        }
-        let marker = 0u8;
-        let address = &raw const marker as usize;
-        let id = resume(query, address);
-        proceed!();
-        let rows = (*(*query).estate).es_processed as i64;
-        with(|engine| match id {
-            Some(id) => {
-                engine.pause(id);
-                count(&mut engine.frame(id).numbers.rows, rows);
-            }
-            None => {
-                engine.enter(address);
-                if let Some(frame) = engine.innermost() {
-                    count(&mut frame.inner_rows, rows);
+            let rows = (*(*query).estate).es_processed as i64;
+            with(|engine| match id {
+                Some(id) => {
+                    engine.pause(id);
+                    count(&mut engine.frame(id).numbers.rows, rows);
                 }
-            }
-        });
+                None => {
+                    engine.enter(address);
+                    if let Some(frame) = engine.innermost() {
+                        count(&mut frame.inner_rows, rows);
+                    }
+                }
+            });
+        }
     },
     NEXT_RUN
 }

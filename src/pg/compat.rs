@@ -24,7 +24,7 @@ macro_rules! executor_run_fn {
                     }
                 };
             }
-            unsafe { $body }
+            $body
         }
     };
 }
@@ -48,7 +48,7 @@ macro_rules! executor_run_fn {
                     }
                 };
             }
-            unsafe { $body }
+            $body
         }
     };
 }

@@ -125,7 +125,7 @@ impl Shared {
                 bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
             }
             core::sync::atomic::fence(Ordering::Acquire);
-            if before % 2 == 0 && before == self.error_version.load(Ordering::Relaxed) {
+            if before.is_multiple_of(2) && before == self.error_version.load(Ordering::Relaxed) {
                 bytes.truncate(len);
                 return String::from_utf8_lossy(&bytes).into_owned();
             }

@@ -5,6 +5,7 @@
 
 mod capture;
 mod circumstances;
+mod compose;
 mod crash;
 mod delivery;
 mod errors;
@@ -13,6 +14,7 @@ mod install;
 mod level;
 mod load;
 mod main_job;
+mod memory;
 mod object;
 mod scenarios;
 mod text;

@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+"""Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
+
+All configurations have a server of their own, and all of them are run in turn, round by round, so
+that what the machine does meanwhile falls on all alike. Called by scripts/bench.sh; writes
+bench.json and bench.txt to --out.
+
+A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import report
+from server import (
+    Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
+)
+from workloads import (
+    CONFIGURATIONS, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
+)
+
+FIRST_PORT = 54500 # of unix sockets, each in a folder of its own
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dir", required=True, help="folder for the servers")
+    parser.add_argument("--out", required=True, help="folder for the results")
+    parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=int, default=4, help="of one run")
+    parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
+    parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
+    parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
+    parser.add_argument("--no-closed", action="store_true", help="leave out sizes after a partition is closed (minutes)")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (3 if args.quick else 11)
+
+    def chosen(given, quick, everything):
+        names = given.split(",") if given else quick if args.quick else [e.name for e in everything]
+        unknown = set(names) - {e.name for e in everything}
+        if unknown:
+            parser.error(f"unknown: {', '.join(sorted(unknown))}")
+        return [e for e in everything if e.name in names]
+
+    args.workloads = chosen(args.workloads, QUICK_WORKLOADS, WORKLOADS)
+    args.configurations = chosen(args.configurations, QUICK_CONFIGURATIONS, CONFIGURATIONS)
+    if VANILLA not in [c.name for c in args.configurations]:
+        parser.error(f"nothing to compare with: add {VANILLA}")
+    return args
+
+
+def available(configurations):
+    """What is installed, and a note on what is not."""
+    libraries = Path(pg_config("--pkglibdir"))
+    found, notes = [], []
+    for configuration in configurations:
+        missing = [x for x in configuration.libraries if not (libraries / f"{x}.so").exists()]
+        if not missing:
+            found.append(configuration)
+        elif "audit_ext" in missing:
+            sys.exit(f"{libraries}/audit_ext.so is missing: make install")
+        else:
+            notes.append(f"{configuration.name} left out: {', '.join(missing)} is not installed")
+    return found, notes
+
+
+def pgbench(server, workload, seconds, folder):
+    """Runs the workload; (transactions, tps, latencies in µs, CPU seconds of pgbench itself)."""
+    script = folder / "script.sql"
+    script.write_text(workload.script)
+    for old in folder.glob("latency.*"):
+        old.unlink()
+    command = [server.bin / "pgbench", "-n", "-f", script, "-M", workload.protocol]
+    command += ["-c", workload.clients, "-j", min(workload.clients, 2)]
+    command += ["-t", 1] if workload.once else ["-T", seconds]
+    command += ["--log", "--log-prefix", folder / "latency", *workload.options, *server.connection()]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=quiet())
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise RuntimeError(f"pgbench: {done.stderr[-2000:]}")
+    facts = dict(
+        line.split(None, 1) if ":" not in line else [part.strip() for part in line.split(":", 1)]
+        for line in done.stdout.splitlines()
+        if ":" in line
+    )
+    transactions = int(facts["number of transactions actually processed"].split("/")[0])
+    failed = int(facts.get("number of failed transactions", "0").split()[0])
+    tps = next(
+        float(line.split("=")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("tps =")
+    )
+    latencies = sorted(
+        int(line.split()[2]) for file in folder.glob("latency.*") for line in file.read_text().splitlines()
+    )
+    if failed or len(latencies) != transactions:
+        raise RuntimeError(f"pgbench: {failed} failed, {transactions} run, {len(latencies)} logged")
+    own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return transactions, tps, latencies, own
+
+
+def measure(server, workload, round_number, seconds, folder):
+    """One run on one server."""
+    configuration = server.configuration
+    trail = configuration.kept == "trail"
+    server.flush()
+    server.quiet()
+    server.empty_log()
+    seq = server.last_seq() if trail else 0
+    kept = server.trail_bytes() if trail else 0
+    wal = server.wal()
+    server.quiet()
+    log = server.log_bytes()
+
+    busy, cpu, worker = machine_busy(), server.cpu(), server.worker_cpu()
+    began = time.monotonic()
+    transactions, tps, latencies, own = pgbench(server, workload, seconds, folder)
+    server.flush() # what still waits to be stored is part of the cost
+    server.quiet()
+    took = time.monotonic() - began
+    cpu, worker = server.cpu() - cpu, server.worker_cpu() - worker
+    others = max(0.0, machine_busy() - busy - cpu - own)
+
+    wal = server.wal() - wal
+    statements = transactions * sum(workload.statements.values())
+    per_transaction = configuration.recorded(workload)
+    expected = None if per_transaction is None else transactions * per_transaction
+    recorded = events = None
+    if trail:
+        recorded = server.recorded_in_trail(seq)
+        # Sessions' beginnings and ends are kept, too.
+        events = server.last_seq() - seq if recorded else 0
+        kept = server.trail_bytes() - kept
+    elif configuration.kept:
+        kept = server.log_bytes() - log
+        recorded = events = server.recorded_in_log()
+    void = None
+    if recorded != expected:
+        void = f"{expected} statements to record, {recorded} on record"
+    elif trail and server.lost():
+        void = f"{server.lost()} records lost"
+    return {
+        "workload": workload.name,
+        "configuration": configuration.name,
+        "round": round_number,
+        "void": void,
+        "seconds": took,
+        "transactions": transactions,
+        "statements": statements,
+        "expected": expected,
+        "recorded": recorded,
+        "events": events,
+        "cpu_seconds": cpu,
+        "cpu_us": cpu * 1e6 / statements,
+        "worker_us": worker * 1e6 / events if trail and events else None,
+        "tps": tps,
+        "p50_us": latencies[len(latencies) // 2],
+        "p99_us": latencies[int(len(latencies) * 0.99)] if len(latencies) >= 1000 else None,
+        "kept_bytes": kept,
+        "bytes_per_event": kept / events if events else None,
+        "wal": wal,
+        "wal_per_statement": wal / statements,
+        # Share of the machine that somebody else used: the run is to be doubted where it is large.
+        "others_cpu": others / took / os.cpu_count(),
+    }
+
+
+def closed_size(args, template, configuration, workload, folder):
+    """Bytes per event once the partition is closed: indexed, summarised, frozen."""
+    server = Server(args.dir / "closed", template, configuration, FIRST_PORT + 99,
+                    {"audit.partition_interval": "1min", "autovacuum_naptime": "1h"})
+    args.running.append(server)
+    server.start()
+    server.fill(SCALE)
+    # Begin with a fresh minute, so that one partition holds it all.
+    time.sleep(60.5 - time.time() % 60)
+    server.flush()
+    seq = server.last_seq()
+    pgbench(server, workload, 10, folder)
+    server.flush()
+    events = server.last_seq() - seq
+    suffix = server.sql("SELECT suffix FROM audit.period WHERE starts_at <= now() AND now() < ends_at")
+    deadline = time.monotonic() + 300
+    while server.sql(f"SELECT closed_at IS NOT NULL FROM audit.period WHERE suffix = '{suffix}'") != "t":
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the partition {suffix} is not closed after five minutes")
+        time.sleep(2)
+        server.flush() # an event, so that the worker looks at the time
+    size = server.trail_bytes(f"%\\_{suffix}")
+    server.stop()
+    remove(server.folder)
+    args.running.remove(server)
+    return size / events
+
+
+def run(args, notes):
+    template = args.dir / "template"
+    make_template(template)
+    runs, closed = [], {}
+    scratch = args.dir / "pgbench"
+    scratch.mkdir()
+    total = len(args.workloads) * len(args.configurations) * args.rounds
+    for workload in args.workloads:
+        servers = [
+            Server(args.dir / f"server{i}", template, configuration, FIRST_PORT + i)
+            for i, configuration in enumerate(args.configurations)
+        ]
+        for server in servers:
+            args.running.append(server)
+            server.start()
+            server.fill(SCALE)
+        for server in servers: # caches warm, plans made, files there
+            measure(server, workload, 0, 1, scratch)
+        for round_number in range(1, args.rounds + 1):
+            # Each round begins with another one: no configuration always follows the same.
+            shift = (round_number - 1) % len(servers)
+            for server in servers[shift:] + servers[:shift]:
+                wait_for_calm(args.patience)
+                one = measure(server, workload, round_number, args.seconds, scratch)
+                runs.append(one)
+                print(
+                    f"[{len(runs)}/{total}] {workload.name} {round_number} {server.configuration.name}: "
+                    f"{one['cpu_us']:.2f} µs, {one['tps']:,.0f} TPS, recorded {one['recorded']}, "
+                    f"others {one['others_cpu']:.0%}" + (f"  VOID: {one['void']}" if one["void"] else ""),
+                    flush=True,
+                )
+        for server in servers:
+            server.stop()
+            args.running.remove(server)
+            remove(server.folder)
+    for workload in args.workloads:
+        for configuration in args.configurations:
+            if workload.closed and configuration.name == "audit_ext all" and not (args.quick or args.no_closed):
+                print(f"{workload.name}: size of a closed partition", flush=True)
+                closed[workload.name] = closed_size(args, template, configuration, workload, scratch)
+
+    summaries, texts = {}, []
+    for workload in args.workloads:
+        these = []
+        for configuration in args.configurations:
+            found = report.summarize(runs, workload.name, configuration.name) | {"name": configuration.name}
+            if configuration.name == "audit_ext all":
+                found["closed_bytes_per_event"] = closed.get(workload.name)
+            summaries[workload.name, configuration.name] = found
+            these.append(found)
+        texts.append(report.table(f"{workload.title}: {args.rounds} x {'once' if workload.once else f'{args.seconds} s'}", these))
+    void = [r for r in runs if r["void"]]
+    doubtful = sum(r["others_cpu"] > 0.1 for r in runs)
+    if doubtful:
+        notes.append(f"{doubtful} of {len(runs)} runs had more than 10 % of the machine taken by others")
+    notes.append("durability=commit left out: it does not exist yet")
+    texts.append(report.bars(summaries))
+    texts.append("\n".join(notes))
+    if void:
+        texts.append(f"VOID: {len(void)} of {len(runs)} runs, see bench.json")
+    text = "\n\n".join(t for t in texts if t) + "\n"
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "bench.txt").write_text(text)
+    (args.out / "bench.json").write_text(
+        json.dumps(
+            {
+                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "machine": {
+                    "cpus": os.cpu_count(), "kernel": platform.release(),
+                    "model": next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                                   if line.startswith("model name")), None),
+                },
+                "server": pg_config("--version"),
+                "rounds": args.rounds, "seconds": args.seconds, "scale": SCALE, "notes": notes,
+                "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
+                "runs": runs,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    print("\n" + text)
+    print(f"{args.out}/bench.json, {args.out}/bench.txt")
+    return 1 if void else 0
+
+
+def main():
+    args = arguments()
+    args.dir, args.out = Path(args.dir), Path(args.out)
+    args.configurations, notes = available(args.configurations)
+    args.running = []
+    for data in args.dir.glob("*/data"): # of a benchmark that was killed
+        stop(Path(pg_config("--bindir")), data)
+    for old in args.dir.glob("*"):
+        remove(old)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return run(args, notes)
+    finally:
+        for server in args.running:
+            server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""From rounds to figures: paired differences and ratios with their 95 % interval."""
+
+import math
+from statistics import mean, median, stdev
+
+from workloads import VANILLA
+
+# Student's t, 97.5 %, by degrees of freedom.
+T = [0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086]
+
+
+def interval(values):
+    """(mean, low, high); the ends are None where one value tells nothing of the spread."""
+    if not values:
+        return None
+    middle = mean(values)
+    if len(values) < 2:
+        return middle, None, None
+    freedom = len(values) - 1
+    half = (T[freedom] if freedom < len(T) else 1.96 + 2.4 / freedom) * stdev(values) / math.sqrt(len(values))
+    return middle, middle - half, middle + half
+
+
+def ratios(values):
+    """[`interval`] of ratios: their logarithms are what is symmetric."""
+    found = interval([math.log(v) for v in values])
+    return found and tuple(v if v is None else math.exp(v) for v in found)
+
+
+def summarize(runs, workload, configuration):
+    """The figures of one configuration in one workload; `runs` are all of them."""
+    mine = [r for r in runs if r["workload"] == workload and r["configuration"] == configuration]
+    base = {
+        r["round"]: r
+        for r in runs
+        if r["workload"] == workload and r["configuration"] == VANILLA and not r["void"]
+    }
+    good = [r for r in mine if not r["void"]]
+    pairs = [(r, base[r["round"]]) for r in good if r["round"] in base and configuration != VANILLA]
+
+    def middle(name):
+        values = [r[name] for r in good if r.get(name) is not None]
+        return median(values) if values else None
+
+    return {
+        "rounds": len(good),
+        "void": [r["void"] for r in mine if r["void"]],
+        "cpu_us": middle("cpu_us"),
+        "cpu_added_us": interval([a["cpu_us"] - b["cpu_us"] for a, b in pairs]),
+        "worker_us": middle("worker_us"),
+        "tps": middle("tps"),
+        "tps_ratio": ratios([a["tps"] / b["tps"] for a, b in pairs]),
+        "p99_us": middle("p99_us"),
+        "p99_ratio": ratios([a["p99_us"] / b["p99_us"] for a, b in pairs if a["p99_us"] and b["p99_us"]]),
+        "bytes_per_event": middle("bytes_per_event"),
+        "wal_per_statement": middle("wal_per_statement"),
+        "wal_added_per_event": median(
+            [(a["wal"] / a["statements"] - b["wal"] / b["statements"]) * a["statements"] / a["events"]
+             for a, b in pairs if a.get("events")]
+        ) if any(a.get("events") for a, _ in pairs) else None,
+        "statements": sum(r["statements"] for r in good),
+        "expected": sum(r["expected"] or 0 for r in good) if good and good[0]["expected"] is not None else None,
+        "recorded": sum(r["recorded"] or 0 for r in good) if good and good[0]["recorded"] is not None else None,
+        "others_cpu": max((r["others_cpu"] for r in mine), default=None),
+    }
+
+
+def number(value, digits):
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def spread(found, digits):
+    if not found:
+        return "–"
+    middle, low, high = found
+    if low is None:
+        return number(middle, digits)
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+COLUMNS = [
+    ("configuration", lambda s: s["name"]),
+    ("CPU µs/stmt", lambda s: number(s["cpu_us"], 1)),
+    ("added, 95 %", lambda s: spread(s["cpu_added_us"], 2)),
+    ("worker µs", lambda s: number(s["worker_us"], 2)),
+    ("TPS", lambda s: number(s["tps"], 0)),
+    ("ratio, 95 %", lambda s: spread(s["tps_ratio"], 3)),
+    ("p99 µs", lambda s: number(s["p99_us"], 0)),
+    ("ratio", lambda s: number(s["p99_ratio"] and s["p99_ratio"][0], 2)),
+    ("B/event", lambda s: number(s["bytes_per_event"], 0)),
+    ("closed", lambda s: number(s.get("closed_bytes_per_event"), 0)),
+    ("WAL/event", lambda s: number(s["wal_added_per_event"], 0)),
+    ("recorded/expected", lambda s: "VOID" if s["void"] else
+     "–" if s["recorded"] is None else f"{s['recorded']:,}/{s['expected']:,}"),
+    ("others' CPU", lambda s: f"{s['others_cpu']:.0%}"),
+]
+
+
+def table(title, summaries):
+    rows = [[name for name, _ in COLUMNS]]
+    rows += [[cell(s) for _, cell in COLUMNS] for s in summaries]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = [f"{title}"]
+    for i, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
+        lines.append("| " + " | ".join(cells) + " |")
+        if i == 0:
+            lines.append("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+# The bars of spec/performance.md that one configuration's figures answer.
+BARS = [
+    ("select-prepared", "CPU added per event ≤ 3 µs", lambda s: s["cpu_added_us"] and s["cpu_added_us"][0], lambda v: v <= 3),
+    ("select-prepared", "TPS ratio to vanilla ≥ 0.92", lambda s: s["tps_ratio"] and s["tps_ratio"][0], lambda v: v >= 0.92),
+    ("select-prepared", "p99 ≤ vanilla + 10 %", lambda s: s["p99_ratio"] and s["p99_ratio"][0], lambda v: v <= 1.1),
+    ("select-prepared", "bytes kept per event, hot ≤ 100", lambda s: s["bytes_per_event"], lambda v: v <= 100),
+    ("select-prepared", "bytes kept per event, closed ≤ 130", lambda s: s.get("closed_bytes_per_event"), lambda v: v <= 130),
+    ("long-text", "bytes kept, text that never repeats ≤ text + 110", lambda s: s["bytes_per_event"], lambda v: v <= 4096 + 110),
+]
+
+
+def bars(summaries):
+    lines = []
+    for workload, what, figure, holds in BARS:
+        found = summaries.get((workload, "audit_ext all"))
+        value = figure(found) if found else None
+        if value is not None:
+            lines.append(f"{'met    ' if holds(value) else 'NOT MET'}  {what}: {value:,.2f}")
+    return "\n".join(lines)

@@ -1,0 +1,251 @@
+"""One server of a benchmark: made, started, measured from outside, stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+# Everything else is as PostgreSQL comes.
+SETTINGS = {
+    "listen_addresses": "",
+    "shared_buffers": "256MB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1h",
+    "lc_messages": "C",
+}
+
+
+def pg_config(what):
+    program = os.environ["PG_CONFIG"]
+    return subprocess.run([program, what], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def as_server(command, **options):
+    """Runs a command as the owner of the servers: root becomes the user postgres."""
+    if os.getuid() == 0:
+        command = ["runuser", "-u", "postgres", "--", *command]
+    return subprocess.run(
+        [str(part) for part in command], cwd="/", stdin=subprocess.DEVNULL, **options
+    )
+
+
+def stat(pid):
+    """The fields of /proc/PID/stat after the name, from "state" on."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text[text.rindex(")") + 2 :].split()
+
+
+def children(pid):
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def machine_busy():
+    """CPU seconds that this machine has worked so far, for whomever."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+    return (user + nice + system + irq + softirq + steal) / TICK
+
+
+def wait_for_calm(patience):
+    """Waits until nobody else works on this machine, at most so many seconds."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        began, busy = time.monotonic(), machine_busy()
+        time.sleep(0.25)
+        if (machine_busy() - busy) / (time.monotonic() - began) / os.cpu_count() < 0.1:
+            return
+
+
+class Server:
+    def __init__(self, folder, template, configuration, port, extra=None):
+        self.folder = Path(folder)
+        self.data = self.folder / "data"
+        self.port = port
+        self.bin = Path(pg_config("--bindir"))
+        self.configuration = configuration
+        as_server(["mkdir", "-p", self.folder], check=True)
+        as_server(["cp", "-a", "--reflink=auto", template, self.data], check=True)
+        lines = SETTINGS | {"port": port, "unix_socket_directories": self.folder}
+        lines |= configuration.settings | (extra or {})
+        if configuration.libraries:
+            lines["shared_preload_libraries"] = ",".join(configuration.libraries)
+        with open(self.data / "postgresql.conf", "a") as conf:
+            for name, value in lines.items():
+                conf.write(f"{name} = '{value}'\n")
+
+    def start(self):
+        log = self.folder / "start.log"
+        done = as_server(
+            [self.bin / "pg_ctl", "-D", self.data, "-l", log, "-w", "-t", "60", "start"],
+            stdout=subprocess.DEVNULL,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.configuration.name}: {log.read_text()}")
+        self.pid = int((self.data / "postmaster.pid").read_text().split()[0])
+
+    def stop(self):
+        stop(self.bin, self.data)
+
+    def sql(self, sql):
+        command = [self.bin / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
+        command += ["-h", self.folder, "-p", self.port, "-U", "postgres", "-d", "postgres"]
+        command = [str(part) for part in [*command, "-c", sql]]
+        done = subprocess.run(command, capture_output=True, text=True, env=quiet())
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.configuration.name}: {sql}: {done.stderr}")
+        return done.stdout.strip()
+
+    def fill(self, scale):
+        """pgbench's tables, with audit_ext not yet recording."""
+        command = [self.bin / "pgbench", "-i", "-q", "-s", scale, *self.connection()]
+        subprocess.run(
+            [str(part) for part in command], check=True, env=quiet(), capture_output=True
+        )
+        self.sql("CREATE TABLE single_row (id int, note text)")
+        if self.configuration.kept == "trail":
+            self.sql("CREATE EXTENSION audit_ext")
+            level = self.configuration.settings["audit.level"]
+            assert self.sql("SHOW audit.level") == level
+        # Every page of the tables has been changed since the checkpoint: what pages' images cost in
+        # WAL does not fall into the runs.
+        self.sql("CHECKPOINT")
+        self.sql("UPDATE pgbench_accounts SET abalance = 0")
+        self.sql("VACUUM")
+
+    def connection(self):
+        return ["-h", self.folder, "-p", self.port, "-U", "postgres", "postgres"]
+
+    # --- what it has used -------------------------------------------------------------------------
+
+    def cpu(self):
+        """CPU seconds, user and system, of every process that it has or had."""
+        seconds = 0
+        for pid in [self.pid, *children(self.pid)]:
+            try:
+                # utime, stime, cutime, cstime: the postmaster's last two are its ended children.
+                seconds += sum(map(int, stat(pid)[11:15]))
+            except FileNotFoundError:
+                pass
+        return seconds / TICK
+
+    def worker_cpu(self):
+        """CPU seconds of audit_ext's worker."""
+        for pid in children(self.pid):
+            try:
+                if b"audit_ext" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+            except FileNotFoundError:
+                pass
+        return 0.0
+
+    def quiet(self):
+        """Waits until no client's process is left and the log is written: all CPU time is in the
+        postmaster's account then."""
+        deadline = time.monotonic() + 60
+        size = -1
+        while time.monotonic() < deadline:
+            clients = 0
+            for pid in children(self.pid):
+                try:
+                    clients += b"[local]" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                except FileNotFoundError:
+                    pass
+            before, size = size, self.log_bytes()
+            if clients == 0 and size == before:
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.configuration.name}: clients' processes do not end")
+
+    # --- what it has kept -------------------------------------------------------------------------
+
+    def log_file(self):
+        if self.configuration.kept in ("", "trail"):
+            return None
+        return self.data / self.configuration.kept
+
+    def log_bytes(self):
+        file = self.log_file()
+        return file.stat().st_size if file and file.exists() else 0
+
+    def empty_log(self):
+        """The writers append, so they go on at the new end."""
+        for file in (self.data / "log").glob("*.log"):
+            os.truncate(file, 0)
+
+    def recorded_in_log(self):
+        """Statements of pgbench on record."""
+        count = 0
+        with open(self.log_file(), "rb") as log:
+            for line in log:
+                count += b"SESSION," in line and b"pgbench" in line
+        return count
+
+    def flush(self):
+        """Waits until all is stored; costs every configuration one connection."""
+        self.sql("SELECT audit.flush()" if self.configuration.kept == "trail" else "SELECT 1")
+
+    def wal(self):
+        return int(self.sql("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+
+    def last_seq(self):
+        return int(self.sql("SELECT last_seq FROM audit.worker_status()"))
+
+    def trail_bytes(self, like="%"):
+        return int(
+            self.sql(
+                "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
+                "WHERE relnamespace = 'audit'::regnamespace AND relkind = 'r' "
+                f"AND relname LIKE '{like}'"
+            )
+        )
+
+    def recorded_in_trail(self, after):
+        return int(
+            self.sql(
+                "SELECT count(*) FROM audit.log WHERE application_name = 'pgbench' "
+                f"AND class NOT IN ('SESSION', 'AUDIT') AND seq > {after}"
+            )
+        )
+
+    def lost(self):
+        return int(self.sql("SELECT dropped + gaps + panics FROM audit.worker_status()"))
+
+
+def quiet():
+    """The environment for clients: nothing of the caller's own settings of libpq."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return kept | {"LC_ALL": "C"}
+
+
+def stop(bin, data):
+    """Stops the server of a data directory, if one runs there."""
+    try:
+        pid = int((Path(data) / "postmaster.pid").read_text().split()[0])
+        if os.readlink(f"/proc/{pid}/cwd") != str(data):
+            return
+    except (FileNotFoundError, ValueError, IndexError):
+        return
+    as_server(
+        [bin / "pg_ctl", "-D", data, "-m", "immediate", "-w", "-t", "60", "stop"],
+        stdout=subprocess.DEVNULL,
+    )
+    if Path(f"/proc/{pid}").exists() and stat(pid)[0] not in "ZX":
+        os.kill(pid, signal.SIGKILL)
+
+
+def make_template(folder):
+    as_server(
+        [Path(pg_config("--bindir")) / "initdb", "-D", folder, "-U", "postgres", "-A", "trust",
+         "-N", "-E", "UTF8", "--locale=C.UTF-8"],
+        check=True, stdout=subprocess.DEVNULL,
+    )
+
+
+def remove(folder):
+    shutil.rmtree(folder, ignore_errors=True)
