@@ -4,17 +4,12 @@
 //! [`look_up`] throws and owns nothing; what it found waits in a static for [`describe`], which
 //! doesn't throw.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::c_char;
 use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*};
 
 use super::frame::Frame;
+use super::objects;
 use crate::pg::{acl, compat, names, raw};
-
-macro_rules! field {
-    ($node:ident as $type:ident . $field:ident) => {
-        (*$node.cast::<pg_sys::$type>()).$field
-    };
-}
 
 /// What [`look_up`] found apart from the relations.
 pub struct Object {
@@ -47,6 +42,10 @@ pub unsafe fn look_up(node: *mut pg_sys::Node) -> Object {
         for_each_relation(node, |schema, name| {
             let relid = if schema.is_null() {
                 raw::RelnameGetRelid(name)
+            } else if raw::bytes(schema) == b"pg_temp" {
+                let (mut temporary, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+                raw::GetTempNamespaceState(&mut temporary, &mut toast);
+                raw::get_relname_relid(name, temporary)
             } else {
                 raw::get_relname_relid(name, raw::get_namespace_oid(schema, true))
             };
@@ -79,6 +78,20 @@ pub unsafe fn is_audited(node: *mut pg_sys::Node) -> bool {
             _ => return false,
         };
         (0..relations().len()).any(|i| acl::relation_is_audited(relations()[i], privileges))
+    }
+}
+
+/// The text of the prepared statement that EXECUTE runs; NULL where there is none. Throws.
+///
+/// # Safety
+/// `stmt` is a valid node.
+pub unsafe fn prepared_text(stmt: *const pg_sys::ExecuteStmt) -> *const c_char {
+    unsafe {
+        let prepared = raw::FetchPreparedStatement((*stmt).name, false);
+        if prepared.is_null() {
+            return core::ptr::null();
+        }
+        (*(*prepared).plansource).query_string
     }
 }
 
@@ -118,7 +131,7 @@ pub unsafe fn describe(node: *mut pg_sys::Node, object: &Object, frame: &mut Fra
             frame.add_relation(&name);
             return;
         }
-        if let Some((kind, name)) = named_object(node) {
+        if let Some((kind, name)) = objects::named(node) {
             frame.object_type = kind;
             frame.object_name.extend_from_slice(raw::bytes(name));
             return;
@@ -295,7 +308,7 @@ unsafe fn grants_on_relations(node: *mut pg_sys::Node) -> bool {
     }
 }
 
-unsafe fn drops_relations(node: *mut pg_sys::Node) -> bool {
+pub unsafe fn drops_relations(node: *mut pg_sys::Node) -> bool {
     matches!(
         unsafe { field!(node as DropStmt.removeType) },
         OBJECT_TABLE
@@ -317,156 +330,5 @@ unsafe fn last_two(names: *const pg_sys::List) -> (*const c_char, *const c_char)
             1 => (core::ptr::null(), part(0)),
             _ => (part(len - 2), part(len - 1)),
         }
-    }
-}
-
-/// Objects that are no relations: their type and name.
-unsafe fn named_object(node: *mut pg_sys::Node) -> Option<(&'static str, *const c_char)> {
-    unsafe {
-        let found = match (*node).type_ {
-            T_CreateRoleStmt => ("ROLE", field!(node as CreateRoleStmt.role).cast_const()),
-            T_AlterRoleStmt => ("ROLE", role(field!(node as AlterRoleStmt.role))),
-            T_AlterRoleSetStmt => ("ROLE", role(field!(node as AlterRoleSetStmt.role))),
-            T_DropRoleStmt => ("ROLE", role(first(field!(node as DropRoleStmt.roles)))),
-            T_GrantRoleStmt => {
-                let granted: *mut pg_sys::AccessPriv =
-                    first(field!(node as GrantRoleStmt.granted_roles));
-                let name = granted
-                    .as_ref()
-                    .map_or(core::ptr::null_mut(), |g| g.priv_name);
-                ("ROLE", name.cast_const())
-            }
-            T_CreatedbStmt => ("DATABASE", field!(node as CreatedbStmt.dbname).cast_const()),
-            T_DropdbStmt => ("DATABASE", field!(node as DropdbStmt.dbname).cast_const()),
-            T_AlterDatabaseStmt => (
-                "DATABASE",
-                field!(node as AlterDatabaseStmt.dbname).cast_const(),
-            ),
-            T_AlterDatabaseSetStmt => (
-                "DATABASE",
-                field!(node as AlterDatabaseSetStmt.dbname).cast_const(),
-            ),
-            T_CreateSchemaStmt => (
-                "SCHEMA",
-                field!(node as CreateSchemaStmt.schemaname).cast_const(),
-            ),
-            T_CreateExtensionStmt => (
-                "EXTENSION",
-                field!(node as CreateExtensionStmt.extname).cast_const(),
-            ),
-            T_CreateTableSpaceStmt => (
-                "TABLESPACE",
-                field!(node as CreateTableSpaceStmt.tablespacename).cast_const(),
-            ),
-            T_VariableSetStmt => ("SETTING", field!(node as VariableSetStmt.name).cast_const()),
-            T_VariableShowStmt => (
-                "SETTING",
-                field!(node as VariableShowStmt.name).cast_const(),
-            ),
-            T_AlterSystemStmt => (
-                "SETTING",
-                (*field!(node as AlterSystemStmt.setstmt)).name.cast_const(),
-            ),
-            T_PrepareStmt => (
-                "PREPARED STATEMENT",
-                field!(node as PrepareStmt.name).cast_const(),
-            ),
-            T_ExecuteStmt => (
-                "PREPARED STATEMENT",
-                field!(node as ExecuteStmt.name).cast_const(),
-            ),
-            T_DeclareCursorStmt => (
-                "CURSOR",
-                field!(node as DeclareCursorStmt.portalname).cast_const(),
-            ),
-            T_FetchStmt => ("CURSOR", field!(node as FetchStmt.portalname).cast_const()),
-            T_ClosePortalStmt => (
-                "CURSOR",
-                field!(node as ClosePortalStmt.portalname).cast_const(),
-            ),
-            T_ListenStmt => (
-                "CHANNEL",
-                field!(node as ListenStmt.conditionname).cast_const(),
-            ),
-            T_NotifyStmt => (
-                "CHANNEL",
-                field!(node as NotifyStmt.conditionname).cast_const(),
-            ),
-            T_CreateFunctionStmt => {
-                let procedure = field!(node as CreateFunctionStmt.is_procedure);
-                let names = field!(node as CreateFunctionStmt.funcname);
-                (
-                    if procedure { "PROCEDURE" } else { "FUNCTION" },
-                    raw::NameListToString(names).cast_const(),
-                )
-            }
-            T_CallStmt => (
-                "PROCEDURE",
-                raw::NameListToString((*field!(node as CallStmt.funccall)).funcname).cast_const(),
-            ),
-            T_DropStmt if !drops_relations(node) => return dropped(node),
-            _ => return None,
-        };
-        (!found.1.is_null()).then_some(found)
-    }
-}
-
-/// The first object of a DROP that drops no relation.
-unsafe fn dropped(node: *mut pg_sys::Node) -> Option<(&'static str, *const c_char)> {
-    unsafe {
-        let kind = match field!(node as DropStmt.removeType) {
-            OBJECT_SCHEMA => "SCHEMA",
-            OBJECT_EXTENSION => "EXTENSION",
-            OBJECT_FUNCTION => "FUNCTION",
-            OBJECT_PROCEDURE => "PROCEDURE",
-            OBJECT_ROUTINE => "ROUTINE",
-            OBJECT_AGGREGATE => "AGGREGATE",
-            OBJECT_FOREIGN_SERVER => "FOREIGN SERVER",
-            OBJECT_FDW => "FOREIGN DATA WRAPPER",
-            OBJECT_PUBLICATION => "PUBLICATION",
-            OBJECT_EVENT_TRIGGER => "EVENT TRIGGER",
-            OBJECT_LANGUAGE => "LANGUAGE",
-            _ => return None,
-        };
-        let object: *mut pg_sys::Node = first(field!(node as DropStmt.objects));
-        if object.is_null() {
-            return None;
-        }
-        let name = match (*object).type_ {
-            T_List => raw::NameListToString(object.cast()).cast_const(),
-            T_ObjectWithArgs => {
-                raw::NameListToString((*object.cast::<pg_sys::ObjectWithArgs>()).objname)
-                    .cast_const()
-            }
-            _ => compat::string(object.cast()),
-        };
-        (!name.is_null()).then_some((kind, name))
-    }
-}
-
-unsafe fn first<T>(list: *const pg_sys::List) -> *mut T {
-    unsafe {
-        if list.is_null() || (*list).length == 0 {
-            return core::ptr::null_mut();
-        }
-        (*(*list).elements).ptr_value.cast()
-    }
-}
-
-/// The name in a role specification, as CURRENT_USER and its kin are written where there is none.
-unsafe fn role(spec: *const pg_sys::RoleSpec) -> *const c_char {
-    use pg_sys::RoleSpecType::*;
-    unsafe {
-        let Some(spec) = spec.as_ref() else {
-            return core::ptr::null();
-        };
-        let keyword: &CStr = match spec.roletype {
-            ROLESPEC_CSTRING => return spec.rolename,
-            ROLESPEC_CURRENT_USER => c"CURRENT_USER",
-            ROLESPEC_SESSION_USER => c"SESSION_USER",
-            ROLESPEC_PUBLIC => c"PUBLIC",
-            _ => c"CURRENT_ROLE",
-        };
-        keyword.as_ptr()
     }
 }

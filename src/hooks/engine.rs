@@ -390,14 +390,7 @@ impl Engine {
     /// Before a new error is kept: what died of the one before was caught, since its handler, or
     /// the statement around it, has gone on to fail in its own way.
     pub fn before_error(&mut self) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].catcher >= catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
+        self.bury_unwound();
         if !self.dead.is_empty() {
             let verdict = if self.running.is_empty() {
                 Outcome::Failed
@@ -405,6 +398,18 @@ impl Engine {
                 Outcome::Caught
             };
             self.judge(verdict);
+        }
+    }
+
+    /// Moves running statements whose catcher is gone to the dead.
+    fn bury_unwound(&mut self) {
+        let catcher = catcher();
+        while let Some(&id) = self.running.last() {
+            if self.pool[id].catcher >= catcher {
+                break;
+            }
+            self.running.pop();
+            self.die(id);
         }
     }
 
@@ -479,6 +484,7 @@ impl Engine {
     /// The client has its error, and no abort callback has told so: the transaction had failed
     /// before, or none was open.
     pub fn error_flushed(&mut self) {
+        self.bury_unwound();
         if self.running.is_empty() && !self.dead.is_empty() {
             self.judge(Outcome::Failed);
         }

@@ -2,16 +2,25 @@
 //! `capture` (whether at all), `begin` (what is known at the start), `frame` and `engine` (what is
 //! under way), `emit` (out to the ring).
 
+/// A field of a node that is known to be of a type.
+macro_rules! field {
+    ($node:ident as $type:ident . $field:ident) => {
+        (*$node.cast::<pg_sys::$type>()).$field
+    };
+}
+
 pub mod begin;
 pub mod capture;
 pub mod checks;
 pub mod describe;
+pub mod details;
 pub mod emit;
 pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod extension;
 pub mod frame;
+pub mod objects;
 pub mod parameters;
 pub mod planner;
 pub mod session;

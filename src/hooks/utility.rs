@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, describe, error, extension};
+use super::{begin, capture, describe, details, error, extension};
 use crate::pg::{guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -77,6 +77,8 @@ unsafe extern "C-unwind" fn process(
 struct Kind {
     classes: Classes,
     wraps: Wraps,
+    /// Text of the wrapped query where it isn't the statement's own; else NULL.
+    source: *const c_char,
 }
 
 /// Takes down what is known before the statement runs. Throws.
@@ -125,6 +127,9 @@ unsafe fn begin_utility(
             let id = begin::statement(engine, text, kind.classes, wanted, address);
             let frame = engine.frame(id);
             frame.wraps = kind.wraps;
+            if !kind.source.is_null() {
+                frame.source = kind.source as usize;
+            }
             frame.audited_object = audited;
             if transaction && frame.numbers.depth == 0 {
                 describe::transaction(node, frame);
@@ -132,8 +137,9 @@ unsafe fn begin_utility(
             if wanted {
                 frame.command.extend_from_slice(tag.to_bytes());
                 frame.query_id = (*pstmt).queryId as i64;
-                if catalog {
+                if catalog && !transaction {
                     describe::describe(node, &object, frame);
+                    details::describe(node, frame);
                 }
             }
             id
@@ -144,17 +150,49 @@ unsafe fn begin_utility(
 unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
     use pg_sys::NodeTag::*;
     let mut classes = classes_of_command(tag.to_str().unwrap_or(""));
+    let mut source = core::ptr::null();
     let wraps = match unsafe { (*node).type_ } {
         T_CopyStmt => {
             let from = unsafe { (*node.cast::<pg_sys::CopyStmt>()).is_from };
             classes = Classes::of(if from { Class::Write } else { Class::Read });
             Wraps::SameText
         }
-        T_CreateTableAsStmt | T_ExplainStmt | T_RefreshMatViewStmt => Wraps::SameText,
+        // These may run a prepared statement: CREATE TABLE AS as EXECUTE does, EXPLAIN on its own.
+        T_CreateTableAsStmt if unsafe { !executes(node).is_null() } => Wraps::OwnPortal,
+        T_ExplainStmt => {
+            let execute = unsafe { executes(node) };
+            if !execute.is_null() {
+                source = unsafe { describe::prepared_text(execute) };
+            }
+            Wraps::SameText
+        }
+        T_CreateTableAsStmt | T_RefreshMatViewStmt => Wraps::SameText,
         T_ExecuteStmt | T_DeclareCursorStmt => Wraps::OwnPortal,
         _ => Wraps::Nothing,
     };
-    Kind { classes, wraps }
+    Kind {
+        classes,
+        wraps,
+        source,
+    }
+}
+
+/// The EXECUTE inside EXPLAIN or CREATE TABLE AS; NULL where there is none. Never throws.
+unsafe fn executes(node: *mut pg_sys::Node) -> *const pg_sys::ExecuteStmt {
+    unsafe {
+        let query = match (*node).type_ {
+            pg_sys::NodeTag::T_ExplainStmt => (*node.cast::<pg_sys::ExplainStmt>()).query,
+            _ => (*node.cast::<pg_sys::CreateTableAsStmt>()).query,
+        };
+        if query.is_null() || (*query).type_ != pg_sys::NodeTag::T_Query {
+            return core::ptr::null();
+        }
+        let inner = (*query.cast::<pg_sys::Query>()).utilityStmt;
+        if inner.is_null() || (*inner).type_ != pg_sys::NodeTag::T_ExecuteStmt {
+            return core::ptr::null();
+        }
+        inner.cast()
+    }
 }
 
 /// The statement has come back: it succeeded.

@@ -112,6 +112,12 @@ unsafe fn remember_relation(
 ) {
     let (quoted_schema, quoted_name) =
         unsafe { (raw::bytes(quoted_schema), raw::bytes(quoted_name)) };
+    // One name for one's own temporary schema, whatever its number.
+    let quoted_schema = if schema.starts_with(b"pg_temp_") {
+        b"pg_temp"
+    } else {
+        quoted_schema
+    };
     let relations = &mut cache().relations;
     if relations.len() >= MOST {
         relations.clear();

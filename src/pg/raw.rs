@@ -72,6 +72,10 @@ unsafe extern "C-unwind" {
         is_null: *mut bool,
     ) -> pg_sys::Datum;
     pub fn pg_detoast_datum(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+    pub fn FetchPreparedStatement(
+        name: *const c_char,
+        throw_error: bool,
+    ) -> *mut pg_sys::PreparedStatement;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
@@ -109,6 +113,7 @@ unsafe extern "C-unwind" {
     pub fn pg_mbcliplen(text: *const c_char, len: c_int, limit: c_int) -> c_int;
     pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
     pub fn bms_next_member(set: *const pg_sys::Bitmapset, previous: c_int) -> c_int;
+    pub fn GetTempNamespaceState(temporary: *mut pg_sys::Oid, toast: *mut pg_sys::Oid);
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;

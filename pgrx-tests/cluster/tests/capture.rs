@@ -387,3 +387,28 @@ fn relations_are_qualified_and_quoted_and_named_as_they_were() {
         [r#""My Schema"."Order""#]
     );
 }
+
+/// GRANT and REVOKE say who gets what; of roles, who becomes a member.
+#[test]
+fn grants_name_grantees_privileges_and_columns() {
+    let cluster = Cluster::start();
+    cluster.psql().run(
+        "CREATE TABLE t (a int, b int); CREATE ROLE r1; CREATE ROLE r2;
+         GRANT SELECT, UPDATE (a, b) ON t TO r1, PUBLIC WITH GRANT OPTION;
+         REVOKE ALL ON t FROM r2;
+         GRANT r1 TO r2;
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO r1;",
+    );
+    assert_eq!(
+        cluster.trail(
+            "command, object_name, details - 'classes'",
+            "class = 'ROLE' AND command <> 'CREATE ROLE'"
+        ),
+        [
+            r#"GRANT | public.t | {"columns": ["a", "b"], "grantees": ["r1", "PUBLIC"], "privileges": ["select", "update"], "grant_option": true}"#,
+            r#"REVOKE | public.t | {"grantees": ["r2"], "privileges": ["ALL"]}"#,
+            r#"GRANT ROLE | r1 | {"roles": ["r1"], "members": ["r2"]}"#,
+            r#"ALTER DEFAULT PRIVILEGES | ~ | {"grantees": ["r1"], "privileges": ["select"]}"#,
+        ]
+    );
+}

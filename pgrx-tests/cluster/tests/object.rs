@@ -5,7 +5,7 @@ use audit_cluster_tests::Cluster;
 /// A cluster that records nothing but what `auditor` has privileges on.
 fn cluster(setup: &str) -> Cluster {
     let cluster = Cluster::start();
-    cluster.psql().run(&format!(
+    cluster.psql().run(format!(
         "CREATE ROLE auditor; CREATE TABLE a (id int, name text, secret text);
          CREATE TABLE b (id int); INSERT INTO a VALUES (1, 'x', 'y'); {setup}"
     ));
@@ -18,7 +18,7 @@ const ONLY_OBJECTS: &str = "SET audit.level = 'none'; SET audit.role = 'auditor'
 #[track_caller]
 fn recorded(cluster: &Cluster, sql: &str) -> Vec<String> {
     let before = cluster.flush();
-    cluster.psql().run(&format!("{ONLY_OBJECTS} {sql}"));
+    cluster.psql().run(format!("{ONLY_OBJECTS} {sql}"));
     cluster.trail(
         "command || ' ' || coalesce(relations::text, '-')",
         &format!("seq > {before} AND command <> 'SET'"),

@@ -60,7 +60,7 @@ fn encode(numbers: &Numbers, sections: &[Bytes; SECTIONS]) -> Vec<u8> {
     payload
 }
 
-const SECTIONS: [Section; 8] = [
+const ALL: [Section; SECTIONS] = [
     Section::Session,
     Section::Shape,
     Section::Statement,
@@ -69,6 +69,7 @@ const SECTIONS: [Section; 8] = [
     Section::Error,
     Section::Details,
     Section::Decisions,
+    Section::Gid,
 ];
 
 /// Decodes all that can be decoded, as the worker would.
@@ -89,7 +90,7 @@ proptest! {
         let payload = encode(&numbers, &sections);
         let decoded = decode(&payload).unwrap();
         prop_assert_eq!(decoded.numbers, numbers);
-        for (section, bytes) in SECTIONS.into_iter().zip(&sections) {
+        for (section, bytes) in ALL.into_iter().zip(&sections) {
             prop_assert_eq!(decoded.section(section), bytes.as_deref());
         }
     }
@@ -152,7 +153,7 @@ proptest! {
         prop_assert_eq!(decode_parameters(&parameters), Ok(values));
 
         let encoded = decisions.iter().flat_map(encode_decision).collect::<Vec<_>>();
-        let mut sections = [const { None }; 8];
+        let mut sections = [const { None }; SECTIONS];
         sections[Section::Decisions as usize] = Some(encoded);
         let payload = encode(&Numbers::default(), &sections);
         let decoded: Decoded = decode(&payload).unwrap();
