@@ -74,16 +74,18 @@ pub unsafe fn statement(
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
     let mut text_from = text.location.max(0) as usize;
+    let (mut substatement_id, mut last_sub) = (1, 1);
+    let statement_id;
     if depth == 0 {
-        (started_at, text_from) = begin_top_level(engine, text, message_at);
+        (started_at, text_from, last_sub) = begin_top_level(engine, text, message_at);
+        statement_id = engine.statement_id;
     } else {
-        engine.substatement_id += 1;
+        (statement_id, substatement_id) = engine.number_nested();
         if wanted {
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
     let id = engine.take_frame();
-    let (statement_id, substatement_id) = (engine.statement_id, engine.substatement_id);
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let source_end = engine.last_source.2;
     let frame = engine.frame(id);
@@ -94,6 +96,7 @@ pub unsafe fn statement(
     frame.source = text.source as usize;
     frame.location = text.location;
     frame.text_from = text_from;
+    frame.last_sub = last_sub;
     frame.message_at = message_at;
     frame.source_end = source_end;
     frame.portal = unsafe { pg_sys::ActivePortal } as usize;
@@ -118,16 +121,15 @@ fn runs_in_commit(text: Text) -> bool {
 
 /// Numbers a top-level statement and says when it began. What the planner has just seen keeps its
 /// number; the first statement of a message began with the message, at no cost of a clock.
-fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize) {
+fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize, u32) {
     let source = text.source as usize;
     if let Some(plan) = engine.plan.take()
         && (plan.source, plan.location, plan.message_at) == (source, text.location, message_at)
     {
-        return (plan.started_at, plan.text_from);
+        return (plan.started_at, plan.text_from, plan.last_sub);
     }
     engine.release_held();
     engine.statement_id += 1;
-    engine.substatement_id = 1;
     let (last_source, last_message, last_end) = engine.last_source;
     let end = if text.len > 0 {
         (text.location.max(0) + text.len) as usize
@@ -149,7 +151,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     } else {
         usize::MAX
     };
-    (started_at, from.min(text.location.max(0) as usize))
+    (started_at, from.min(text.location.max(0) as usize), 1)
 }
 
 /// The bytes of the statement itself.

@@ -77,7 +77,32 @@ pub unsafe fn is_audited(node: *mut pg_sys::Node) -> bool {
             T_CopyStmt => pg_sys::ACL_SELECT,
             _ => return false,
         };
-        (0..relations().len()).any(|i| acl::relation_is_audited(relations()[i], privileges))
+        let copy = (*node).type_ == T_CopyStmt;
+        (0..relations().len()).any(|i| {
+            let relid = relations()[i];
+            acl::relation_is_audited(relid, privileges)
+                || (copy && columns_of_copy_are_audited(node, relid, privileges))
+        })
+    }
+}
+
+/// The columns that COPY names, or all of them. Throws.
+unsafe fn columns_of_copy_are_audited(
+    node: *mut pg_sys::Node,
+    relid: pg_sys::Oid,
+    privilege: u32,
+) -> bool {
+    unsafe {
+        let columns = field!(node as CopyStmt.attlist);
+        if columns.is_null() {
+            return acl::some_column_is_audited(relid, privilege);
+        }
+        let mut found = false;
+        compat::for_each_pointer(columns, |column: *mut pg_sys::Node| {
+            let name = compat::string(column.cast());
+            found = found || acl::named_column_is_audited(relid, name, privilege);
+        });
+        found
     }
 }
 

@@ -33,6 +33,9 @@ pub unsafe fn describe(node: *mut pg_sys::Node, frame: &mut Frame) {
                     "members",
                     &roles(field!(node as GrantRoleStmt.grantee_roles)),
                 );
+                if compat::admin_option(node.cast()) {
+                    details.raw("admin_option", b"true");
+                }
                 frame.details = details.finish();
             }
             _ => {}
@@ -85,7 +88,7 @@ impl Texts {
     }
 }
 
-/// A list of AccessPriv: names of privileges (or of roles) and of columns. No list stands for ALL.
+/// A list of AccessPriv: names of privileges, as the parser spells them (or of roles) and of columns. No list stands for ALL.
 unsafe fn privileges(list: *const pg_sys::List) -> Privileges {
     let (mut names, mut columns, mut any_columns) = (Texts::new(), Texts::new(), false);
     unsafe {

@@ -44,9 +44,8 @@ pub struct Engine {
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
     pub checks: Vec<Id>,
     pub fates: FateTracker,
-    /// Number of the session's last top-level statement, and of the last one inside it.
+    /// Number of the session's last top-level statement.
     pub statement_id: u64,
-    pub substatement_id: u32,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
     committing: bool,
     /// Inside BEGIN … COMMIT.
@@ -67,6 +66,8 @@ pub struct Planned {
     pub started_at: i64,
     /// Where its text begins, comments before it included.
     pub text_from: usize,
+    /// The last number given out inside it.
+    pub last_sub: u32,
 }
 
 /// The last error reported in this backend. Its buffer is allocated once.
@@ -260,9 +261,16 @@ impl Engine {
                 message_at: frame.message_at,
                 started_at: frame.numbers.started_at,
                 text_from: frame.text_from,
+                last_sub: frame.last_sub,
             });
-        } else if self.substatement_id == frame.numbers.substatement_id {
-            self.substatement_id -= 1;
+        } else {
+            // Nothing ran inside it: its number is free for its execution.
+            let number = frame.numbers.substatement_id;
+            if let Some(top) = self.top_level()
+                && top.last_sub == number
+            {
+                top.last_sub -= 1;
+            }
         }
         self.give_back(id);
     }
@@ -293,6 +301,25 @@ impl Engine {
     #[inline]
     pub fn idle(&self) -> bool {
         self.running.is_empty() && self.dead.is_empty() && self.held.is_none()
+    }
+
+    /// The client's statement that runs now, or whose commit does: a portal runs on under its own
+    /// number whatever came in between.
+    fn top_level(&mut self) -> Option<&mut Frame> {
+        let id = self.running.first().copied().or(self.held)?;
+        Some(&mut self.pool[id])
+    }
+
+    /// Numbers a statement that begins inside another.
+    pub fn number_nested(&mut self) -> (u64, u32) {
+        let statement_id = self.statement_id;
+        match self.top_level() {
+            Some(top) => {
+                top.last_sub += 1;
+                (top.numbers.statement_id, top.last_sub)
+            }
+            None => (statement_id, 1),
+        }
     }
 
     /// Depth at which a statement that begins now runs.

@@ -224,15 +224,15 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let engine = engine();
     let depth = engine.depth();
     let mut started_at = engine.error.at;
+    let (statement_id, substatement_id);
     if depth == 0 {
         engine.release_held();
         engine.statement_id += 1;
-        engine.substatement_id = 1;
+        (statement_id, substatement_id) = (engine.statement_id, 1);
         started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     } else {
-        engine.substatement_id += 1;
+        (statement_id, substatement_id) = engine.number_nested();
     }
-    let (statement_id, substatement_id) = (engine.statement_id, engine.substatement_id);
     let command = command_of_first_keyword(text);
     let classes = classes_of_command(command);
     let wanted = begin::wanted(depth, classes);

@@ -69,6 +69,8 @@ pub struct State {
     pub object_type: &'static str,
     pub query_id: i64,
     pub sha256: Option<[u8; 32]>,
+    /// Of a top-level statement: the last number given out inside it; it has 1 itself.
+    pub last_sub: u32,
     /// How often a foreign-key check ran that this frame stands for; see `hooks::checks`.
     pub calls: u64,
     /// `parameters` holds a list, perhaps an empty one.

@@ -4,7 +4,7 @@
 //!
 //! Everything here throws (catalog look-ups); the callers have nothing to drop.
 
-use core::ffi::c_int;
+use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 
 use super::{compat, guc, raw};
@@ -37,7 +37,11 @@ pub unsafe fn statement_is_audited(stmt: *const pg_sys::PlannedStmt) -> bool {
 
 unsafe fn use_is_audited(role: pg_sys::Oid, usage: &compat::Use) -> bool {
     unsafe {
+        // A SELECT that names no column (count(*)) may use any that the role may read.
+        let no_column =
+            usage.selected.is_null() && usage.privileges as u32 & pg_sys::ACL_SELECT != 0;
         relation_is_audited_for(role, usage.relid, usage.privileges as u32)
+            || (no_column && any_column_is_audited(role, usage.relid, pg_sys::ACL_SELECT))
             || columns_are_audited(role, usage.relid, usage.selected, pg_sys::ACL_SELECT)
             || columns_are_audited(role, usage.relid, usage.inserted, pg_sys::ACL_INSERT)
             || columns_are_audited(role, usage.relid, usage.updated, pg_sys::ACL_UPDATE)
@@ -73,13 +77,73 @@ unsafe fn relation_is_audited_for(role: pg_sys::Oid, relid: pg_sys::Oid, privile
     }
 }
 
+/// Whether the privilege on any column was granted to the role of `audit.role`.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn some_column_is_audited(relid: pg_sys::Oid, privilege: u32) -> bool {
+    unsafe {
+        let role = audit_role();
+        role != pg_sys::InvalidOid && any_column_is_audited(role, relid, privilege)
+    }
+}
+
+/// Whether the privilege on this column was granted to the role of `audit.role`.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn named_column_is_audited(
+    relid: pg_sys::Oid,
+    column: *const c_char,
+    privilege: u32,
+) -> bool {
+    unsafe {
+        let role = audit_role();
+        role != pg_sys::InvalidOid
+            && column_is_audited(role, relid, raw::get_attnum(relid, column), privilege)
+    }
+}
+
+unsafe fn any_column_is_audited(role: pg_sys::Oid, relid: pg_sys::Oid, privilege: u32) -> bool {
+    unsafe {
+        (1..=raw::get_relnatts(relid) as i16)
+            .any(|number| column_is_audited(role, relid, number, privilege))
+    }
+}
+
+unsafe fn column_is_audited(
+    role: pg_sys::Oid,
+    relid: pg_sys::Oid,
+    number: i16,
+    privilege: u32,
+) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::ATTNUM as c_int;
+    unsafe {
+        let tuple = raw::SearchSysCache2(
+            cache,
+            pg_sys::Datum::from(relid),
+            pg_sys::Datum::from(number),
+        );
+        let found = tuple_grants(
+            cache,
+            tuple,
+            pg_sys::Anum_pg_attribute_attacl as i16,
+            role,
+            privilege,
+        );
+        if !tuple.is_null() {
+            raw::ReleaseSysCache(tuple);
+        }
+        found
+    }
+}
+
 unsafe fn columns_are_audited(
     role: pg_sys::Oid,
     relid: pg_sys::Oid,
     columns: *mut pg_sys::Bitmapset,
     privilege: u32,
 ) -> bool {
-    let cache = pg_sys::SysCacheIdentifier::ATTNUM as c_int;
     unsafe {
         let mut member = -1;
         loop {
@@ -88,21 +152,12 @@ unsafe fn columns_are_audited(
                 return false;
             }
             let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
-            let tuple = raw::SearchSysCache2(
-                cache,
-                pg_sys::Datum::from(relid),
-                pg_sys::Datum::from(number as i16),
-            );
-            let found = tuple_grants(
-                cache,
-                tuple,
-                pg_sys::Anum_pg_attribute_attacl as i16,
-                role,
-                privilege,
-            );
-            if !tuple.is_null() {
-                raw::ReleaseSysCache(tuple);
-            }
+            // 0 is the whole row.
+            let found = if number == 0 {
+                any_column_is_audited(role, relid, privilege)
+            } else {
+                column_is_audited(role, relid, number as i16, privilege)
+            };
             if found {
                 return true;
             }

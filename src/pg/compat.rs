@@ -230,3 +230,27 @@ pub unsafe fn string(node: *const pg_sys::Value) -> *const core::ffi::c_char {
 pub unsafe fn string(node: *const pg_sys::String) -> *const core::ffi::c_char {
     unsafe { (*node).sval }
 }
+
+/// Whether GRANT role … WITH ADMIN OPTION, or REVOKE ADMIN OPTION FOR. Never throws.
+///
+/// # Safety
+/// `stmt` is a valid node.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub unsafe fn admin_option(stmt: *const pg_sys::GrantRoleStmt) -> bool {
+    unsafe { (*stmt).admin_opt }
+}
+
+/// As above: from 16 on the options are a list.
+///
+/// # Safety
+/// `stmt` is a valid node.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub unsafe fn admin_option(stmt: *const pg_sys::GrantRoleStmt) -> bool {
+    let mut found = false;
+    unsafe {
+        for_each_pointer((*stmt).opt, |option: *mut pg_sys::DefElem| {
+            found |= super::raw::bytes((*option).defname) == b"admin";
+        });
+    }
+    found
+}
