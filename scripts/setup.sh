@@ -2,7 +2,8 @@
 # Installs what is missing on a Debian machine; does nothing, quickly, where all is there.
 . "$(dirname "$0")/lib.sh"
 
-packages=(postgresql-15 postgresql-server-dev-15 libclang-dev clang pkg-config libssl-dev make sudo)
+packages=(postgresql-15 postgresql-server-dev-15 libclang-dev clang pkg-config libssl-dev make sudo
+    postgresql-15-pgaudit) # the last one for a test and the benchmark: both sit on the same hooks
 # A server of the caller's own needs no Debian server, only the compiler's side.
 if [ "$PG_CONFIG" != /usr/lib/postgresql/15/bin/pg_config ]; then
     packages=(libclang-dev clang pkg-config libssl-dev make)

@@ -84,7 +84,7 @@ COLUMNS = [
     ("CPU µs/stmt", lambda s: number(s["cpu_us"], 1)),
     ("added, 95 %", lambda s: spread(s["cpu_added_us"], 2)),
     ("worker µs", lambda s: number(s["worker_us"], 2)),
-    ("TPS", lambda s: number(s["tps"], 0)),
+    ("TPS", lambda s: number(s["tps"], 0 if (s["tps"] or 10) >= 10 else 2)),
     ("ratio, 95 %", lambda s: spread(s["tps_ratio"], 3)),
     ("p99 µs", lambda s: number(s["p99_us"], 0)),
     ("ratio", lambda s: number(s["p99_ratio"] and s["p99_ratio"][0], 2)),
