@@ -106,8 +106,27 @@ pub unsafe fn named_column_is_audited(
 
 unsafe fn any_column_is_audited(role: pg_sys::Oid, relid: pg_sys::Oid, privilege: u32) -> bool {
     unsafe {
-        (1..=raw::get_relnatts(relid) as i16)
-            .any(|number| column_is_audited(role, relid, number, privilege))
+        (1..=columns_of(relid)).any(|number| column_is_audited(role, relid, number, privilege))
+    }
+}
+
+/// How many columns a relation has, dropped ones included.
+unsafe fn columns_of(relid: pg_sys::Oid) -> i16 {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
+    unsafe {
+        let tuple = raw::SearchSysCache1(cache, pg_sys::Datum::from(relid));
+        if tuple.is_null() {
+            return 0;
+        }
+        let data = (*tuple).t_data;
+        // GETSTRUCT of htup_details.h.
+        let row = data
+            .cast::<u8>()
+            .add((*data).t_hoff as usize)
+            .cast::<pg_sys::FormData_pg_class>();
+        let columns = (*row).relnatts;
+        raw::ReleaseSysCache(tuple);
+        columns
     }
 }
 

@@ -76,7 +76,6 @@ unsafe extern "C-unwind" {
         name: *const c_char,
         throw_error: bool,
     ) -> *mut pg_sys::PreparedStatement;
-    pub fn get_relnatts(relid: pg_sys::Oid) -> c_int;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn pfree(pointer: *mut c_void);

@@ -516,7 +516,6 @@ fn a_portal_whose_query_runs_statements_of_its_own() {
 }
 
 #[test]
-#[ignore = "bug: what a resumed portal runs gets the number of the session's last statement"]
 fn what_a_resumed_portal_runs_is_part_of_the_portals_statement() {
     let cluster = with_a_loud_portal();
     cluster.flush();
