@@ -284,7 +284,8 @@ def run(args, notes):
     )
     print("\n" + text)
     print(f"{args.out}/bench.json, {args.out}/bench.txt")
-    return 1 if void else 0
+    # That others lose events is a finding, not a failure.
+    return 1 if any(r["configuration"].startswith("audit_ext") for r in void) else 0
 
 
 def main():
