@@ -46,6 +46,12 @@ fn eligible() -> bool {
 
 #[cold]
 fn decide() -> bool {
+    // Nothing can be stored while the server is a standby; a session may outlive its promotion, so
+    // that is no lasting answer.
+    // SAFETY: reads shared memory; doesn't throw.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return false;
+    }
     // SAFETY: plain globals of this process.
     let skip = unsafe {
         session::is_worker()
@@ -53,7 +59,6 @@ fn decide() -> bool {
             || pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER
             || pg_sys::IsBinaryUpgrade
             || ring_file::ring().is_none()
-            || pg_sys::RecoveryInProgress()
     };
     ELIGIBLE.store(if skip { NO } else { YES }, Ordering::Relaxed);
     !skip

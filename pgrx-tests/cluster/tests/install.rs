@@ -222,6 +222,22 @@ fn create_extension_rolled_back_leaves_nothing() {
     assert_eq!(cluster.trail("statement LIKE '%recorded%'", "true"), ["t"]);
 }
 
+/// Somebody who may create in public has prepared functions that fit better than the built-in ones
+/// that the script and the views use.
+#[test]
+fn functions_that_lie_in_wait_in_public_are_not_used() {
+    let cluster = Cluster::builder().without_extension().start();
+    let trap = "CREATE FUNCTION public.jsonb_build_object(text, text[]) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{\"trapped\": true}'::jsonb $$;
+                CREATE FUNCTION public.jsonb_build_object(unknown, text[]) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{\"trapped\": true}'::jsonb $$;";
+    cluster.psql().database("postgres").run(trap).ok();
+    create_extension(&cluster, "postgres");
+    cluster.psql().run("SELECT 'recorded'").ok();
+    assert_eq!(
+        cluster.trail("details", "statement LIKE '%recorded%'"),
+        [r#"{"classes": ["READ"]}"#]
+    );
+}
+
 #[test]
 fn drop_and_create_again() {
     let cluster = Cluster::start();
