@@ -330,6 +330,8 @@ fn unparsed_text_loses_all_literals() {
     check(
         UNPARSED,
         &[
+            // A comment that went stands between two literals.
+            ("''/*PASSWORD*/''\nPASSWORD", "''/*@*/'@'\nPASSWORD"),
             (
                 "ALTER ROLE a PASSWORD 'x' VALID UNTILL 'y'",
                 "ALTER ROLE a PASSWORD '@' VALID UNTILL '@'",

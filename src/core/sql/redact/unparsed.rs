@@ -27,6 +27,8 @@ pub fn redact<S: Sink>(
         if token.kind.is_blank() {
             if token.end > from && token.kind != Kind::Space {
                 comment(text, token, edit);
+                // What was written already can't be replaced together with what follows.
+                literal = None;
             }
             continue;
         }
