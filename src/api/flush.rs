@@ -38,6 +38,7 @@ fn flush() -> i64 {
             pg_sys::ConditionVariableTimedSleep(cv, LOOK, pg_sys::PG_WAIT_EXTENSION);
         }
         pgrx::check_for_interrupts!();
+        shared.remind_postmaster();
         if shared.worker_pid.load(Ordering::Acquire) != 0 {
             absent = None;
         } else if absent.get_or_insert_with(Instant::now).elapsed() > WORKER {

@@ -233,6 +233,9 @@ unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
                 GAVE_UP = true;
                 return;
             }
+            if let Some(shared) = crate::pg::shared::shared() {
+                shared.remind_postmaster();
+            }
             raw::pg_usleep(LOOK_EVERY);
             if pg_sys::InterruptPending != 0 {
                 raw::ProcessInterrupts();

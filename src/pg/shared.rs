@@ -74,6 +74,21 @@ impl Shared {
             .compare_exchange(HOME_UNKNOWN, home, Ordering::AcqRel, Ordering::Acquire);
     }
 
+    /// Whoever waits for the worker and finds none reminds the postmaster to start it. Up to 15 a
+    /// postmaster that is told of the worker's end just before it goes to sleep (select() after the
+    /// signals are unblocked) forgets about it for up to a minute; SIGUSR1 without a reason makes it
+    /// look, and does nothing else. Never throws.
+    pub fn remind_postmaster(&self) {
+        if self.worker_pid.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        // SAFETY: a plain global.
+        let postmaster = unsafe { pg_sys::PostmasterPid };
+        if let Some(pid) = rustix::process::Pid::from_raw(postmaster) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::USR1);
+        }
+    }
+
     /// This process wants the worker off the home for a while. Never throws.
     pub fn ask_to_detach(&self) {
         self.detach
