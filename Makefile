@@ -32,7 +32,7 @@ test-postgres: ## PostgreSQL's own regression suite, with and without audit_ext:
 	@scripts/install.sh
 	@scripts/test-postgres.sh
 
-bench-quick: ## speed against the plain server and pgaudit: two workloads, four configurations, two minutes
+bench-quick: ## speed against the plain server and pgaudit: two workloads, four configurations, three minutes
 	@scripts/install.sh
 	@scripts/bench.sh --quick
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed, cost and size beside the plain server and pgaudit; the table and bench.json are in target/bench.
 #
-#   scripts/bench.sh --quick                                two workloads, four configurations, two minutes
+#   scripts/bench.sh --quick                                two workloads, four configurations, three minutes
 #   scripts/bench.sh                                        everything, about two hours
 #   scripts/bench.sh --workloads select-64 --rounds 5       parts of it; --help tells more
 . "$(dirname "$0")/lib.sh"

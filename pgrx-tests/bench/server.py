@@ -91,8 +91,13 @@ class Server:
             raise RuntimeError(f"{self.configuration.name}: {log.read_text()}")
         self.pid = int((self.data / "postmaster.pid").read_text().split()[0])
 
-    def stop(self):
-        stop(self.bin, self.data)
+    def stop(self, how="immediate"):
+        stop(self.bin, self.data, how)
+
+    def warm(self):
+        """What a run reads is in the server's memory."""
+        self.sql("SET max_parallel_workers_per_gather = 0; SELECT sum(abalance) FROM pgbench_accounts")
+        self.sql("SET enable_seqscan = off; SELECT count(aid) FROM pgbench_accounts")
 
     def sql(self, sql):
         command = [self.bin / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
@@ -114,11 +119,6 @@ class Server:
             self.sql("CREATE EXTENSION audit_ext")
             level = self.configuration.settings["audit.level"]
             assert self.sql("SHOW audit.level") == level
-        # Every page of the tables has been changed since the checkpoint: what pages' images cost in
-        # WAL does not fall into the runs.
-        self.sql("CHECKPOINT")
-        self.sql("UPDATE pgbench_accounts SET abalance = 0")
-        self.sql("VACUUM")
 
     def connection(self):
         return ["-h", self.folder, "-p", self.port, "-U", "postgres", "postgres"]
@@ -195,7 +195,18 @@ class Server:
         self.sql("SELECT audit.flush()" if self.configuration.kept == "trail" else "SELECT 1")
 
     def wal(self):
-        return int(self.sql("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+        """Where the next record goes."""
+        return self.sql("SELECT pg_current_wal_insert_lsn()")
+
+    def wal_bytes(self, start, end):
+        """WAL without the images of pages: how many there are depends on the last checkpoint."""
+        if start == end:
+            return 0
+        command = [self.bin / "pg_waldump", "-p", self.data / "pg_wal", "-s", start, "-e", end, "-z"]
+        done = as_server(command, capture_output=True, text=True, check=True)
+        # Total  records  record-size [%]  image-size [%]  both [%]
+        total = next(line for line in done.stdout.splitlines() if line.startswith("Total"))
+        return int(re.sub(r"\[[^]]*\]", "", total).split()[2])
 
     def last_seq(self):
         return int(self.sql("SELECT last_seq FROM audit.worker_status()"))
@@ -227,7 +238,7 @@ def quiet():
     return kept | {"LC_ALL": "C"}
 
 
-def stop(bin, data):
+def stop(bin, data, how="immediate"):
     """Stops the server of a data directory, if one runs there."""
     try:
         pid = int((Path(data) / "postmaster.pid").read_text().split()[0])
@@ -236,7 +247,7 @@ def stop(bin, data):
     except (FileNotFoundError, ValueError, IndexError):
         return
     as_server(
-        [bin / "pg_ctl", "-D", data, "-m", "immediate", "-w", "-t", "60", "stop"],
+        [bin / "pg_ctl", "-D", data, "-m", how, "-w", "-t", "60", "stop"],
         stdout=subprocess.DEVNULL,
     )
     if Path(f"/proc/{pid}").exists() and stat(pid)[0] not in "ZX":
