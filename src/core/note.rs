@@ -87,6 +87,41 @@ impl Signing {
         }
     }
 
+    /// Reads the private form of golang.org/x/mod/sumdb/note.
+    pub fn parse(text: &str) -> Result<Signing, NoteError> {
+        const BAD: NoteError = NoteError::Key("it should be PRIVATE+KEY+<name>+<id>+<base64>");
+        let rest = text.trim().strip_prefix("PRIVATE+KEY+").ok_or(BAD)?;
+        let mut parts = rest.splitn(3, '+');
+        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(BAD);
+        };
+        let typed = Base64::decode_vec(key).map_err(|_| BAD)?;
+        let secret = match typed.split_first() {
+            Some((&ED25519, secret)) => <[u8; 32]>::try_from(secret).map_err(|_| BAD)?,
+            _ => return Err(NoteError::Key("it is not an Ed25519 key")),
+        };
+        let signing = Signing::new(name, &secret);
+        if name.is_empty() || signing.name != name {
+            return Err(NoteError::Key("its name is not valid"));
+        }
+        if crate::json::hex(&signing.public().id()) != id {
+            return Err(NoteError::Key("its id does not fit name and key"));
+        }
+        Ok(signing)
+    }
+
+    /// The private form: what [`Signing::parse`] reads.
+    pub fn private_text(&self, secret: &[u8; 32]) -> String {
+        let mut typed = vec![ED25519];
+        typed.extend_from_slice(secret);
+        format!(
+            "PRIVATE+KEY+{}+{}+{}",
+            self.name,
+            crate::json::hex(&self.public().id()),
+            Base64::encode_string(&typed)
+        )
+    }
+
     pub fn public(&self) -> Verifying {
         Verifying {
             name: self.name.clone(),

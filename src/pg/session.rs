@@ -162,7 +162,7 @@ fn not_empty(value: &[u8]) -> Option<&[u8]> {
 
 /// `audit.branch`, else `neon.branch_id` where that setting exists. Never throws: the setting is
 /// looked for once, and only its value is read afterwards.
-fn branch() -> &'static [u8] {
+pub fn branch() -> &'static [u8] {
     let own = guc::branch();
     if !own.is_empty() {
         return own;

@@ -31,6 +31,18 @@ fn the_published_key_signs_the_published_note() {
     let signing = Signing::new("PeterNeumann", &SECRET);
     assert_eq!(signing.public().text(), KEY);
     assert_eq!(signing.sign(TEXT), published());
+    let private = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    assert_eq!(signing.private_text(&SECRET), private);
+    let read = Signing::parse(&format!("{private}\n")).expect("a key");
+    assert_eq!(read.sign(TEXT), published());
+    for bad in [
+        "",
+        "PRIVATE+KEY+a+b+c",
+        &private[8..],
+        &private[..private.len() - 4],
+    ] {
+        assert!(Signing::parse(bad).is_err(), "{bad:?}");
+    }
 }
 
 #[test]
