@@ -1,10 +1,10 @@
 //! Events of the worker itself (class AUDIT), encoded as a backend would encode them, so that they
 //! take the same way into the trail.
 
-use super::calendar::rfc3339;
 use super::provenance::describe;
 use super::publish::key_statement;
 use crate::pg::origin::Origin;
+use audit_core::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session};
 use audit_core::json::{Object, hex};

@@ -11,6 +11,7 @@ mod delivery;
 mod errors;
 mod fate;
 mod install;
+mod integrity;
 mod level;
 mod load;
 mod main_job;

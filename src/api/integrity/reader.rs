@@ -22,6 +22,8 @@ pub enum Command {
     Other,
     Disconnect,
     Gap,
+    /// Of which audit.origin has a copy.
+    Landmark,
 }
 
 /// A row of one of the two dictionaries.
@@ -175,6 +177,7 @@ impl Reader {
             let command = match columns[3].map(|d| content(d, <[u8]>::to_vec)).as_deref() {
                 Some(b"DISCONNECT") => Command::Disconnect,
                 Some(b"GAP") => Command::Gap,
+                Some(b"KEY" | b"FORK" | b"RESTORE" | b"UPGRADE") => Command::Landmark,
                 _ => Command::Other,
             };
             Entry {

@@ -6,10 +6,10 @@
 //!
 //! Everything throws; inside an SPI connection.
 
-use super::expect::{Expected, Heads};
+use super::expect::{Expected, Heads, check_origin};
 use super::numbers::EventNumbers;
 use super::reader::{
-    BATCH, Batch, EVENT, Erased, Event, FATE, Fates, Reader, Reading, batch_row, fate_row,
+    BATCH, Batch, Command, EVENT, Erased, Event, FATE, Fates, Reader, Reading, batch_row, fate_row,
     field_name,
 };
 use crate::pg::spi::{Cursor, query};
@@ -75,6 +75,8 @@ struct Verifier {
     next_fate: Option<audit_core::record::FateRow>,
     fate_cursor: Cursor,
     erased: BTreeSet<Erased>,
+    /// seq of events of which audit.origin has a copy.
+    landmarks: Vec<u64>,
     /// seq of rows met outside of their chunk; and of those looked up there.
     strays: Vec<u64>,
     looked_up: HashSet<u64>,
@@ -103,6 +105,7 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
             "SELECT {FATE} FROM audit.fate {fates} ORDER BY decided_by"
         )),
         erased: BTreeSet::new(),
+        landmarks: Vec::new(),
         strays: Vec::new(),
         looked_up: HashSet::new(),
     };
@@ -130,6 +133,7 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
         verifier.strays.push(row.number(1).unwrap_or(0) as u64);
     }
     verifier.rest(whole);
+    check_origin(first, last, &verifier.landmarks, &mut verifier.problems);
     if to.is_none() {
         heads.beyond(expected.tree.size(), &mut verifier.problems);
     }
@@ -242,6 +246,9 @@ impl Verifier {
         chunk.missing -= 1;
         if !event.erased.is_empty() {
             self.erased.extend(&event.erased);
+        }
+        if event.command == Command::Landmark {
+            self.landmarks.push(event.seq);
         }
         self.numbers.event(&event, &mut self.problems);
     }
