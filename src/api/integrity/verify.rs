@@ -9,8 +9,8 @@
 use super::expect::{Expected, Heads, check_origin};
 use super::numbers::EventNumbers;
 use super::reader::{
-    BATCH, Batch, Command, EVENT, Erased, Event, FATE, Fates, Reader, Reading, batch_row, fate_row,
-    field_name,
+    BATCH, Batch, Command, EVENT, Erased, Event, FATE, Fates, Numbered, Reader, Reading, batch_row,
+    fate_row, field_name,
 };
 use crate::pg::spi::{Cursor, query};
 use crate::pg::tree_store::{StoredBatch, TreeStore, split_hashes};
@@ -63,8 +63,15 @@ struct Chunk {
     first: u64,
     last: u64,
     batches: Vec<Batch>,
-    leaves: Vec<Option<Result<Hash, &'static str>>>,
+    leaves: Vec<Option<Found>>,
     missing: u64,
+}
+
+/// An event of a chunk.
+#[derive(Clone)]
+struct Found {
+    leaf: Result<Hash, &'static str>,
+    numbered: Numbered,
 }
 
 struct Verifier {
@@ -188,15 +195,14 @@ impl Chunk {
         self.batches.push(batch);
     }
 
-    fn place(&mut self, seq: u64) -> Option<&mut Option<Result<Hash, &'static str>>> {
+    fn place(&mut self, seq: u64) -> Option<&mut Option<Found>> {
         let at = seq.checked_sub(self.first)?;
         self.leaves.get_mut(usize::try_from(at).ok()?)
     }
 
     pub fn leaf(&self, seq: u64) -> Option<Result<Hash, &'static str>> {
-        *self
-            .leaves
-            .get(usize::try_from(seq.checked_sub(self.first)?).ok()?)?
+        let at = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.leaves.get(at)?.as_ref().map(|found| found.leaf)
     }
 
     fn last_of_batch(&self) -> HashMap<u64, Hash> {
@@ -228,6 +234,11 @@ impl Verifier {
         if chunk.missing > 0 {
             self.search(chunk, &ends);
         }
+        for (seq, found) in (chunk.first..).zip(&chunk.leaves) {
+            if let Some(found) = found {
+                self.numbers.event(seq, &found.numbered, &mut self.problems);
+            }
+        }
     }
 
     fn put(&mut self, chunk: &mut Chunk, event: Event) {
@@ -242,15 +253,17 @@ impl Verifier {
             );
             return;
         }
-        *place = Some(event.leaf);
+        if event.numbered.command == Command::Landmark {
+            self.landmarks.push(event.seq);
+        }
+        *place = Some(Found {
+            leaf: event.leaf,
+            numbered: event.numbered,
+        });
         chunk.missing -= 1;
         if !event.erased.is_empty() {
             self.erased.extend(&event.erased);
         }
-        if event.command == Command::Landmark {
-            self.landmarks.push(event.seq);
-        }
-        self.numbers.event(&event, &mut self.problems);
     }
 
     /// Looks for missing events by seq.
