@@ -3,7 +3,7 @@
 
 use super::provenance::describe;
 use super::publish::key_statement;
-use crate::pg::origin::Origin;
+use crate::pg::trail::origin::Origin;
 use audit_core::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session};

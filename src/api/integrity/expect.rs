@@ -2,10 +2,10 @@
 //! checkpoints that were published.
 
 use super::verify::Problems;
-use crate::pg::canon::content;
-use crate::pg::keys;
 use crate::pg::spi::query;
-use crate::pg::tree_store::TreeStore;
+use crate::pg::trail::canon::content;
+use crate::pg::trail::keys;
+use crate::pg::trail::store::TreeStore;
 use audit_core::calendar::rfc3339;
 use audit_core::note::{Checkpoint, Note, Verifying, notes};
 use audit_core::sha::Hash;

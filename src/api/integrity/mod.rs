@@ -2,7 +2,6 @@
 
 mod expect;
 mod numbers;
-mod reader;
 mod verify;
 
 use crate::pg::spi;

@@ -1,8 +1,8 @@
 //! Events that were lost before they came into the trail: a session numbers its events without
 //! holes, so a hole is a lost event, which a GAP has to account for.
 
-use super::reader::{Command, Numbered};
 use super::verify::Problems;
+use crate::pg::trail::reader::{Command, Numbered};
 use std::collections::HashMap;
 
 /// What is known of a session.

@@ -8,12 +8,12 @@
 
 use super::expect::{Expected, Heads, check_origin};
 use super::numbers::EventNumbers;
-use super::reader::{
+use crate::pg::spi::{Cursor, query};
+use crate::pg::trail::reader::{
     BATCH, Batch, Command, EVENT, Erased, Event, FATE, Fates, Numbered, Reader, Reading, batch_row,
     fate_row, field_name,
 };
-use crate::pg::spi::{Cursor, query};
-use crate::pg::tree_store::{StoredBatch, TreeStore, split_hashes};
+use crate::pg::trail::store::{StoredBatch, TreeStore, split_hashes};
 use audit_core::record::fates_digest;
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, cover};

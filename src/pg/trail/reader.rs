@@ -2,7 +2,7 @@
 //!
 //! Everything throws; inside an SPI connection.
 
-use crate::pg::canon::{Canon, SESSION, STATEMENT, content, names};
+use super::canon::{Canon, SESSION, STATEMENT, content, names};
 use crate::pg::spi::{Cursor, Row};
 use audit_core::numbers;
 use audit_core::record::{BatchRow, FateRow, Field, Kept, Record, Salts};
@@ -365,6 +365,7 @@ pub type Fates = BTreeMap<i64, Vec<FateRow>>;
 /// A row of audit.batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
+    pub recorded_at: i64,
     pub first_seq: u64,
     pub last_seq: u64,
     /// Of the row.
@@ -391,6 +392,7 @@ pub fn batch_row(row: &Row) -> Batch {
     }
     .digest();
     Batch {
+        recorded_at: number(0),
         first_seq: number(3) as u64,
         last_seq: number(4) as u64,
         digest,
