@@ -20,6 +20,7 @@ pub mod error;
 pub mod executor;
 pub mod extension;
 pub mod frame;
+pub mod harmless;
 pub mod objects;
 pub mod parameters;
 pub mod planner;

@@ -61,6 +61,15 @@ pub const NAMES: [&core::ffi::CStr; 15] = [
 /// Whether a setting was assigned since [`take_assigned`].
 static mut ASSIGNED: bool = false;
 
+/// Counts assignments of what every event of the session carries: `audit.context`, `audit.branch`.
+static mut ATTRIBUTES_VERSION: u32 = 0;
+
+/// Changes when `audit.context` or `audit.branch` may have changed.
+#[inline]
+pub fn attributes_version() -> u32 {
+    unsafe { ATTRIBUTES_VERSION }
+}
+
 /// Whether a value may have changed.
 #[inline]
 pub fn assigned() -> bool {
@@ -70,6 +79,17 @@ pub fn assigned() -> bool {
 /// Forgets that a value may have changed.
 pub fn take_assigned() {
     unsafe { ASSIGNED = false };
+}
+
+unsafe extern "C-unwind" fn assigned_context(_value: *const c_char, _extra: *mut c_void) {
+    unsafe { ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1) };
+}
+
+unsafe extern "C-unwind" fn assigned_branch(_value: *const c_char, _extra: *mut c_void) {
+    unsafe {
+        ASSIGNED = true;
+        ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1);
+    }
 }
 
 unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_void) {
@@ -460,7 +480,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_USERSET,
             check: Some(check_context),
-            assign: None,
+            assign: Some(assigned_context),
         });
         define_text(Text {
             name: c"audit.branch",
@@ -469,7 +489,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_SIGHUP,
             check: None,
-            assign: Some(assigned_text),
+            assign: Some(assigned_branch),
         });
         pg_sys::DefineCustomEnumVariable(
             c"audit.on_full".as_ptr(),
