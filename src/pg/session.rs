@@ -190,7 +190,7 @@ fn not_empty(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// `audit.branch`, else `neon.branch_id` where that setting exists. Never throws.
-fn branch() -> &'static [u8] {
+pub fn branch() -> &'static [u8] {
     match guc::branch() {
         [] => neon_branch(),
         own => own,
