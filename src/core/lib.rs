@@ -10,4 +10,6 @@ pub mod json;
 pub mod level;
 pub mod numbers;
 pub mod ring;
+#[cfg(not(loom))]
+pub mod slot;
 pub mod sql;

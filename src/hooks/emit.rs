@@ -8,7 +8,7 @@ use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
 use super::engine::{Engine, Id};
-use crate::pg::{raw, ring_file, session, shared};
+use crate::pg::{raw, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -24,6 +24,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
     frame.write_shape();
     frame.numbers.fate = fate;
@@ -41,7 +42,11 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
         (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
     fit(&mut numbers, &mut sections);
+    slot::begin_push(event_no, undecided_from, numbers.started_at);
     send(&numbers, sections);
+    slot::keep_fates(&engine.fates);
+    engine.frame(id).unprotect();
+    slot::end_push();
 }
 
 /// Index of the statement's text among the sections.
@@ -82,6 +87,7 @@ pub fn fate_event(engine: &mut Engine) {
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"FATE",
@@ -103,6 +109,7 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"SETTING",
@@ -124,6 +131,7 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Session),
         command,
@@ -167,6 +175,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
 
 /// Sends an event without a statement.
 fn small(
+    engine: &Engine,
     numbers: &Numbers,
     classes: Classes,
     command: &[u8],
@@ -191,7 +200,14 @@ fn small(
         decisions,
         None,
     ];
+    slot::begin_push(
+        numbers.event_no,
+        engine.fates.undecided_from(),
+        numbers.started_at,
+    );
     send(numbers, sections);
+    slot::keep_fates(&engine.fates);
+    slot::end_push();
 }
 
 /// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted.

@@ -20,7 +20,7 @@ use audit_core::fate::FateTracker;
 
 use super::frame::Frame;
 use super::{capture, checks, emit, settings};
-use crate::pg::raw;
+use crate::pg::{raw, slot};
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -152,6 +152,7 @@ impl Engine {
     }
 
     pub fn give_back(&mut self, id: Id) {
+        self.pool[id].unprotect();
         self.pool[id].in_use = false;
         self.open.retain(|other| *other != id);
         self.free.push(id);
@@ -371,6 +372,10 @@ impl Engine {
             emit::push(self, id, fate, true);
         } else if top && (frame.ends_transaction || !self.explicit) {
             self.release_held();
+            let frame = &self.pool[id];
+            if let Some(entry) = frame.in_flight {
+                slot::finish(entry, frame.numbers.duration, frame.numbers.rows);
+            }
             self.held = Some(id);
             return;
         } else {
@@ -382,6 +387,8 @@ impl Engine {
     /// Keeps a finished check until its statement ends.
     pub fn park(&mut self, id: Id) {
         self.open.retain(|other| *other != id);
+        // It has ended, and others need the entry.
+        self.pool[id].unprotect();
         self.checks.push(id);
     }
 
@@ -460,6 +467,7 @@ impl Engine {
             emit::fate_event(self);
         }
         self.fates.abort_sub(subxact);
+        slot::keep_fates(&self.fates);
         if self.running.is_empty() {
             self.judge(Outcome::Failed);
             self.release_held();
@@ -476,6 +484,8 @@ impl Engine {
         if !self.running.is_empty() {
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
             self.fates.end(fate);
+            slot::keep_fates(&self.fates);
+            slot::keep_transaction(0);
             return;
         }
         self.explicit = false;
@@ -485,6 +495,7 @@ impl Engine {
         checks::flush(self);
         // First the range, then the events that carry it.
         self.fates.end(fate);
+        slot::keep_fates(&self.fates);
         self.judge(Outcome::Failed);
         if let Some(id) = self.held.take() {
             emit::push(self, id, fate, false);
@@ -492,6 +503,7 @@ impl Engine {
         } else if self.fates.has_pending() && !exiting {
             emit::fate_event(self);
         }
+        slot::keep_transaction(0);
     }
 
     /// At an abort: statements that don't have a catcher of their own inside the one that is in force

@@ -141,6 +141,7 @@ unsafe fn begin_utility(
                     describe::describe(node, &object, frame);
                     details::describe(node, frame);
                 }
+                frame.protect();
             }
             id
         })

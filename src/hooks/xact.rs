@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::engine::with;
 use super::{capture, checks, session as sessions};
-use crate::pg::{home, session};
+use crate::pg::{home, raw, session, slot};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -24,7 +24,11 @@ pub unsafe fn install() {
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT => unsafe { before_commit() },
+        XACT_EVENT_PRE_COMMIT => unsafe {
+            before_commit();
+            about_to_commit();
+        },
+        XACT_EVENT_PRE_PREPARE => about_to_commit(),
         XACT_EVENT_COMMIT => {
             home::committed();
             end(Fate::Committed);
@@ -43,6 +47,15 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
 unsafe fn before_commit() {
     if !session::known() && capture::on() {
         unsafe { sessions::connected() };
+    }
+}
+
+/// From here on the transaction may turn out to be committed even if nobody is left to say so: the
+/// slot gets the id by which that can be looked up.
+fn about_to_commit() {
+    if capture::on_quietly() && session::known() {
+        // SAFETY: reads this process's state; doesn't throw.
+        slot::keep_transaction(unsafe { raw::GetTopFullTransactionIdIfAny() }.value);
     }
 }
 

@@ -16,4 +16,5 @@ pub mod ring_file;
 pub mod session;
 pub mod shared;
 pub mod signal;
+pub mod slot;
 pub mod spi;

@@ -107,6 +107,7 @@ unsafe extern "C-unwind" {
     pub fn GetSessionUserId() -> pg_sys::Oid;
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
     pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;

@@ -28,6 +28,13 @@ struct State {
 
 static mut STATE: Option<State> = None;
 static mut IS_WORKER: bool = false;
+static mut VERSION: u32 = 0;
+
+/// Changes with [`encoded`].
+#[inline]
+pub fn version() -> u32 {
+    unsafe { VERSION }
+}
 
 /// Says that this process is our own worker: its statements are not recorded.
 pub fn set_worker() {
@@ -117,6 +124,7 @@ impl State {
 
     unsafe fn encode(&mut self) {
         unsafe {
+            VERSION = VERSION.wrapping_add(1);
             let seen = &mut self.seen;
             seen.current_user = raw::GetUserId().to_u32();
             seen.session_user = raw::GetSessionUserId().to_u32();

@@ -215,6 +215,19 @@ impl Cluster {
         });
     }
 
+    /// SIGKILL to one of the server's children that the postmaster restarts everything for; waits
+    /// until the crash restart is over. False if there was no such process.
+    #[track_caller]
+    pub fn kill_child(&self, pid: u32) -> bool {
+        let ready = || self.log().matches("is ready to accept connections").count();
+        let before = ready();
+        if !kill(pid, "KILL") {
+            return false;
+        }
+        crate::eventually("the crash restart is over", || ready() > before);
+        true
+    }
+
     /// psql as postgres in `app` over the unix socket, unless told otherwise.
     pub fn psql(&self) -> Psql {
         Psql::new(&self.dir, self.port)
