@@ -8,7 +8,7 @@ use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
 use super::engine::{Engine, Id};
-use crate::pg::{raw, ring_file, session, shared, slot};
+use crate::pg::{durability, raw, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -80,10 +80,18 @@ pub fn fate_event(engine: &mut Engine) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let failed = core::mem::take(&mut engine.commit_failed);
     let numbers = Numbers {
         started_at: now,
         duration: 0,
         event_no: engine.fates.number_event(false),
+        // Why a statement was rolled back that had succeeded, and was told of, before its commit.
+        sqlstate: if failed { engine.error.sqlstate } else { 0 },
+        outcome: if failed {
+            Outcome::Failed
+        } else {
+            Outcome::Success
+        },
         ..Numbers::default()
     };
     small(
@@ -218,9 +226,13 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     let encoded = Encoded::new(numbers, sections);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
     match ring.try_push(&encoded.parts(), pid, Limit::Whole) {
-        Ok(_) => {}
-        Err(PushError::Full) => ring.count_drop(numbers.started_at),
+        Ok(pushed) => durability::pushed(pushed.end),
+        Err(PushError::Full) => {
+            durability::dropped();
+            ring.count_drop(numbers.started_at);
+        }
         Err(_) => {
+            durability::dropped();
             ring.count_drop(numbers.started_at);
             shared.panics.fetch_add(1, Ordering::Relaxed);
         }

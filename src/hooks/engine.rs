@@ -54,6 +54,8 @@ pub struct Engine {
     pub last_source: (usize, i64, usize),
     /// The top-level statement that was just planned: its execution is the same statement.
     pub plan: Option<Planned>,
+    /// The commit of a statement failed whose event was sent ahead of it.
+    pub commit_failed: bool,
     pub error: LastError,
 }
 
@@ -220,7 +222,9 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
-        if frame.recorded(true) {
+        if frame.sent {
+            self.commit_failed = true;
+        } else if frame.recorded(true) {
             emit::push(self, id, fate, true);
         }
         self.give_back(id);
@@ -395,9 +399,19 @@ impl Engine {
     /// Sends the held statement without its fate: another statement of the same transaction begins.
     #[inline]
     pub fn release_held(&mut self) {
+        self.send_held();
         if let Some(id) = self.held.take() {
-            emit::push(self, id, Fate::Open, true);
             self.give_back(id);
+        }
+    }
+
+    /// Sends the held statement ahead of its transaction's end, which another event will tell.
+    pub fn send_held(&mut self) {
+        if let Some(id) = self.held
+            && !self.pool[id].sent
+        {
+            emit::push(self, id, Fate::Open, true);
+            self.pool[id].sent = true;
         }
     }
 
@@ -498,9 +512,12 @@ impl Engine {
         slot::keep_fates(&self.fates);
         self.judge(Outcome::Failed);
         if let Some(id) = self.held.take() {
-            emit::push(self, id, fate, false);
+            if !self.pool[id].sent {
+                emit::push(self, id, fate, false);
+            }
             self.give_back(id);
-        } else if self.fates.has_pending() && !exiting {
+        }
+        if self.fates.has_pending() && !exiting {
             emit::fate_event(self);
         }
         slot::keep_transaction(0);

@@ -78,6 +78,8 @@ pub struct State {
     pub calls: u64,
     /// `parameters` holds a list, perhaps an empty one.
     pub with_parameters: bool,
+    /// Its event is in the ring already, ahead of its transaction's end (`audit.durability`).
+    pub sent: bool,
     /// Its entry in the session's in-flight slot.
     pub in_flight: Option<u8>,
 }

@@ -5,6 +5,7 @@
 pub mod acl;
 pub mod compat;
 pub mod connection;
+pub mod durability;
 pub mod guc;
 pub mod heap;
 pub mod home;

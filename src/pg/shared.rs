@@ -57,6 +57,8 @@ pub struct Shared {
     error_version: AtomicU32,
     error_len: AtomicU32,
     error: [AtomicU32; ERROR_LEN / 4],
+    /// Syncs of the ring's file (`audit.durability`).
+    pub syncs: super::durability::Syncs,
     /// Signalled after each batch; `audit.flush()` waits on it.
     pub flush_cv: pg_sys::ConditionVariable,
 }
@@ -251,6 +253,7 @@ unsafe extern "C-unwind" fn startup() {
         if !found {
             core::ptr::write_bytes(at.cast::<u8>(), 0, size_of::<Shared>());
             super::raw::ConditionVariableInit(&raw mut (*at).flush_cv);
+            super::durability::Syncs::init(&raw mut (*at).syncs);
         }
         SHARED = at;
         super::ring_file::startup();

@@ -159,6 +159,16 @@ pub fn keep_fates(fates: &FateTracker) {
     mine.slot.set_undecided(fates.undecided_from());
 }
 
+/// The transaction's events were sent ahead of its commit as `xid`.
+pub fn keep_commit(undecided_from: u64, xid: u64) {
+    if let Some(mine) = mine()
+        && undecided_from != 0
+    {
+        mine.slot
+            .add_commit(undecided_from, mine.slot.last_event(), xid);
+    }
+}
+
 /// The transaction is about to commit, or to be prepared, as `xid`; 0: it has ended.
 #[inline]
 pub fn keep_transaction(xid: u64) {

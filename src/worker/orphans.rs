@@ -12,6 +12,7 @@ use crate::pg::spi::{query, transaction};
 use audit_core::event::Fate;
 use audit_core::ring::Ring;
 use audit_core::slot::{Known, Orphan};
+use hashbrown::HashMap;
 
 /// What the clock may have been set back by, at most, for a look into the trail to find all.
 const CLOCK_SLACK: i64 = 600_000_000;
@@ -43,7 +44,10 @@ pub fn end(worker: &mut Worker, source: &mut dyn Source, orphans: &[Orphan], rea
     let first_xid = worker.first_xid();
     let looked_up = worker.insist(|_| {
         transaction(|| {
-            let fates: Vec<_> = orphans.iter().map(|o| fate(o.xid, first_xid)).collect();
+            let ids = orphans
+                .iter()
+                .flat_map(|o| o.xid.into_iter().chain(o.commits.iter().map(|c| c.2)));
+            let fates: HashMap<_, _> = ids.map(|xid| (xid, fate(xid, first_xid))).collect();
             (known(orphans), fates)
         })
     });
@@ -51,19 +55,24 @@ pub fn end(worker: &mut Worker, source: &mut dyn Source, orphans: &[Orphan], rea
         return false;
     };
     let now = super::now();
-    for ((orphan, known), fate) in orphans.iter().zip(&known).zip(fates) {
-        worker.queue(orphan.events(known, fate, now, reason));
+    // Without an id it was not about to commit.
+    let fate_of = |xid: Option<u64>| {
+        xid.map_or(Fate::RolledBack, |xid| {
+            fates.get(&xid).copied().unwrap_or(Fate::Open)
+        })
+    };
+    for (orphan, known) in orphans.iter().zip(&known) {
+        worker.queue(orphan.events(known, fate_of, now, reason));
     }
     worker.store_queued(source)
 }
 
-/// What became of a transaction whose session is dead. Without an id it was not about to commit.
-/// In a transaction; throws.
-fn fate(xid: Option<u64>, first_xid: u64) -> Fate {
+/// What became of a transaction whose session is dead. In a transaction; throws.
+fn fate(xid: u64, first_xid: u64) -> Fate {
     // An id that this run of the server gives out: nothing of the old one had reached the disk.
-    let Some(xid) = xid.filter(|xid| *xid < first_xid) else {
+    if xid >= first_xid {
         return Fate::RolledBack;
-    };
+    }
     let mut status = None;
     query(
         &format!("SELECT pg_catalog.pg_xact_status('{xid}'::pg_catalog.xid8)"),

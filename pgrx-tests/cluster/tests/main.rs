@@ -8,6 +8,7 @@ mod circumstances;
 mod compose;
 mod crash;
 mod delivery;
+mod durability;
 mod errors;
 mod fate;
 mod inflight;

@@ -27,8 +27,15 @@ impl Orphan {
     /// trail, then its end, which carries what became of its transaction. Nothing if its end is
     /// there already, so that doing it twice does it once.
     ///
-    /// `fate`: of its last transaction; [`Fate::Open`] where that can't be known.
-    pub fn events(&self, known: &Known, fate: Fate, now: Timestamp, reason: &str) -> Vec<Vec<u8>> {
+    /// `fate_of`: of a transaction; `None` is one that was not about to commit. [`Fate::Open`] where
+    /// it can't be known.
+    pub fn events(
+        &self,
+        known: &Known,
+        fate_of: impl Fn(Option<u64>) -> Fate,
+        now: Timestamp,
+        reason: &str,
+    ) -> Vec<Vec<u8>> {
         if known.ended {
             return Vec::new();
         }
@@ -51,7 +58,14 @@ impl Orphan {
             })
             .collect();
         let last = first_new.saturating_add(open.len() as u64) - 1;
+        let fate = fate_of(self.xid);
         let mut decisions = self.decisions.clone();
+        for (first, last, xid) in self.commits.iter().copied() {
+            let fate = fate_of(Some(xid));
+            if fate != Fate::Open {
+                decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
+            }
+        }
         let first = self.undecided_from.unwrap_or(first_new);
         if first <= last && fate != Fate::Open {
             decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));

@@ -79,6 +79,10 @@ mod head {
     pub const SESSION_CRC: usize = 72;
     /// u32: bytes of decisions.
     pub const DECISIONS_LEN: usize = 80;
+    /// u32: which of the two commits is written next.
+    pub const NEXT_COMMIT: usize = 84;
+    /// Twice: u64 first event, u64 last event, u64 full transaction id (0: not valid).
+    pub const COMMITS: [usize; 2] = [96, 120];
     pub const DECISIONS: usize = 256;
 }
 
@@ -272,6 +276,9 @@ impl Slot {
         ] {
             self.long(at).store(0, Ordering::Relaxed);
         }
+        for at in head::COMMITS {
+            self.long(at + 16).store(0, Ordering::Relaxed);
+        }
         for at in [head::WANTS_SESSION, head::SESSION, head::DECISIONS_LEN] {
             self.word(at).store(0, Ordering::Relaxed);
         }
@@ -427,6 +434,24 @@ impl Slot {
     #[inline]
     pub fn set_xid(&self, xid: u64) {
         self.long(head::XID).store(xid, Ordering::Release);
+    }
+
+    /// A transaction is about to commit whose events were sent ahead of it. Kept until the second
+    /// one after it: by then what told its fate is on disk, too.
+    pub fn add_commit(&self, first: u64, last: u64, xid: u64) {
+        let next = self.word(head::NEXT_COMMIT).load(Ordering::Relaxed) & 1;
+        let at = head::COMMITS[next as usize];
+        self.long(at + 16).store(0, Ordering::Release);
+        self.long(at).store(first, Ordering::Relaxed);
+        self.long(at + 8).store(last, Ordering::Relaxed);
+        self.long(at + 16).store(xid, Ordering::Release);
+        self.word(head::NEXT_COMMIT)
+            .store(next ^ 1, Ordering::Relaxed);
+    }
+
+    /// The last event that was numbered.
+    pub fn last_event(&self) -> u64 {
+        self.long(head::LAST_EVENT).load(Ordering::Relaxed)
     }
 
     /// First event that waits for its fate, 0 for none.

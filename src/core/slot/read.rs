@@ -33,6 +33,9 @@ pub struct Orphan {
     pub undecided_from: Option<u64>,
     /// Transaction that was committing.
     pub xid: Option<u64>,
+    /// First and last event and id of transactions whose fate may have been told only by a record
+    /// that was lost.
+    pub commits: Vec<(u64, u64, u64)>,
     /// Start of its last event: what it left in the trail after that was stored later.
     pub last_event_at: i64,
     /// Top-level statements so far.
@@ -90,6 +93,12 @@ impl Orphan {
             pushing: not_zero(head::PUSHING),
             undecided_from: not_zero(head::UNDECIDED_FROM),
             xid: not_zero(head::XID),
+            commits: head::COMMITS
+                .iter()
+                .map(|at| [0, 8, 16].map(|field| u64_at(bytes, at + field)))
+                .filter(|[first, _, xid]| *first != 0 && *xid != 0)
+                .map(|[first, last, xid]| (first, last, xid))
+                .collect(),
             last_event_at: u64_at(bytes, head::LAST_EVENT_AT) as i64,
             statements: u64_at(bytes, head::STATEMENT_ID),
             wants_session: u32_at(bytes, head::WANTS_SESSION) != 0,

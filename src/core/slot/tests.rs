@@ -102,7 +102,7 @@ fn an_interrupted_statement_and_its_caller_are_unfinished() {
         decode_session(&orphan.session).unwrap().user_name,
         Some(b"alice".as_slice())
     );
-    let events = orphan.events(&Known::default(), Fate::RolledBack, 9, "crash");
+    let events = orphan.events(&Known::default(), |_| Fate::RolledBack, 9, "crash");
     assert_eq!(
         told(&events),
         [
@@ -130,7 +130,7 @@ fn what_is_in_the_trail_already_does_not_come_again() {
     slot.begin_push(1, 1, 50);
     // Killed between the publication and the next store.
     let orphan = only(&area);
-    let lost = orphan.events(&Known::default(), Fate::RolledBack, 9, "crash");
+    let lost = orphan.events(&Known::default(), |_| Fate::RolledBack, 9, "crash");
     assert_eq!(told(&lost)[0].0, 1, "its number is free");
     let known = Known {
         last_event: 1,
@@ -138,7 +138,7 @@ fn what_is_in_the_trail_already_does_not_come_again() {
         statements: vec![(1, 1)],
     };
     assert_eq!(
-        told(&orphan.events(&known, Fate::Committed, 9, "crash")),
+        told(&orphan.events(&known, |_| Fate::Committed, 9, "crash")),
         [(
             2,
             Outcome::Unfinished,
@@ -150,7 +150,7 @@ fn what_is_in_the_trail_already_does_not_come_again() {
         ended: true,
         ..known
     };
-    assert!(orphan.events(&ended, Fate::Open, 9, "crash").is_empty());
+    assert!(orphan.events(&ended, |_| Fate::Open, 9, "crash").is_empty());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_statement_that_had_finished_is_a_success_with_the_fate_of_its_transaction()
     slot.finish(3, 12, 1);
     slot.set_xid(77);
     let orphan = only(&area);
-    let events = orphan.events(&Known::default(), Fate::Committed, 9, "crash");
+    let events = orphan.events(&Known::default(), |_| Fate::Committed, 9, "crash");
     let numbers = decode(&events[0]).unwrap().numbers;
     assert_eq!(
         (numbers.duration, numbers.rows, numbers.transaction_id),
@@ -197,7 +197,7 @@ fn decisions_that_nobody_carried_are_told() {
     slot.close(0);
     let orphan = only(&area);
     assert_eq!(
-        told(&orphan.events(&Known::default(), Fate::Committed, 9, "crash"))[0].3,
+        told(&orphan.events(&Known::default(), |_| Fate::Committed, 9, "crash"))[0].3,
         [(2, 3, Fate::RolledBack), (1, 3, Fate::Committed)]
     );
 }
@@ -240,7 +240,7 @@ fn scribbled_slots_give_no_garbage() {
             "byte {at}"
         );
         assert!(decode_session(&orphan.session).is_ok(), "byte {at}");
-        for event in orphan.events(&Known::default(), Fate::Open, 9, "crash") {
+        for event in orphan.events(&Known::default(), |_| Fate::Open, 9, "crash") {
             decode(&event).unwrap();
         }
     }
