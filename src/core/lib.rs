@@ -14,5 +14,7 @@ pub mod proof;
 pub mod record;
 pub mod ring;
 pub mod sha;
+#[cfg(not(loom))]
+pub mod slot;
 pub mod sql;
 pub mod tree;

@@ -239,6 +239,15 @@ pub unsafe fn never_waits(node: *mut pg_sys::Node) -> bool {
     }
 }
 
+/// Whether the statement is COMMIT PREPARED. Never throws.
+pub unsafe fn commits_prepared(node: *mut pg_sys::Node) -> bool {
+    unsafe {
+        (*node).type_ == T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+    }
+}
+
 /// The relation that a statement makes; NULL for others.
 unsafe fn new_relation(node: *mut pg_sys::Node) -> *const pg_sys::RangeVar {
     unsafe {

@@ -8,7 +8,7 @@ use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
 use super::engine::{Engine, Id};
-use crate::pg::{raw, ring_file, session, shared};
+use crate::pg::{durability, raw, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -24,6 +24,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
     frame.write_shape();
     frame.numbers.fate = fate;
@@ -41,7 +42,11 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
         (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
     fit(&mut numbers, &mut sections);
+    slot::begin_push(event_no, undecided_from, numbers.started_at);
     send(&numbers, sections);
+    slot::keep_fates(&engine.fates);
+    engine.frame(id).unprotect();
+    slot::end_push();
 }
 
 /// Index of the statement's text among the sections.
@@ -75,13 +80,22 @@ pub fn fate_event(engine: &mut Engine) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let failed = core::mem::take(&mut engine.commit_failed);
     let numbers = Numbers {
         started_at: now,
         duration: 0,
         event_no: engine.fates.number_event(false),
+        // Why a statement was rolled back that had succeeded, and was told of, before its commit.
+        sqlstate: if failed { engine.error.sqlstate } else { 0 },
+        outcome: if failed {
+            Outcome::Failed
+        } else {
+            Outcome::Success
+        },
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"FATE",
@@ -103,6 +117,7 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"SETTING",
@@ -124,6 +139,7 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Session),
         command,
@@ -167,6 +183,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
 
 /// Sends an event without a statement.
 fn small(
+    engine: &Engine,
     numbers: &Numbers,
     classes: Classes,
     command: &[u8],
@@ -191,7 +208,14 @@ fn small(
         decisions,
         None,
     ];
+    slot::begin_push(
+        numbers.event_no,
+        engine.fates.undecided_from(),
+        numbers.started_at,
+    );
     send(numbers, sections);
+    slot::keep_fates(&engine.fates);
+    slot::end_push();
 }
 
 /// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
@@ -228,9 +252,13 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
         ring.try_push(&encoded.parts(), pid, Limit::Whole)
     };
     match pushed {
-        Ok(_) => {}
-        Err(PushError::Full) => ring.count_drop(numbers.started_at),
+        Ok(pushed) => durability::pushed(pushed.end),
+        Err(PushError::Full) => {
+            durability::dropped();
+            ring.count_drop(numbers.started_at);
+        }
         Err(_) => {
+            durability::dropped();
             ring.count_drop(numbers.started_at);
             shared.panics.fetch_add(1, Ordering::Relaxed);
         }

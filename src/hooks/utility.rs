@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
 use super::{begin, capture, describe, details, error, extension};
-use crate::pg::{guc, raw};
+use crate::pg::{durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -128,6 +128,10 @@ unsafe fn begin_utility(
         if catalog {
             extension::make_way(node);
         }
+        if durability::on_commit() && describe::commits_prepared(node) {
+            // What it prepared may have been told by another session.
+            durability::ensure(true);
+        }
         let by_object = guc::has_role() && begin::possible(depth);
         let object = if (wanted || by_object) && catalog && !transaction {
             describe::look_up(node)
@@ -159,6 +163,7 @@ unsafe fn begin_utility(
                     describe::describe(node, &object, frame);
                     details::describe(node, frame);
                 }
+                frame.protect();
             }
             id
         })

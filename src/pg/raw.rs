@@ -8,6 +8,12 @@
 use core::ffi::{c_char, c_int, c_void};
 use pgrx::pg_sys;
 
+/// From 17 on it says whether it was signalled.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+pub type CancelSleep = ();
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+pub type CancelSleep = bool;
+
 unsafe extern "C-unwind" {
     // --- throw: the statement itself runs in them -------------------------------------------
     pub fn standard_ExecutorStart(query_desc: *mut pg_sys::QueryDesc, eflags: c_int);
@@ -93,20 +99,26 @@ unsafe extern "C-unwind" {
     pub fn ShmemInitStruct(name: *const c_char, size: usize, found: *mut bool) -> *mut c_void;
     pub fn RequestAddinShmemSpace(size: usize);
     pub fn ProcessInterrupts();
+    pub fn ConditionVariablePrepareToSleep(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableSleep(cv: *mut pg_sys::ConditionVariable, wait_event: u32);
     pub fn pg_usleep(microseconds: core::ffi::c_long);
     #[cfg(not(feature = "pg14"))]
     #[cfg(not(feature = "pg15"))]
     pub fn GetSystemUser() -> *const c_char;
 
     // --- never throw --------------------------------------------------------------------------
+    pub fn pg_fdatasync(fd: c_int) -> c_int;
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableCancelSleep() -> CancelSleep;
+    pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
     pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
