@@ -2,7 +2,10 @@
 //! reused, so that the path of a statement allocates nothing once the backend is warm.
 
 use audit_core::codec::ShapeWriter;
+use audit_core::drops::Drops;
 use audit_core::event::{Classes, Fate, Numbers};
+use audit_core::fit;
+use audit_core::json::Object;
 use audit_core::level::Level;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
@@ -75,6 +78,12 @@ pub struct State {
     pub calls: u64,
     /// `parameters` holds a list, perhaps an empty one.
     pub with_parameters: bool,
+    /// The server analyzes a query of it, whose relations are its own: PREPARE, CREATE VIEW.
+    pub analyzes: bool,
+    /// What is dropped while it runs went with it.
+    pub drops_objects: bool,
+    /// What it drops has a name in it: one object alone needs no list.
+    pub names_dropped: bool,
 }
 
 #[derive(Default)]
@@ -92,8 +101,10 @@ pub struct Frame {
     pub parameters: Vec<u8>,
     /// Message of the error it failed with.
     pub error: Vec<u8>,
-    /// A JSON object, or empty.
-    pub details: Vec<u8>,
+    pub details: Object,
+    /// What was cut, with its full size: `details.truncated`.
+    pub truncated: Object,
+    pub drops: Drops,
     /// Identifier of the prepared transaction that it makes or ends.
     pub gid: Vec<u8>,
     /// See [`Frame::write_shape`].
@@ -124,7 +135,6 @@ impl Frame {
             &mut self.text,
             &mut self.parameters,
             &mut self.error,
-            &mut self.details,
             &mut self.gid,
             &mut self.shape,
         ] {
@@ -133,12 +143,22 @@ impl Frame {
                 buffer.shrink_to(KEEP);
             }
         }
+        self.details.clear(KEEP);
+        self.truncated.clear(KEEP);
+        self.drops.clear();
+        self.make_room();
         let serial = self.state.serial.wrapping_add(1);
         self.state = State {
             serial,
             inner_rows: -1,
             ..State::default()
         };
+    }
+
+    /// Room for what is added to the details when the event leaves, perhaps in an error path.
+    pub fn make_room(&mut self) {
+        self.details.reserve(fit::NOTES + 32);
+        self.truncated.reserve(fit::NOTES);
     }
 
     /// Adds a relation unless it is there.
