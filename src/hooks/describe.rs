@@ -9,7 +9,7 @@ use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*};
 
 use super::frame::Frame;
 use super::objects;
-use crate::pg::{acl, compat, names, raw};
+use crate::pg::{acl, compat, guc, names, raw};
 
 /// What [`look_up`] found apart from the relations.
 pub struct Object {
@@ -84,6 +84,20 @@ pub unsafe fn is_audited(node: *mut pg_sys::Node) -> bool {
                 || (copy && columns_of_copy_are_audited(node, relid, privileges))
         })
     }
+}
+
+/// Whether the statement is a COPY TO of a table of the catalog, which `audit.catalog` leaves out.
+/// Never throws.
+///
+/// # Safety
+/// Right after [`look_up`] of the same statement.
+pub unsafe fn reads_only_catalog(node: *mut pg_sys::Node) -> bool {
+    let copies = unsafe { (*node).type_ == T_CopyStmt && !field!(node as CopyStmt.is_from) };
+    let mut relations = relations().iter().map(|relid| names::relation(*relid));
+    copies
+        && !guc::catalog()
+        && relations.len() > 0
+        && relations.all(|relation| relation.is_some_and(|relation| relation.catalog))
 }
 
 /// The columns that COPY names, or all of them. Throws.

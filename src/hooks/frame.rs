@@ -37,6 +37,8 @@ pub struct State {
     pub captured: bool,
     /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
     pub audited_object: bool,
+    /// A wrapper that reads nothing but the catalog, which `audit.catalog` leaves out.
+    pub left_out: bool,
     /// It began in a transaction that had already failed.
     pub in_aborted: bool,
     /// It may end a transaction or a subtransaction: its fate is known only at the callback.
@@ -172,7 +174,9 @@ impl Frame {
 
     /// Whether the level asks for the statement, given how it ended.
     pub fn recorded(&self, failed: bool) -> bool {
-        self.captured && (self.audited_object || self.level.records(self.classes, failed))
+        self.captured
+            && !self.left_out
+            && (self.audited_object || self.level.records(self.classes, failed))
     }
 
     /// Lays out the shape from what is known now.

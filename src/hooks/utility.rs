@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
 use super::{begin, capture, describe, details, error, extension};
-use crate::pg::{guc, raw};
+use crate::pg::{compat, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -94,6 +94,9 @@ unsafe fn begin_utility(
         let node = (*pstmt).utilityStmt;
         let tag = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
         let kind = kind_of(node, tag);
+        // EXPLAIN ANALYZE makes the table as CREATE TABLE AS itself does.
+        let made = made_by_explain(node);
+        let described = if made.is_null() { node } else { made };
         // What a wrapper runs adds its own classes later.
         let possible = if kind.wraps == Wraps::Nothing {
             kind.classes
@@ -112,7 +115,7 @@ unsafe fn begin_utility(
         }
         let by_object = guc::has_role() && begin::possible(depth);
         let object = if (wanted || by_object) && catalog && !transaction {
-            describe::look_up(node)
+            describe::look_up(described)
         } else {
             describe::Object::NONE
         };
@@ -138,7 +141,8 @@ unsafe fn begin_utility(
                 frame.command.extend_from_slice(tag.to_bytes());
                 frame.query_id = (*pstmt).queryId as i64;
                 if catalog && !transaction {
-                    describe::describe(node, &object, frame);
+                    describe::describe(described, &object, frame);
+                    frame.left_out = !audited && describe::reads_only_catalog(node);
                     details::describe(node, frame);
                 }
             }
@@ -151,6 +155,9 @@ unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
     use pg_sys::NodeTag::*;
     let mut classes = classes_of_command(tag.to_str().unwrap_or(""));
     let mut source = core::ptr::null();
+    if unsafe { !made_by_explain(node).is_null() } {
+        classes = classes.with(Class::Ddl);
+    }
     let wraps = match unsafe { (*node).type_ } {
         T_CopyStmt => {
             let from = unsafe { (*node.cast::<pg_sys::CopyStmt>()).is_from };
@@ -188,10 +195,41 @@ unsafe fn executes(node: *mut pg_sys::Node) -> *const pg_sys::ExecuteStmt {
             return core::ptr::null();
         }
         let inner = (*query.cast::<pg_sys::Query>()).utilityStmt;
-        if inner.is_null() || (*inner).type_ != pg_sys::NodeTag::T_ExecuteStmt {
+        if inner.is_null() {
             return core::ptr::null();
         }
-        inner.cast()
+        match (*inner).type_ {
+            pg_sys::NodeTag::T_ExecuteStmt => inner.cast(),
+            pg_sys::NodeTag::T_CreateTableAsStmt => executes(inner),
+            _ => core::ptr::null(),
+        }
+    }
+}
+
+/// The CREATE TABLE AS, or CREATE MATERIALIZED VIEW, that an EXPLAIN ANALYZE carries out; NULL where
+/// there is none. Never throws.
+unsafe fn made_by_explain(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    let none = core::ptr::null_mut();
+    unsafe {
+        if (*node).type_ != pg_sys::NodeTag::T_ExplainStmt {
+            return none;
+        }
+        let explain = node.cast::<pg_sys::ExplainStmt>();
+        let query = (*explain).query;
+        if query.is_null() || (*query).type_ != pg_sys::NodeTag::T_Query {
+            return none;
+        }
+        let inner = (*query.cast::<pg_sys::Query>()).utilityStmt;
+        if inner.is_null() || (*inner).type_ != pg_sys::NodeTag::T_CreateTableAsStmt {
+            return none;
+        }
+        let mut analyze = false;
+        compat::for_each_pointer((*explain).options, |option: *mut pg_sys::DefElem| {
+            if raw::bytes((*option).defname) == b"analyze" {
+                analyze = compat::option_is_on(option);
+            }
+        });
+        if analyze { inner } else { none }
     }
 }
 
