@@ -59,7 +59,7 @@ impl Object {
     }
 
     pub(crate) fn key(&mut self, key: &str) {
-        if !self.is_empty() {
+        if self.0.last() != Some(&b'{') {
             self.0.push(b',');
         }
         string(&mut self.0, key.as_bytes());
@@ -94,6 +94,16 @@ impl Object {
         self
     }
 
+    /// Begins an object as a member; [`Object::end_object`] ends it.
+    pub fn begin_object(&mut self, key: &str) {
+        self.key(key);
+        self.0.push(b'{');
+    }
+
+    pub fn end_object(&mut self) {
+        self.0.push(b'}');
+    }
+
     /// Begins a list of texts; [`Object::item`]s follow, then [`Object::end_list`].
     pub fn begin_list(&mut self, key: &str) {
         self.key(key);
@@ -122,8 +132,13 @@ impl Object {
     }
 
     /// Ends the object; nothing may be added until it is cleared.
-    pub fn close(&mut self) -> &[u8] {
+    pub fn close(&mut self) -> &Self {
         self.0.push(b'}');
+        self
+    }
+
+    /// What was written; the whole object once it is closed.
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 

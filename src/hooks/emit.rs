@@ -30,8 +30,9 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     frame.numbers.fate = fate;
     frame.numbers.event_no = event_no;
     finish(frame, decided);
+    let frame = &*frame;
     let numbers = frame.numbers;
-    let details = frame.details.close();
+    let details = frame.details.bytes();
     let sections = [
         Some(frame.session.as_slice()),
         Some(frame.shape.as_slice()),
@@ -79,8 +80,9 @@ fn finish(frame: &mut Frame, decided: usize) {
         let Frame {
             details, truncated, ..
         } = frame;
-        details.raw("truncated", truncated.close());
+        details.raw("truncated", truncated.close().bytes());
     }
+    frame.details.close();
 }
 
 #[cold]

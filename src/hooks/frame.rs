@@ -163,6 +163,12 @@ impl Frame {
         self.truncated.reserve(fit::NOTES);
     }
 
+    /// Adds an object that goes with what the statement drops; `parent` is the relation it is a part of.
+    pub fn add_drop(&mut self, kind: &[u8], name: &[u8], parent: Option<&[u8]>) {
+        self.drops.add(&mut self.details, kind, name, parent);
+        self.make_room();
+    }
+
     /// Adds a relation unless it is there.
     pub fn add_relation(&mut self, name: &[u8]) {
         let known = self.relations.split(|b| *b == 0).any(|have| have == name);

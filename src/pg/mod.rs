@@ -9,6 +9,7 @@ pub mod guc;
 pub mod heap;
 pub mod home;
 pub mod jsonb;
+pub mod lookup;
 pub mod names;
 pub mod raw;
 pub mod report;
