@@ -6,10 +6,12 @@ use pgrx::pg_sys::{self, NodeTag::*};
 
 use super::capture;
 use super::engine::{engine, with};
-use crate::pg::{compat, names, raw};
+use crate::pg::{compat, identity, names, raw};
 use audit_core::drops::relation_of;
 
-// pg_attrdef, pg_constraint, pg_rewrite, pg_trigger and pg_policy: fixed OIDs of the catalog.
+// pg_amop, pg_amproc, pg_attrdef, pg_constraint, …: fixed OIDs of the catalog.
+const AMOP: u32 = 2602;
+const AMPROC: u32 = 2603;
 const ATTRDEF: u32 = 2604;
 const CONSTRAINT: u32 = 2606;
 const REWRITE: u32 = 2618;
@@ -65,7 +67,9 @@ pub unsafe fn object_dropped(
                 .is_some_and(|frame| frame.captured && frame.drops_objects);
         let internal =
             !arg.is_null() && (*arg).dropflags as u32 & pg_sys::PERFORM_DELETION_INTERNAL != 0;
-        if !wanted || internal || class.to_u32() == ATTRDEF || is_row_type(class, object) {
+        // The operators and functions of an operator class go with it.
+        let part = matches!(class.to_u32(), AMOP | AMPROC | ATTRDEF);
+        if !wanted || internal || part || is_row_type(class, object) {
             return;
         }
         if MEMORY.is_null() {
@@ -94,7 +98,7 @@ unsafe fn note(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) {
             objectSubId: sub,
         };
         let kind = raw::getObjectTypeDescription(&address, true);
-        let name = raw::getObjectIdentity(&address, true);
+        let name = identity::of_dropped(&address);
         if kind.is_null() || name.is_null() {
             return;
         }

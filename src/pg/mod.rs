@@ -8,6 +8,7 @@ pub mod connection;
 pub mod guc;
 pub mod heap;
 pub mod home;
+pub mod identity;
 pub mod jsonb;
 pub mod lookup;
 pub mod names;

@@ -57,6 +57,15 @@ unsafe extern "C-unwind" {
     pub fn get_func_name(function: pg_sys::Oid) -> *mut c_char;
     pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
     pub fn format_type_be_qualified(type_: pg_sys::Oid) -> *mut c_char;
+    pub fn format_type_extended(type_: pg_sys::Oid, modifier: i32, flags: u16) -> *mut c_char;
+    pub fn op_input_types(operator: pg_sys::Oid, left: *mut pg_sys::Oid, right: *mut pg_sys::Oid);
+    pub fn table_open(relid: pg_sys::Oid, lock: c_int) -> pg_sys::Relation;
+    pub fn table_close(relation: pg_sys::Relation, lock: c_int);
+    pub fn get_catalog_object_by_oid(
+        catalog: pg_sys::Relation,
+        oid_column: pg_sys::AttrNumber,
+        object: pg_sys::Oid,
+    ) -> pg_sys::HeapTuple;
     pub fn TypeNameToString(name: *const pg_sys::TypeName) -> *mut c_char;
     pub fn FuncnameGetCandidates(
         names: *mut pg_sys::List,
@@ -119,6 +128,10 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PreparedStatement;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
+    pub fn quote_qualified_identifier(
+        qualifier: *const c_char,
+        ident: *const c_char,
+    ) -> *mut c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
     pub fn CopyErrorData() -> *mut pg_sys::ErrorData;
