@@ -4,8 +4,10 @@
 
 pub mod classify;
 pub mod codec;
+pub mod drops;
 pub mod event;
 pub mod fate;
+pub mod fit;
 pub mod json;
 pub mod level;
 pub mod note;
