@@ -1,6 +1,13 @@
 //! Writing JSON, for details of events. Reading is left to jsonb itself.
 
+/// The two hexadecimal digits of a byte.
+fn digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [byte >> 4, byte & 15].map(|digit| DIGITS[digit as usize])
+}
+
 /// Appends `text` as a JSON string. Bytes that are no UTF-8 appear as `\xNN`, literally.
+/// Allocates nothing but room in `out`.
 pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     for chunk in text.utf8_chunks() {
@@ -9,12 +16,16 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
                 '"' => out.extend_from_slice(b"\\\""),
                 '\\' => out.extend_from_slice(b"\\\\"),
                 '\0' => out.extend_from_slice(b"\\\\x00"), // jsonb refuses \u0000
-                c if c < ' ' => out.extend_from_slice(format!("\\u{:04x}", c as u32).as_bytes()),
+                c if c < ' ' => {
+                    out.extend_from_slice(b"\\u00");
+                    out.extend_from_slice(&digits(c as u8));
+                }
                 c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         for byte in chunk.invalid() {
-            out.extend_from_slice(format!("\\\\x{byte:02x}").as_bytes());
+            out.extend_from_slice(b"\\\\x");
+            out.extend_from_slice(&digits(*byte));
         }
     }
     out.push(b'"');

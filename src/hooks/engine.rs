@@ -18,6 +18,8 @@
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
+use super::attempted::Place;
+use super::error::LastError;
 use super::frame::Frame;
 use super::{capture, checks, emit, settings};
 use crate::pg::raw;
@@ -68,26 +70,6 @@ pub struct Planned {
     pub text_from: usize,
     /// The last number given out inside it.
     pub last_sub: u32,
-}
-
-/// The last error reported in this backend. Its buffer is allocated once.
-pub struct LastError {
-    pub sqlstate: u32,
-    pub message: Vec<u8>,
-    pub at: i64,
-}
-
-/// Longer messages are cut.
-pub const ERROR_MAX: usize = 8 * 1024;
-
-impl Default for LastError {
-    fn default() -> Self {
-        LastError {
-            sqlstate: 0,
-            message: Vec::with_capacity(ERROR_MAX),
-            at: 0,
-        }
-    }
 }
 
 static mut ENGINE: Option<Engine> = None;
@@ -219,10 +201,17 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
+        self.error.attempted.hand_over(id, frame);
         if frame.recorded(true) {
             emit::push(self, id, fate, true);
         }
         self.give_back(id);
+    }
+
+    /// Notes what the statement that the last error came up in was aimed at.
+    pub fn attempted(&mut self, id: Id, place: &Place, unseen: bool) {
+        let Engine { pool, error, .. } = self;
+        error.attempted.collect(id, &pool[id], place, unseen);
     }
 
     /// A statement begins to run (or runs on): its hook's stack address identifies it.

@@ -8,8 +8,9 @@
 use core::ffi::c_void;
 use pgrx::pg_sys;
 
+use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
-use super::engine::{ERROR_MAX, Id, engine, shield, with};
+use super::engine::{Id, engine, shield, with};
 use super::{capture, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
@@ -38,6 +39,28 @@ static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
+
+/// The last error reported in this backend. Its buffer is allocated once.
+pub struct LastError {
+    pub sqlstate: u32,
+    pub message: Vec<u8>,
+    pub at: i64,
+    pub attempted: Attempted,
+}
+
+/// Longer messages are cut.
+pub const ERROR_MAX: usize = 8 * 1024;
+
+impl Default for LastError {
+    fn default() -> Self {
+        LastError {
+            sqlstate: 0,
+            message: Vec::with_capacity(ERROR_MAX),
+            at: 0,
+            attempted: Attempted::default(),
+        }
+    }
+}
 
 /// Makes the callback the outermost one, unless others are there (ours is then among them).
 #[inline]
@@ -123,11 +146,39 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         match statement {
             Some(text) => {
                 let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
+                if sqlstate != SYNTAX_ERROR {
+                    attempted(error, id, true);
+                }
                 engine().died_unseen(id);
             }
             None if engine().running.is_empty() && !unseen => engine().held_failed(),
-            None => {}
+            None => {
+                if let Some(id) = engine().running.last().copied() {
+                    attempted(error, id, false);
+                }
+            }
         }
+    }
+}
+
+/// Notes what the statement that the error came up in was aimed at.
+unsafe fn attempted(error: *const pg_sys::ErrorData, id: Id, unseen: bool) {
+    unsafe {
+        let nested = !(*error).internalquery.is_null();
+        let place = Place {
+            sqlstate: (*error).sqlerrcode as u32,
+            source: raw::bytes(if nested {
+                (*error).internalquery
+            } else {
+                pg_sys::debug_query_string
+            }),
+            position: if nested {
+                (*error).internalpos
+            } else {
+                (*error).cursorpos
+            },
+        };
+        engine().attempted(id, &place, unseen);
     }
 }
 
@@ -137,6 +188,7 @@ fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>) {
     let error = &mut engine().error;
     error.sqlstate = sqlstate;
     error.at = unsafe { raw::GetCurrentTimestamp() };
+    error.attempted.clear();
     error.message.clear();
     let mut sink = CutSink::new(&mut error.message, ERROR_MAX);
     redact::redact_error_message(message, text, &mut sink);

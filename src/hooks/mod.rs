@@ -9,6 +9,7 @@ macro_rules! field {
     };
 }
 
+pub mod attempted;
 pub mod begin;
 pub mod capture;
 pub mod checks;

@@ -118,6 +118,7 @@ unsafe extern "C-unwind" {
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;
+    pub fn pg_database_encoding_max_length() -> c_int;
     pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;
     pub fn GetConfigOption(
         name: *const c_char,
