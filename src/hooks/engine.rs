@@ -42,7 +42,7 @@ pub struct Engine {
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
     dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
-    held: Option<Id>,
+    pub(super) held: Option<Id>,
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
     pub checks: Vec<Id>,
     pub fates: FateTracker,
@@ -377,7 +377,7 @@ impl Engine {
     /// Sends the held statement without its fate: another statement of the same transaction begins.
     #[inline]
     pub fn release_held(&mut self) {
-        if let Some(id) = self.held.take() {
+        if let Some(id) = self.take_held(false) {
             emit::push(self, id, Fate::Open, true);
             self.give_back(id);
         }
@@ -475,7 +475,7 @@ impl Engine {
         // First the range, then the events that carry it.
         self.fates.end(fate);
         self.judge(Outcome::Failed);
-        if let Some(id) = self.held.take() {
+        if let Some(id) = self.take_held(true) {
             emit::push(self, id, fate, false);
             self.give_back(id);
         } else if self.fates.has_pending() && !exiting {

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, engine, shield, with};
-use super::{capture, session as sessions};
+use super::{capture, functions, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::pack_sqlstate;
@@ -204,7 +204,7 @@ fn belongs_to_held() -> bool {
         return false;
     };
     if committing || source.is_null() {
-        return true;
+        return !frame.fast_path || frame.message_at == message_at;
     }
     frame.message_at == message_at
         && unsafe {
@@ -285,8 +285,12 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     } else {
         (statement_id, substatement_id) = engine.number_nested();
     }
-    let command = command_of_first_keyword(text);
-    let classes = classes_of_command(command);
+    let (command, classes) = if depth == 0 && text.is_empty() && functions::is_fast_path() {
+        (functions::COMMAND, functions::CLASSES)
+    } else {
+        let command = command_of_first_keyword(text);
+        (command.as_bytes(), classes_of_command(command))
+    };
     let wanted = begin::wanted(depth, classes);
     let id = engine.take_frame();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
@@ -295,7 +299,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;
-    frame.command.extend_from_slice(command.as_bytes());
+    frame.command.extend_from_slice(command);
     frame.session.extend_from_slice(session::encoded());
     frame.numbers.started_at = started_at;
     frame.numbers.statement_id = statement_id;

@@ -21,6 +21,7 @@ pub mod error;
 pub mod executor;
 pub mod extension;
 pub mod frame;
+pub mod functions;
 pub mod objects;
 pub mod parameters;
 pub mod planner;

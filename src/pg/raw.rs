@@ -54,6 +54,10 @@ unsafe extern "C-unwind" {
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
+    pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
+    pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
