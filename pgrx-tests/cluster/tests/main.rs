@@ -9,6 +9,7 @@ mod compose;
 mod crash;
 mod delivery;
 mod errors;
+mod fast_path;
 mod fate;
 mod install;
 mod level;
