@@ -67,6 +67,9 @@ pub unsafe fn statement(
     address: usize,
 ) -> Id {
     settings::check(engine);
+    if engine.committing() {
+        engine.end_fast_path();
+    }
     if runs_in_commit(text) {
         engine.commit_begins();
     }

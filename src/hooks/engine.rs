@@ -49,7 +49,7 @@ pub struct Engine {
     /// Number of the session's last top-level statement.
     pub statement_id: u64,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
-    committing: bool,
+    pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
     pub explicit: bool,
     /// Where the last top-level statement was found: the string, its message's time, its end there.

@@ -145,6 +145,18 @@ impl Engine {
             .is_some_and(|held| held.fast_path && is_of_this_message(held))
     }
 
+    /// A new message begins: a fast-path call of an earlier one is over, in a block that goes on.
+    #[cold]
+    pub fn end_fast_path(&mut self) {
+        if self
+            .held()
+            .is_some_and(|held| held.fast_path && !is_of_this_message(held))
+        {
+            self.committing = false;
+            self.release_held();
+        }
+    }
+
     /// Takes the held statement; a fast-path call ends with that, `ended` if it ends just now.
     pub fn take_held(&mut self, ended: bool) -> Option<Id> {
         let id = self.held.take()?;
