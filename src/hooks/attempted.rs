@@ -29,18 +29,23 @@ const UNRESOLVED: [u32; 7] = [
 
 /// What the last error's statement was aimed at.
 pub struct Attempted {
-    /// A JSON array without its brackets. Allocated once.
+    /// A JSON array without its brackets. Allocated once, by `error::begin`.
     names: Vec<u8>,
     /// The statement: frame and serial.
     of: Option<(Id, u32)>,
 }
 
-impl Default for Attempted {
-    fn default() -> Self {
+impl Attempted {
+    pub const fn new() -> Self {
         Attempted {
-            names: Vec::with_capacity(MOST),
+            names: Vec::new(),
             of: None,
         }
+    }
+
+    /// Sets its memory aside.
+    pub fn reserve(&mut self) {
+        self.names.reserve(MOST);
     }
 }
 

@@ -11,10 +11,10 @@ use pgrx::pg_sys;
 use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, engine, shield, with};
-use super::{capture, functions, session as sessions};
+use super::{capture, emit, functions, replication, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
-use audit_core::event::pack_sqlstate;
+use audit_core::event::{Classes, pack_sqlstate};
 use audit_core::sql::command::command_of_first_keyword;
 use audit_core::sql::redact;
 use audit_core::sql::{cut::CutSink, split};
@@ -40,7 +40,7 @@ const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
 
-/// The last error reported in this backend. Its buffer is allocated once.
+/// The last error reported in this backend. Its buffers are allocated once, by [`begin`].
 pub struct LastError {
     pub sqlstate: u32,
     pub message: Vec<u8>,
@@ -51,14 +51,19 @@ pub struct LastError {
 /// Longer messages are cut.
 pub const ERROR_MAX: usize = 8 * 1024;
 
-impl Default for LastError {
-    fn default() -> Self {
+impl LastError {
+    pub const fn new() -> Self {
         LastError {
             sqlstate: 0,
-            message: Vec::with_capacity(ERROR_MAX),
+            message: Vec::new(),
             at: 0,
-            attempted: Attempted::default(),
+            attempted: Attempted::new(),
         }
+    }
+
+    fn reserve(&mut self) {
+        self.message.reserve(ERROR_MAX);
+        self.attempted.reserve();
     }
 }
 
@@ -97,6 +102,8 @@ pub fn begin() {
     let id = engine().take_frame();
     engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
     engine().give_back(id);
+    engine().error.reserve();
+    emit::begin();
     watch();
 }
 
@@ -225,8 +232,7 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
     if source.is_null() {
         // The message itself could not be read (invalid bytes, an unknown prepared statement): its
         // text is not to be had. Without a client's message there is no statement.
-        let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
-        return (client && !fatal).then_some(&[]);
+        return (session::has_client() && !fatal).then_some(&[]);
     }
     let all = unsafe { raw::bytes(source) };
     let (last, message_at, end) = engine().last_source;
@@ -279,7 +285,9 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let (statement_id, substatement_id);
     if depth == 0 {
         engine.release_held();
-        engine.statement_id += 1;
+        if !replication::is_under_way() {
+            engine.statement_id += 1;
+        }
         (statement_id, substatement_id) = (engine.statement_id, 1);
         started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     } else {
@@ -287,6 +295,9 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     }
     let (command, classes) = if depth == 0 && text.is_empty() && functions::is_fast_path() {
         (functions::COMMAND, functions::CLASSES)
+    } else if replication::is_walsender() && command_of_first_keyword(text) == "UNKNOWN" {
+        let (command, class) = replication::command_of(text);
+        (command, Classes::of(class))
     } else {
         let command = command_of_first_keyword(text);
         (command.as_bytes(), classes_of_command(command))

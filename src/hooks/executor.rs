@@ -316,6 +316,9 @@ executor_run_fn! {
             let address = &raw const marker as usize;
             let id = resume(query, address);
             proceed!();
+            if engine().knows_no_query() {
+                return;
+            }
             let rows = (*(*query).estate).es_processed as i64;
             if writes_for_rule(query) {
                 // Counted for us alone: see `count_rows_of_rule`.
@@ -381,7 +384,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 
 /// The statement of a query runs on, if it has one of its own.
 unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
-    if !capture::on() {
+    if engine().knows_no_query() || !capture::on() {
         return None;
     }
     with(|engine| {

@@ -22,9 +22,11 @@ pub mod executor;
 pub mod extension;
 pub mod frame;
 pub mod functions;
+pub mod harmless;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
+pub mod replication;
 pub mod session;
 pub mod settings;
 pub mod utility;
@@ -42,5 +44,6 @@ pub unsafe fn install() {
         utility::install();
         xact::install();
         extension::install();
+        replication::install();
     }
 }

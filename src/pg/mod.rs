@@ -3,13 +3,17 @@
 //! frame between it and the server.
 
 pub mod acl;
+pub mod canon;
 pub mod compat;
 pub mod connection;
 pub mod guc;
 pub mod heap;
 pub mod home;
 pub mod jsonb;
+pub mod keys;
 pub mod names;
+pub mod origin;
+pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
@@ -17,3 +21,4 @@ pub mod session;
 pub mod shared;
 pub mod signal;
 pub mod spi;
+pub mod tree_store;

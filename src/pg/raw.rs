@@ -55,6 +55,12 @@ unsafe extern "C-unwind" {
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
     pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn SetConfigOption(
+        name: *const c_char,
+        value: *const c_char,
+        context: pg_sys::GucContext::Type,
+        source: pg_sys::GucSource::Type,
+    );
     pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
     pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
@@ -129,6 +135,8 @@ unsafe extern "C-unwind" {
         missing_ok: bool,
         restrict_privileged: bool,
     ) -> *const c_char;
+    /// For a name that is known.
+    pub fn GetConfigOptionResetString(name: *const c_char) -> *const c_char;
     /// The SQLSTATE of the error being reported; only inside an error context callback.
     pub fn geterrcode() -> c_int;
     pub fn MemoryContextReset(context: pg_sys::MemoryContext);
