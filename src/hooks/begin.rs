@@ -67,6 +67,9 @@ pub unsafe fn statement(
     address: usize,
 ) -> Id {
     settings::check(engine);
+    if engine.committing() {
+        engine.end_fast_path();
+    }
     if runs_in_commit(text) {
         engine.commit_begins();
     }
@@ -115,7 +118,7 @@ pub unsafe fn statement(
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
 /// string that the client's message holds.
 fn runs_in_commit(text: Text) -> bool {
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     client && unsafe { pg_sys::debug_query_string } != text.source
 }
 
@@ -138,7 +141,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     };
     engine.last_source = (source, message_at, end);
     let later_part = last_source == source && last_message == message_at;
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     let started_at = if later_part || !client {
         unsafe { raw::GetCurrentTimestamp() }
     } else {

@@ -98,6 +98,11 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
             let classes = if explain_only { Classes::NONE } else { classes };
+            with(|engine| {
+                if let Some(frame) = engine.innermost() {
+                    frame.explains_only = explain_only;
+                }
+            });
             let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
             with(|engine| join_wrapper(engine, stmt, classes, audited));
             return None;

@@ -40,6 +40,10 @@ pub struct State {
     pub captured: bool,
     /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
     pub audited_object: bool,
+    /// EXPLAIN without ANALYZE: its query is planned and made ready, not run.
+    pub explains_only: bool,
+    /// A fast-path call: nothing says when it ends; see `hooks::functions`.
+    pub fast_path: bool,
     /// A wrapper that reads nothing but the catalog, which `audit.catalog` leaves out.
     pub left_out: bool,
     /// It began in a transaction that had already failed.

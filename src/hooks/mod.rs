@@ -10,6 +10,7 @@ macro_rules! field {
 }
 
 pub mod analyze;
+pub mod attempted;
 pub mod begin;
 pub mod capture;
 pub mod checks;
@@ -23,12 +24,14 @@ pub mod executor;
 pub mod extension;
 pub mod found;
 pub mod frame;
+pub mod functions;
 pub mod harmless;
 pub mod object;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
 pub mod relations;
+pub mod replication;
 pub mod session;
 pub mod settings;
 pub mod utility;
@@ -47,5 +50,6 @@ pub unsafe fn install() {
         utility::install();
         xact::install();
         extension::install();
+        replication::install();
     }
 }

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::engine::{Id, engine, with};
 use super::found::found;
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, drops, error, extension};
+use super::{begin, capture, describe, details, drops, error, extension, replication};
 use crate::pg::{compat, durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -70,6 +70,7 @@ unsafe extern "C-unwind" fn process(
         }
         if let Some(id) = id {
             end_utility(id, qc);
+            replication::listen();
         }
     }
 }

@@ -110,6 +110,15 @@ unsafe extern "C-unwind" {
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
+    pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn SetConfigOption(
+        name: *const c_char,
+        value: *const c_char,
+        context: pg_sys::GucContext::Type,
+        source: pg_sys::GucSource::Type,
+    );
+    pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
+    pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
@@ -183,12 +192,15 @@ unsafe extern "C-unwind" {
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;
+    pub fn pg_database_encoding_max_length() -> c_int;
     pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;
     pub fn GetConfigOption(
         name: *const c_char,
         missing_ok: bool,
         restrict_privileged: bool,
     ) -> *const c_char;
+    /// For a name that is known.
+    pub fn GetConfigOptionResetString(name: *const c_char) -> *const c_char;
     /// The SQLSTATE of the error being reported; only inside an error context callback.
     pub fn geterrcode() -> c_int;
     pub fn MemoryContextReset(context: pg_sys::MemoryContext);

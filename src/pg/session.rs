@@ -72,6 +72,14 @@ pub fn is_worker() -> bool {
     unsafe { IS_WORKER }
 }
 
+/// Whether this process serves a client, be it one of the replication protocol.
+#[inline]
+pub fn has_client() -> bool {
+    use pg_sys::BackendType::{B_BACKEND, B_WAL_SENDER};
+    let kind = unsafe { pg_sys::MyBackendType };
+    kind == B_BACKEND || kind == B_WAL_SENDER
+}
+
 /// Whether [`begin`] has run.
 #[inline]
 pub fn known() -> bool {
