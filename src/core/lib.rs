@@ -5,8 +5,10 @@
 pub mod calendar;
 pub mod classify;
 pub mod codec;
+pub mod drops;
 pub mod event;
 pub mod fate;
+pub mod fit;
 pub mod json;
 pub mod level;
 pub mod note;
@@ -15,5 +17,7 @@ pub mod proof;
 pub mod record;
 pub mod ring;
 pub mod sha;
+#[cfg(not(loom))]
+pub mod slot;
 pub mod sql;
 pub mod tree;

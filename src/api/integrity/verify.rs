@@ -105,7 +105,7 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
     let mut verifier = Verifier {
         reader: Reader::new(Reading::Periods),
         problems: Problems::default(),
-        numbers: EventNumbers::new(first == 1),
+        numbers: EventNumbers::new(first == 1 && store.dropped_ranges().is_empty()),
         fates: Fates::new(),
         next_fate: None,
         fate_cursor: Cursor::open(&format!(
