@@ -4,6 +4,8 @@
 use audit_cluster_tests::{Cluster, Shutdown};
 use std::os::unix::fs::FileExt;
 
+mod evidence;
+
 /// The problems that audit.verify() finds.
 #[track_caller]
 pub fn problems(cluster: &Cluster) -> Vec<String> {
