@@ -23,6 +23,7 @@ pub mod frame;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
+pub mod room;
 pub mod session;
 pub mod settings;
 pub mod utility;

@@ -52,6 +52,7 @@ unsafe extern "C-unwind" {
     // --- throw: catalog look-ups, allocation -------------------------------------------------
     pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
     pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_func_namespace(funcid: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_rel_relkind(relid: pg_sys::Oid) -> c_char;
     pub fn get_namespace_name(nspid: pg_sys::Oid) -> *mut c_char;
     pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
