@@ -3,6 +3,7 @@
 mod event;
 mod flush;
 mod home;
+mod integrity;
 mod status;
 
 use pgrx::extension_sql_file;

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use super::settings;
+use super::{harmless, settings};
 use crate::pg::{guc, raw, session};
 
 /// Where a statement stands in the string that the server parsed.
@@ -65,6 +65,9 @@ pub unsafe fn statement(
     address: usize,
 ) -> Id {
     settings::check(engine);
+    if engine.committing() {
+        engine.end_fast_path();
+    }
     if runs_in_commit(text) {
         engine.commit_begins();
     }
@@ -113,7 +116,7 @@ pub unsafe fn statement(
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
 /// string that the client's message holds.
 fn runs_in_commit(text: Text) -> bool {
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     client && unsafe { pg_sys::debug_query_string } != text.source
 }
 
@@ -136,7 +139,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     };
     engine.last_source = (source, message_at, end);
     let later_part = last_source == source && last_message == message_at;
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     let started_at = if later_part || !client {
         unsafe { raw::GetCurrentTimestamp() }
     } else {
@@ -171,8 +174,13 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
 }
 
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
-pub fn take_text(frame: &mut Frame, text: &[u8]) {
-    take_text_as(frame, text, false);
+fn take_text(frame: &mut Frame, text: &[u8]) {
+    if text.len() <= guc::statement_max_size() && harmless::is_harmless(text) {
+        frame.text.clear();
+        frame.text.extend_from_slice(text);
+    } else {
+        take_text_as(frame, text, false);
+    }
 }
 
 /// As [`take_text`]; `unparsed` where the server could not parse the text.

@@ -18,6 +18,8 @@
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
+use super::attempted::Place;
+use super::error::LastError;
 use super::frame::Frame;
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
@@ -27,7 +29,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Index of a frame in the pool.
 pub type Id = usize;
 
-#[derive(Default)]
 pub struct Engine {
     /// Boxed: a frame's address stays while the pool grows.
     #[allow(clippy::vec_box)]
@@ -40,14 +41,14 @@ pub struct Engine {
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
     dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
-    held: Option<Id>,
+    pub(super) held: Option<Id>,
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
     pub checks: Vec<Id>,
     pub fates: FateTracker,
     /// Number of the session's last top-level statement.
     pub statement_id: u64,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
-    committing: bool,
+    pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
     pub explicit: bool,
     /// Where the last top-level statement was found: the string, its message's time, its end there.
@@ -72,27 +73,23 @@ pub struct Planned {
     pub last_sub: u32,
 }
 
-/// The last error reported in this backend. Its buffer is allocated once.
-pub struct LastError {
-    pub sqlstate: u32,
-    pub message: Vec<u8>,
-    pub at: i64,
-}
-
-/// Longer messages are cut.
-pub const ERROR_MAX: usize = 8 * 1024;
-
-impl Default for LastError {
-    fn default() -> Self {
-        LastError {
-            sqlstate: 0,
-            message: Vec::with_capacity(ERROR_MAX),
-            at: 0,
-        }
-    }
-}
-
-static mut ENGINE: Option<Engine> = None;
+static mut ENGINE: Engine = Engine {
+    pool: Vec::new(),
+    free: Vec::new(),
+    running: Vec::new(),
+    open: Vec::new(),
+    dead: Vec::new(),
+    held: None,
+    checks: Vec::new(),
+    fates: FateTracker::new(),
+    statement_id: 0,
+    committing: false,
+    explicit: false,
+    last_source: (0, 0, 0),
+    plan: None,
+    commit_failed: false,
+    error: LastError::new(),
+};
 
 /// The engine of this backend.
 ///
@@ -100,7 +97,7 @@ static mut ENGINE: Option<Engine> = None;
 /// may report an error (the error callback uses the engine) or run a hook.
 #[inline]
 pub fn engine() -> &'static mut Engine {
-    unsafe { (*(&raw mut ENGINE)).get_or_insert_default() }
+    unsafe { &mut *(&raw mut ENGINE) }
 }
 
 /// Runs `f` on the engine from a hook. A panic in it is a bug of ours: it is counted (audit.status),
@@ -165,7 +162,8 @@ impl Engine {
     #[inline]
     pub fn enter(&mut self, address: usize) {
         if !self.running.is_empty() {
-            self.bury(address);
+            let catcher = catcher();
+            self.bury(|frame| frame.address > address && frame.catcher >= catcher);
         }
         if !self.dead.is_empty() {
             let verdict = if self.running.is_empty() {
@@ -177,17 +175,21 @@ impl Engine {
         }
     }
 
-    /// Moves running statements that can't be alive to the dead.
-    fn bury(&mut self, address: usize) {
-        let catcher = catcher();
+    /// Moves running statements to the dead, from the innermost on, up to the first that `lives`.
+    fn bury(&mut self, lives: impl Fn(&Frame) -> bool) {
         while let Some(&id) = self.running.last() {
-            let frame = &self.pool[id];
-            if frame.address > address && frame.catcher >= catcher {
+            if lives(&self.pool[id]) {
                 break;
             }
             self.running.pop();
             self.die(id);
         }
+    }
+
+    /// Buries what died of an ERROR that jumped over its hook: its catcher is gone.
+    fn bury_unwound(&mut self) {
+        let catcher = catcher();
+        self.bury(|frame| frame.catcher >= catcher);
     }
 
     fn die(&mut self, id: Id) {
@@ -222,12 +224,19 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
+        self.error.attempted.hand_over(id, frame);
         if frame.sent {
             self.commit_failed = true;
         } else if frame.recorded(true) {
             emit::push(self, id, fate, true);
         }
         self.give_back(id);
+    }
+
+    /// Notes what the statement that the last error came up in was aimed at.
+    pub fn attempted(&mut self, id: Id, place: &Place, unseen: bool) {
+        let Engine { pool, error, .. } = self;
+        error.attempted.collect(id, &pool[id], place, unseen);
     }
 
     /// A statement begins to run (or runs on): its hook's stack address identifies it.
@@ -308,6 +317,13 @@ impl Engine {
         self.running.is_empty() && self.dead.is_empty() && self.held.is_none()
     }
 
+    /// Whether a hook that looks for the statement of its query would find none, and has none to
+    /// bury.
+    #[inline]
+    pub fn knows_no_query(&self) -> bool {
+        self.running.is_empty() && self.dead.is_empty() && self.open.is_empty()
+    }
+
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own
     /// number whatever came in between.
     fn top_level(&mut self) -> Option<&mut Frame> {
@@ -350,6 +366,12 @@ impl Engine {
     pub fn succeed(&mut self, id: Id) {
         settings::check(self);
         let frame = &mut self.pool[id];
+        if !frame.captured {
+            let depth = frame.numbers.depth;
+            checks::flush_below(self, depth);
+            self.give_back(id);
+            return;
+        }
         if frame.numbers.duration < 0 {
             let now = unsafe { raw::GetCurrentTimestamp() };
             frame.numbers.duration = (now - frame.numbers.started_at).max(0);
@@ -399,8 +421,10 @@ impl Engine {
     /// Sends the held statement without its fate: another statement of the same transaction begins.
     #[inline]
     pub fn release_held(&mut self) {
-        self.send_held();
-        if let Some(id) = self.held.take() {
+        if let Some(id) = self.take_held(false) {
+            if !self.pool[id].sent {
+                emit::push(self, id, Fate::Open, true);
+            }
             self.give_back(id);
         }
     }
@@ -409,6 +433,7 @@ impl Engine {
     pub fn send_held(&mut self) {
         if let Some(id) = self.held
             && !self.pool[id].sent
+            && self.complete(id, true)
         {
             emit::push(self, id, Fate::Open, true);
             self.pool[id].sent = true;
@@ -449,28 +474,11 @@ impl Engine {
         }
     }
 
-    /// Moves running statements whose catcher is gone to the dead.
-    fn bury_unwound(&mut self) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].catcher >= catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
-    }
-
     /// A subtransaction is aborted. With no statement running any more, the error has reached the
     /// client, or ROLLBACK TO has done its work.
     pub fn abort_sub(&mut self, subxact: u32) {
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].subxact < subxact && self.pool[id].catcher >= catcher() {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
+        let catcher = catcher();
+        self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
         for at in 0..self.dead.len() {
             let id = self.dead[at];
             if self.pool[id].subxact >= subxact {
@@ -490,10 +498,22 @@ impl Engine {
 
     /// The transaction has ended.
     pub fn end_transaction(&mut self, fate: Fate) {
+        if self.knows_no_query() && self.held.is_none() && self.checks.is_empty() {
+            // Nothing was recorded, or all that was has left: what remains is its fate.
+            self.explicit = false;
+            self.fates.end(fate);
+            if !self.fates.has_pending() {
+                return;
+            }
+        }
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
         self.committing = false;
         if fate == Fate::RolledBack {
-            self.bury_all_or_outer(exiting);
+            // What doesn't have a catcher of its own inside the one that is in force now is dead (a
+            // procedure that rolls back does so under catchers further in); when the process exits
+            // all are.
+            let catcher = catcher();
+            self.bury(|frame| !exiting && frame.catcher > catcher);
         }
         if !self.running.is_empty() {
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
@@ -511,7 +531,7 @@ impl Engine {
         self.fates.end(fate);
         slot::keep_fates(&self.fates);
         self.judge(Outcome::Failed);
-        if let Some(id) = self.held.take() {
+        if let Some(id) = self.take_held(true) {
             if !self.pool[id].sent {
                 emit::push(self, id, fate, false);
             }
@@ -521,20 +541,6 @@ impl Engine {
             emit::fate_event(self);
         }
         slot::keep_transaction(0);
-    }
-
-    /// At an abort: statements that don't have a catcher of their own inside the one that is in force
-    /// now are dead (a procedure that rolls back does so under catchers further in); when the process
-    /// exits all are.
-    fn bury_all_or_outer(&mut self, exiting: bool) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if !exiting && self.pool[id].catcher > catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
     }
 
     /// The client has its error, and no abort callback has told so: the transaction had failed

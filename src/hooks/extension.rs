@@ -4,6 +4,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
+use super::{drops, functions};
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, home, raw};
 
@@ -70,7 +71,7 @@ unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const
     value
 }
 
-/// A plain frame; only the drop of an extension or of a database is looked at.
+/// A plain frame; only calls of functions and drops are looked at.
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -79,12 +80,15 @@ unsafe extern "C-unwind" fn object_access(
     arg: *mut c_void,
 ) {
     unsafe {
-        if access == pg_sys::ObjectAccessType::OAT_DROP {
+        if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
+            functions::called(object);
+        } else if access == pg_sys::ObjectAccessType::OAT_DROP {
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);
             } else if class == pg_sys::DatabaseRelationId {
                 database_dropped(object);
             }
+            drops::object_dropped(class, object, sub, arg.cast());
         }
         if let Some(next) = NEXT {
             next(access, class, object, sub, arg);

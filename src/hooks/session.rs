@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::{Engine, engine, with};
-use super::{capture, emit, error, settings};
+use super::{capture, emit, error, replication, settings};
 use crate::pg::{connection, guc, raw, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
@@ -17,14 +17,15 @@ use crate::pg::{connection, guc, raw, session, slot};
 /// Where catalogs can be read.
 pub unsafe fn connected() {
     unsafe {
-        if pg_sys::MyBackendType != pg_sys::BackendType::B_BACKEND
-            || pg_sys::MyDatabaseId == pg_sys::InvalidOid
-        {
+        // Physical replication runs without a database.
+        let replication = replication::is_walsender();
+        if !session::has_client() || (pg_sys::MyDatabaseId == pg_sys::InvalidOid && !replication) {
             return;
         }
         session::begin();
         session::learn();
         begun();
+        replication::listen();
         if guc::level().records(Classes::of(Class::Session), false) {
             let details = connect_details();
             emit::session_event(engine(), b"CONNECT", pg_sys::MyStartTimestamp, &details);
@@ -49,8 +50,7 @@ fn connect_details() -> Vec<u8> {
 /// The server turned a client away, or could not start its session. Runs while a FATAL is being
 /// reported: throws nothing; what it allocates is a few hundred bytes in a process that ends.
 pub fn logon_failed(sqlstate: u32, message: &[u8]) {
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
-    let Some(request) = connection::request().filter(|_| client) else {
+    let Some(request) = connection::request().filter(|_| session::has_client()) else {
         return;
     };
     if !guc::level().records(Classes::of(Class::Session), true) {
@@ -103,10 +103,7 @@ unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
 
 fn disconnect(engine: &mut Engine, code: c_int) {
     engine.release_held();
-    // SAFETY: a plain global.
-    if unsafe { pg_sys::MyBackendType } != pg_sys::BackendType::B_BACKEND
-        || !guc::level().records(Classes::of(Class::Session), false)
-    {
+    if !session::has_client() || !guc::level().records(Classes::of(Class::Session), false) {
         if engine.fates.has_pending() {
             emit::fate_event(engine);
         }

@@ -3,14 +3,20 @@
 //! frame between it and the server.
 
 pub mod acl;
+pub mod canon;
 pub mod compat;
 pub mod connection;
 pub mod durability;
 pub mod guc;
 pub mod heap;
 pub mod home;
+pub mod identity;
 pub mod jsonb;
+pub mod keys;
+pub mod lookup;
 pub mod names;
+pub mod origin;
+pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
@@ -19,3 +25,4 @@ pub mod shared;
 pub mod signal;
 pub mod slot;
 pub mod spi;
+pub mod tree_store;

@@ -52,15 +52,73 @@ unsafe extern "C-unwind" {
     // --- throw: catalog look-ups, allocation -------------------------------------------------
     pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
     pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
-    pub fn get_func_namespace(funcid: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_typ_typrelid(type_: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_rel_relkind(relid: pg_sys::Oid) -> c_char;
     pub fn get_namespace_name(nspid: pg_sys::Oid) -> *mut c_char;
     pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn get_relname_relid(name: *const c_char, nspid: pg_sys::Oid) -> pg_sys::Oid;
     pub fn RelnameGetRelid(name: *const c_char) -> pg_sys::Oid;
+    pub fn fetch_search_path_array(path: *mut pg_sys::Oid, len: c_int) -> c_int;
+    pub fn get_array_type(element: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_func_name(function: pg_sys::Oid) -> *mut c_char;
+    pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn format_type_be_qualified(type_: pg_sys::Oid) -> *mut c_char;
+    pub fn format_type_extended(type_: pg_sys::Oid, modifier: i32, flags: u16) -> *mut c_char;
+    pub fn op_input_types(operator: pg_sys::Oid, left: *mut pg_sys::Oid, right: *mut pg_sys::Oid);
+    pub fn table_open(relid: pg_sys::Oid, lock: c_int) -> pg_sys::Relation;
+    pub fn table_close(relation: pg_sys::Relation, lock: c_int);
+    pub fn get_catalog_object_by_oid(
+        catalog: pg_sys::Relation,
+        oid_column: pg_sys::AttrNumber,
+        object: pg_sys::Oid,
+    ) -> pg_sys::HeapTuple;
+    pub fn TypeNameToString(name: *const pg_sys::TypeName) -> *mut c_char;
+    pub fn FuncnameGetCandidates(
+        names: *mut pg_sys::List,
+        arguments: c_int,
+        argument_names: *mut pg_sys::List,
+        expand_variadic: bool,
+        expand_defaults: bool,
+        include_out_arguments: bool,
+        missing_ok: bool,
+    ) -> pg_sys::FuncCandidateList;
+    pub fn buildoidvector(oids: *const pg_sys::Oid, count: c_int) -> *mut pg_sys::oidvector;
+    pub fn GetSysCacheOid(
+        cache: c_int,
+        oid_column: pg_sys::AttrNumber,
+        key1: pg_sys::Datum,
+        key2: pg_sys::Datum,
+        key3: pg_sys::Datum,
+        key4: pg_sys::Datum,
+    ) -> pg_sys::Oid;
+    pub fn SearchSysCacheExists(
+        cache: c_int,
+        key1: pg_sys::Datum,
+        key2: pg_sys::Datum,
+        key3: pg_sys::Datum,
+        key4: pg_sys::Datum,
+    ) -> bool;
+    pub fn IndexGetRelation(index: pg_sys::Oid, missing_ok: bool) -> pg_sys::Oid;
+    pub fn getObjectIdentity(
+        address: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
+    pub fn getObjectTypeDescription(
+        address: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
+    pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn SetConfigOption(
+        name: *const c_char,
+        value: *const c_char,
+        context: pg_sys::GucContext::Type,
+        source: pg_sys::GucSource::Type,
+    );
+    pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
+    pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
@@ -85,9 +143,12 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PreparedStatement;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
+    pub fn quote_qualified_identifier(
+        qualifier: *const c_char,
+        ident: *const c_char,
+    ) -> *mut c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
-    pub fn NameListToString(names: *const pg_sys::List) -> *mut c_char;
     pub fn CopyErrorData() -> *mut pg_sys::ErrorData;
     pub fn AllocSetContextCreateInternal(
         parent: pg_sys::MemoryContext,
@@ -131,12 +192,15 @@ unsafe extern "C-unwind" {
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;
+    pub fn pg_database_encoding_max_length() -> c_int;
     pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;
     pub fn GetConfigOption(
         name: *const c_char,
         missing_ok: bool,
         restrict_privileged: bool,
     ) -> *const c_char;
+    /// For a name that is known.
+    pub fn GetConfigOptionResetString(name: *const c_char) -> *const c_char;
     /// The SQLSTATE of the error being reported; only inside an error context callback.
     pub fn geterrcode() -> c_int;
     pub fn MemoryContextReset(context: pg_sys::MemoryContext);

@@ -6,7 +6,8 @@
 //! source      records and gaps, from the ring in use or a left-over one
 //! batch       rows put together; dictionary: what repeats; fates: who decided what
 //! orphans     last events of sessions that were found dead
-//! store       a batch into the tables; period: partitions made ahead; trail: where it stands
+//! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
+//! provenance  whether the trail was forked or restored; publish: key and checkpoints
 //! maintenance closes periods, in a process of its own
 //! ```
 //!
@@ -22,6 +23,7 @@
 mod arena;
 mod batch;
 mod calendar;
+mod decided;
 mod dictionary;
 mod fates;
 mod leftover;
@@ -30,6 +32,8 @@ mod maintenance;
 mod orphans;
 mod own_events;
 mod period;
+mod provenance;
+mod publish;
 mod run;
 mod source;
 mod store;

@@ -62,7 +62,7 @@ pub fn end(worker: &mut Worker, source: &mut dyn Source, orphans: &[Orphan], rea
         })
     };
     for (orphan, known) in orphans.iter().zip(&known) {
-        worker.queue(orphan.events(known, fate_of, now, reason));
+        worker.queue_all(orphan.events(known, fate_of, now, reason));
     }
     worker.store_queued(source)
 }

@@ -10,6 +10,7 @@ mod crash;
 mod delivery;
 mod durability;
 mod errors;
+mod fast_path;
 mod fate;
 mod inflight;
 mod install;
