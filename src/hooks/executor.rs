@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
-use super::{begin, capture, parameters};
+use super::{begin, capture, parameters, room};
 use crate::executor_run_fn;
 use crate::pg::{acl, compat, guc, names, raw};
 
@@ -111,7 +111,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
         let wanted = audited || begin::wanted(depth, classes);
         if wanted {
-            begin::wait_for_room();
+            room::wait_for(|| room::is_about_audit(stmt));
             learn_names(stmt);
             parameters::collect((*query).params);
         }

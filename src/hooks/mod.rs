@@ -32,6 +32,7 @@ pub mod parameters;
 pub mod planner;
 pub mod relations;
 pub mod replication;
+pub mod room;
 pub mod session;
 pub mod settings;
 pub mod utility;

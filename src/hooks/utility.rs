@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::engine::{Id, engine, with};
 use super::found::found;
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, drops, error, extension, replication};
+use super::{begin, capture, describe, details, drops, error, extension, replication, room};
 use crate::pg::{compat, durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -128,7 +128,7 @@ unsafe fn begin_utility(
         let mut wanted = begin::wanted(depth, possible);
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
         if wanted && !describe::never_waits(node) {
-            begin::wait_for_room();
+            room::wait_for(|| false);
         }
         let catalog = raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState();
         if catalog {

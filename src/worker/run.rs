@@ -471,6 +471,9 @@ impl Worker {
             shared.flushed.store(progress.position, Ordering::SeqCst);
         }
         self.broadcast();
+        if ring_file::ring().is_some_and(|ring| ring.fill() < ring.capacity() / 2) {
+            shared.warned.store(0, Ordering::Relaxed);
+        }
         // Demands that were lowered for a troublesome event rise again behind it.
         self.care = Care::Whole;
         self.max_rows = (self.max_rows * 2).min(MAX_ROWS);

@@ -21,6 +21,7 @@ mod main_job;
 mod memory;
 mod object;
 mod scenarios;
+mod soak;
 mod text;
 mod views;
 
