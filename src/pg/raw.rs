@@ -142,6 +142,12 @@ unsafe extern "C-unwind" {
         throw_error: bool,
     ) -> *mut pg_sys::PreparedStatement;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
+    pub fn GetConfigOptionFlags(name: *const c_char, missing_ok: bool) -> c_int;
+    pub fn GetConfigOptionByName(
+        name: *const c_char,
+        full_name: *mut *const c_char,
+        missing_ok: bool,
+    ) -> *mut c_char;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn quote_qualified_identifier(
         qualifier: *const c_char,

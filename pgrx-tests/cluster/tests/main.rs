@@ -7,6 +7,7 @@ mod capture;
 mod circumstances;
 mod compose;
 mod crash;
+mod cut;
 mod delivery;
 mod durability;
 mod errors;
