@@ -9,6 +9,7 @@ macro_rules! field {
     };
 }
 
+pub mod apply;
 pub mod attempted;
 pub mod begin;
 pub mod capture;

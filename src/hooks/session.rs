@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::{Engine, engine, with};
-use super::{capture, emit, error, replication, settings};
+use super::{apply, capture, emit, error, replication, settings};
 use crate::pg::{connection, guc, raw, session};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
@@ -17,6 +17,12 @@ use crate::pg::{connection, guc, raw, session};
 /// Where catalogs can be read.
 pub unsafe fn connected() {
     unsafe {
+        if apply::is_worker() {
+            session::begin();
+            session::learn();
+            begun();
+            return;
+        }
         // Physical replication runs without a database.
         let replication = replication::is_walsender();
         if !session::has_client() || (pg_sys::MyDatabaseId == pg_sys::InvalidOid && !replication) {

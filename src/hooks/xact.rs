@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::with;
-use super::{capture, checks, session as sessions};
+use super::{apply, capture, checks, session as sessions};
 use crate::pg::{home, session};
 
 /// Registers the callbacks; children of the postmaster inherit them.
@@ -25,15 +25,21 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT => unsafe { before_commit() },
+        XACT_EVENT_PRE_PREPARE => unsafe { apply::before_commit() },
         XACT_EVENT_COMMIT => {
             home::committed();
+            apply::ended(Fate::Committed);
             end(Fate::Committed);
         }
         XACT_EVENT_ABORT => {
             home::aborted();
+            apply::ended(Fate::RolledBack);
             end(Fate::RolledBack);
         }
-        XACT_EVENT_PREPARE => end(Fate::Prepared),
+        XACT_EVENT_PREPARE => {
+            apply::ended(Fate::Prepared);
+            end(Fate::Prepared);
+        }
         _ => {}
     }
 }
@@ -43,6 +49,8 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
 unsafe fn before_commit() {
     if !session::known() && capture::on() {
         unsafe { sessions::connected() };
+    } else {
+        unsafe { apply::before_commit() };
     }
 }
 

@@ -61,6 +61,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::GucContext::Type,
         source: pg_sys::GucSource::Type,
     );
+    pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
     pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
     pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
@@ -112,6 +113,7 @@ unsafe extern "C-unwind" {
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;

@@ -17,6 +17,7 @@ mod load;
 mod main_job;
 mod memory;
 mod object;
+mod replication;
 mod scenarios;
 mod text;
 mod views;
