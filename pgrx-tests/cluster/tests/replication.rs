@@ -272,8 +272,8 @@ fn triggers_of_applied_changes_are_recorded() {
              AND (details ? 'lsn' OR command = 'INSERT')",
         ),
         [
-            "INSERT | {public.seen} | committed",
             "APPLY | {public.b,public.seen} | committed",
+            "INSERT | {public.seen} | committed",
         ]
     );
 }
