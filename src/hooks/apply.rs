@@ -4,7 +4,6 @@
 //! relations and rows aren't known.
 
 use audit_core::event::{Class, Classes, Fate};
-use audit_core::json::Object;
 use core::ffi::c_void;
 use pgrx::pg_sys;
 
@@ -108,16 +107,14 @@ unsafe fn describe(
             (Some(only), None) => frame.object_name.extend_from_slice(only),
             _ => frame.object_type = "",
         }
-        let mut details = Object::new();
         if !subscription.is_null() {
-            details.text("subscription", raw::bytes(subscription));
+            frame.details.text("subscription", raw::bytes(subscription));
         }
         // Without one it is the copy that a subscription begins with.
         if lsn != 0 {
             let text = format!("{:X}/{:X}", lsn >> 32, lsn as u32);
-            details.text("lsn", text.as_bytes());
+            frame.details.text("lsn", text.as_bytes());
         }
-        frame.details = details.finish();
     }
 }
 

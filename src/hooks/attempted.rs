@@ -117,25 +117,17 @@ impl Attempted {
 
     /// Adds the names to the details of the statement if they are its own.
     pub fn hand_over(&self, id: Id, frame: &mut Frame) {
-        const KEY: &[u8] = b"\"attempted\":[";
+        // The list's key and punctuation are shorter.
+        const AROUND: usize = 32;
         if self.names.is_empty()
             || self.of != Some((id, frame.serial))
-            || frame
-                .details
-                .try_reserve(self.names.len() + KEY.len() + 4)
-                .is_err()
+            || !frame.details.try_reserve(self.names.len() + AROUND)
         {
             return;
         }
-        let details = &mut frame.details;
-        if details.pop().is_some() {
-            details.push(b',');
-        } else {
-            details.push(b'{');
-        }
-        for part in [KEY, &self.names, b"]}"] {
-            details.extend_from_slice(part);
-        }
+        frame.details.begin_list("attempted");
+        frame.details.raw_item(&self.names);
+        frame.details.end_list();
     }
 }
 

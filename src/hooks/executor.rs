@@ -135,6 +135,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
                     objects.add(relid, privileges);
                 });
                 objects.finish();
+                engine.frame(id).protect();
             }
             id
         })

@@ -121,6 +121,7 @@ unsafe fn fast_path(function: pg_sys::Oid) {
                     frame.object_type = found.kind;
                     frame.object_name.extend_from_slice(&found.name);
                 }
+                frame.protect();
             }
             engine.pause(id);
             engine.hold(id);
@@ -160,18 +161,24 @@ impl Engine {
     /// Takes the held statement; a fast-path call ends with that, `ended` if it ends just now.
     pub fn take_held(&mut self, ended: bool) -> Option<Id> {
         let id = self.held.take()?;
-        let frame = self.frame(id);
-        if frame.fast_path {
-            frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
-            if ended {
-                let now = unsafe { raw::GetCurrentTimestamp() };
-                frame.numbers.duration = (now - frame.numbers.started_at).max(0);
-            }
-            if !frame.recorded(false) {
-                self.give_back(id);
-                return None;
-            }
+        if !self.frame(id).sent && !self.complete(id, ended) {
+            self.give_back(id);
+            return None;
         }
         Some(id)
+    }
+
+    /// What a fast-path call knows only at its end; whether the statement is recorded at all.
+    pub fn complete(&mut self, id: Id, ended: bool) -> bool {
+        let frame = self.frame(id);
+        if !frame.fast_path {
+            return true;
+        }
+        frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
+        if ended {
+            let now = unsafe { raw::GetCurrentTimestamp() };
+            frame.numbers.duration = (now - frame.numbers.started_at).max(0);
+        }
+        frame.recorded(false)
     }
 }

@@ -9,6 +9,7 @@ macro_rules! field {
     };
 }
 
+pub mod analyze;
 pub mod apply;
 pub mod attempted;
 pub mod begin;
@@ -16,17 +17,21 @@ pub mod capture;
 pub mod checks;
 pub mod describe;
 pub mod details;
+pub mod drops;
 pub mod emit;
 pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod extension;
+pub mod found;
 pub mod frame;
 pub mod functions;
 pub mod harmless;
+pub mod object;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
+pub mod relations;
 pub mod replication;
 pub mod session;
 pub mod settings;
@@ -41,6 +46,7 @@ pub unsafe fn install() {
     unsafe {
         error::install();
         executor::install();
+        analyze::install();
         planner::install();
         utility::install();
         xact::install();

@@ -9,7 +9,7 @@ use std::io::Write;
 
 use super::engine::{Engine, engine, with};
 use super::{apply, capture, emit, error, replication, settings};
-use crate::pg::{connection, guc, raw, session};
+use crate::pg::{connection, guc, raw, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
 ///
@@ -91,13 +91,20 @@ pub unsafe fn begun() {
     // After the abort of an open transaction (a before_shmem_exit callback), before the backend
     // gives its PGPROC back.
     unsafe { raw::on_shmem_exit(Some(disconnected), pg_sys::Datum::from(0)) };
+    slot::claim();
 }
 
 unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
-    if !capture::on_quietly() || !session::known() {
+    if !session::known() {
+        return;
+    }
+    if !capture::on_quietly() {
+        slot::release();
         return;
     }
     with(|engine| disconnect(engine, code));
+    // Behind the last record of the session.
+    slot::release();
 }
 
 fn disconnect(engine: &mut Engine, code: c_int) {
@@ -124,11 +131,27 @@ fn disconnect(engine: &mut Engine, code: c_int) {
         let sqlstate = sqlstate_text(engine.error.sqlstate);
         write!(
             rest,
-            "\"error\", \"sqlstate\": \"{}\"}}",
+            "\"{}\", \"sqlstate\": \"{}\"}}",
+            reason(&sqlstate),
             core::str::from_utf8(&sqlstate).unwrap_or("")
         )
     };
     let len = room - rest.len();
     let now = unsafe { raw::GetCurrentTimestamp() };
     emit::session_event(engine, b"DISCONNECT", now, &details[..len]);
+}
+
+/// Why the server ended a session, by the error it ended with.
+fn reason(sqlstate: &[u8; 5]) -> &'static str {
+    match sqlstate {
+        // pg_terminate_backend and the server's stop say the same.
+        b"57P01" => "terminated",
+        b"57P02" => "crash of another process",
+        b"57P04" => "database dropped",
+        b"57P05" => "idle_session_timeout",
+        b"25P03" => "idle_in_transaction_session_timeout",
+        b"25P04" => "transaction_timeout",
+        [b'0', b'8', ..] => "connection lost",
+        _ => "error",
+    }
 }

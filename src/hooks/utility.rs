@@ -9,9 +9,10 @@ use core::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
+use super::found::found;
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, error, extension, replication};
-use crate::pg::{compat, guc, raw};
+use super::{begin, capture, describe, details, drops, error, extension, replication};
+use crate::pg::{compat, durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -117,7 +118,8 @@ unsafe fn begin_utility(
         let made = made_by_explain(node);
         let described = if made.is_null() { node } else { made };
         // What a wrapper runs adds its own classes later.
-        let possible = if kind.wraps == Wraps::Nothing {
+        let prepares = (*node).type_ == pg_sys::NodeTag::T_PrepareStmt;
+        let possible = if kind.wraps == Wraps::Nothing && !prepares {
             kind.classes
         } else {
             kind.classes.with(Class::Read).with(Class::Write)
@@ -132,14 +134,20 @@ unsafe fn begin_utility(
         if catalog {
             extension::make_way(node);
         }
+        if durability::on_commit() && describe::commits_prepared(node) {
+            // What it prepared may have been told by another session.
+            durability::ensure(true);
+        }
         let by_object = guc::has_role() && begin::possible(depth);
-        let object = if (wanted || by_object) && catalog && !transaction {
-            describe::look_up(described)
-        } else {
-            describe::Object::NONE
-        };
+        let looks = (wanted || by_object) && catalog && !transaction;
+        if looks {
+            describe::look_up(described);
+        }
         let audited = by_object && catalog && describe::is_audited(node);
         wanted |= audited || (by_object && kind.wraps != Wraps::Nothing);
+        if wanted && looks {
+            details::look_up(node);
+        }
         let text = begin::Text {
             source: query_string,
             location: (*pstmt).stmt_location,
@@ -159,11 +167,14 @@ unsafe fn begin_utility(
             if wanted {
                 frame.command.extend_from_slice(tag.to_bytes());
                 frame.query_id = (*pstmt).queryId as i64;
-                if catalog && !transaction {
-                    describe::describe(described, &object, frame);
+                if looks {
                     frame.left_out = !audited && describe::reads_only_catalog(node);
-                    details::describe(node, frame);
+                    found().hand_over(frame);
+                    frame.analyzes = describe::analyzes(node);
+                    frame.drops_objects = drops::drops_objects(node);
+                    frame.names_dropped = (*node).type_ == pg_sys::NodeTag::T_DropStmt;
                 }
+                frame.protect();
             }
             id
         })
@@ -173,6 +184,7 @@ unsafe fn begin_utility(
 unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
     use pg_sys::NodeTag::*;
     let mut classes = classes_of_command(tag.to_str().unwrap_or(""));
+    classes.0 |= unsafe { describe::further_classes(node) }.0;
     let mut source = core::ptr::null();
     if unsafe { !made_by_explain(node).is_null() } {
         classes = classes.with(Class::Ddl);

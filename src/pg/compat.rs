@@ -2,6 +2,12 @@
 
 use pgrx::pg_sys;
 
+mod nodes;
+mod query;
+
+pub use nodes::*;
+pub use query::for_each_named_relation;
+
 /// Calls `$next` or `$standard` of the ExecutorRun hook: 18 has no `execute_once`.
 #[macro_export]
 #[cfg(not(feature = "pg18"))]
