@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, engine, shield, with};
-use super::{capture, emit, functions, replication, session as sessions};
+use super::{apply, capture, emit, functions, replication, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
@@ -232,7 +232,7 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
     if source.is_null() {
         // The message itself could not be read (invalid bytes, an unknown prepared statement): its
         // text is not to be had. Without a client's message there is no statement.
-        return (session::has_client() && !fatal).then_some(&[]);
+        return ((session::has_client() && !fatal) || apply::is_failing()).then_some(&[]);
     }
     let all = unsafe { raw::bytes(source) };
     let (last, message_at, end) = engine().last_source;
@@ -295,6 +295,8 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     }
     let (command, classes) = if depth == 0 && text.is_empty() && functions::is_fast_path() {
         (functions::COMMAND, functions::CLASSES)
+    } else if text.is_empty() && apply::is_worker() {
+        (apply::COMMAND, apply::CLASSES)
     } else if replication::is_walsender() && command_of_first_keyword(text) == "UNKNOWN" {
         let (command, class) = replication::command_of(text);
         (command, Classes::of(class))

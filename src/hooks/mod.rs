@@ -10,6 +10,7 @@ macro_rules! field {
 }
 
 pub mod analyze;
+pub mod apply;
 pub mod attempted;
 pub mod begin;
 pub mod capture;

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::{Engine, engine, with};
-use super::{capture, emit, error, replication, settings};
+use super::{apply, capture, emit, error, replication, settings};
 use crate::pg::{connection, guc, raw, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
@@ -17,6 +17,12 @@ use crate::pg::{connection, guc, raw, session, slot};
 /// Where catalogs can be read.
 pub unsafe fn connected() {
     unsafe {
+        if apply::is_worker() {
+            session::begin();
+            session::learn();
+            begun();
+            return;
+        }
         // Physical replication runs without a database.
         let replication = replication::is_walsender();
         if !session::has_client() || (pg_sys::MyDatabaseId == pg_sys::InvalidOid && !replication) {
@@ -125,11 +131,27 @@ fn disconnect(engine: &mut Engine, code: c_int) {
         let sqlstate = sqlstate_text(engine.error.sqlstate);
         write!(
             rest,
-            "\"error\", \"sqlstate\": \"{}\"}}",
+            "\"{}\", \"sqlstate\": \"{}\"}}",
+            reason(&sqlstate),
             core::str::from_utf8(&sqlstate).unwrap_or("")
         )
     };
     let len = room - rest.len();
     let now = unsafe { raw::GetCurrentTimestamp() };
     emit::session_event(engine, b"DISCONNECT", now, &details[..len]);
+}
+
+/// Why the server ended a session, by the error it ended with.
+fn reason(sqlstate: &[u8; 5]) -> &'static str {
+    match sqlstate {
+        // pg_terminate_backend and the server's stop say the same.
+        b"57P01" => "terminated",
+        b"57P02" => "crash of another process",
+        b"57P04" => "database dropped",
+        b"57P05" => "idle_session_timeout",
+        b"25P03" => "idle_in_transaction_session_timeout",
+        b"25P04" => "transaction_timeout",
+        [b'0', b'8', ..] => "connection lost",
+        _ => "error",
+    }
 }

@@ -23,3 +23,4 @@ pub mod signal;
 pub mod slot;
 pub mod spi;
 pub mod trail;
+pub mod witness;

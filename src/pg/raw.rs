@@ -117,6 +117,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::GucContext::Type,
         source: pg_sys::GucSource::Type,
     );
+    pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
     pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
     pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
@@ -181,6 +182,7 @@ unsafe extern "C-unwind" {
     pub fn ConditionVariableCancelSleep() -> CancelSleep;
     pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;
@@ -214,6 +216,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::MemoryContext,
         callback: *mut pg_sys::MemoryContextCallback,
     );
+    pub fn on_proc_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
     pub fn on_shmem_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
 }
 

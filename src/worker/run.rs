@@ -198,7 +198,10 @@ impl Worker {
         let leftovers = ring_file::leftovers().len();
         self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
-        let start = self.own.start(&id, progress.position, leftovers).to_vec();
+        let start = self
+            .own
+            .start(&id, progress.position, leftovers, self.shared)
+            .to_vec();
         let tail = ring.tail();
         if progress.position < tail {
             // The trail is older than the ring: a backup was restored beside it.
@@ -615,6 +618,12 @@ impl Worker {
                 Ok(Drained::Stored { .. }) => {}
                 Ok(_) | Err(_) => return,
             }
+        }
+        if terminated() && !self.home_lost {
+            let progress = live.progress();
+            let stop = self.own.stop(&progress.ring_id, progress.position).to_vec();
+            self.queue(stop, false);
+            let _ = self.try_step(live);
         }
         if let Some(publisher) = self.publisher.as_mut().filter(|_| !self.home_lost) {
             publisher.publish(&self.tree);
