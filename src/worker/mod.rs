@@ -8,6 +8,7 @@
 //! orphans     last events of sessions that were found dead
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
+//! erase       destroys a value, in a process of its own
 //! maintenance closes periods, in a process of its own
 //! ```
 //!
@@ -24,6 +25,7 @@ mod arena;
 mod batch;
 mod decided;
 mod dictionary;
+mod erase;
 mod fates;
 mod leftover;
 mod lifecycle;
@@ -40,6 +42,8 @@ mod text;
 mod trail;
 
 use pgrx::pg_sys;
+
+pub use erase::run as erase;
 
 /// Name and type of the worker, in pg_stat_activity and in its own events.
 pub const NAME: &core::ffi::CStr = c"audit_ext worker";
