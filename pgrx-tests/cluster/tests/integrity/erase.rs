@@ -213,7 +213,7 @@ fn long_values_are_gone_from_toast() {
 #[test]
 fn an_older_snapshot_sees_no_garbage() {
     let cluster = Cluster::start();
-    cluster.psql().run("SELECT 'marmot'").ok();
+    cluster.psql().run("SELECT 'marmot-1'").ok();
     let seq = seq_of(&cluster, "statement LIKE '%marmot%'");
     let mut reader = cluster.connect("postgres", "postgres");
     reader
@@ -229,13 +229,13 @@ fn an_older_snapshot_sees_no_garbage() {
     assert_eq!(row.get::<_, Option<String>>(0), None);
     assert_eq!(row.get::<_, &str>(1), "SELECT");
     reader.batch_execute("COMMIT").expect("ends");
-    assert_eq!(files_with(&cluster, "marmot"), Vec::<String>::new());
+    assert_eq!(files_with(&cluster, "marmot-1"), Vec::<String>::new());
 }
 
 #[test]
 fn erasing_takes_effect_whatever_becomes_of_the_transaction() {
     let cluster = Cluster::start();
-    cluster.psql().run("SELECT 'lemming'").ok();
+    cluster.psql().run("SELECT 'lemming-1'").ok();
     let seq = seq_of(&cluster, "statement LIKE '%lemming%'");
     cluster
         .psql()
@@ -244,7 +244,7 @@ fn erasing_takes_effect_whatever_becomes_of_the_transaction() {
             "BEGIN; SELECT audit.erase({seq}, '{{statement}}', 'r'); ROLLBACK"
         ))
         .ok();
-    assert_eq!(files_with(&cluster, "lemming"), Vec::<String>::new());
+    assert_eq!(files_with(&cluster, "lemming-1"), Vec::<String>::new());
     assert_whole(&cluster);
 }
 

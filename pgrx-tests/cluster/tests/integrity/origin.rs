@@ -37,11 +37,13 @@ fn a_restored_backup_behind_its_checkpoints_is_found() {
         )
         .start();
     cluster.psql().run("SELECT 1").ok();
+    cluster.flush();
     cluster.stop(Shutdown::Fast);
     let backup = cluster.socket_dir().join("backup");
     copy(&cluster.data_dir(), &backup);
     cluster.start_again();
     cluster.psql().run("SELECT 'what nobody is to know'").ok();
+    cluster.flush();
     cluster.stop(Shutdown::Fast); // publishes
     replace(&cluster.data_dir(), &backup);
     cluster.start_again();
