@@ -2,6 +2,7 @@
 
 mod event;
 mod flush;
+mod guard;
 mod home;
 mod status;
 
@@ -24,9 +25,14 @@ extension_sql_file!(
     requires = ["tables"]
 );
 extension_sql_file!(
+    "../../sql/guard.sql",
+    name = "guard",
+    requires = ["functions"]
+);
+extension_sql_file!(
     "../../sql/views.sql",
     name = "views",
-    requires = ["functions"]
+    requires = ["guard"]
 );
 extension_sql_file!(
     "../../sql/grants.sql",

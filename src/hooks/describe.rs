@@ -40,15 +40,7 @@ pub unsafe fn look_up(node: *mut pg_sys::Node) -> Object {
     unsafe {
         relations().clear();
         for_each_relation(node, |schema, name| {
-            let relid = if schema.is_null() {
-                raw::RelnameGetRelid(name)
-            } else if raw::bytes(schema) == b"pg_temp" {
-                let (mut temporary, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-                raw::GetTempNamespaceState(&mut temporary, &mut toast);
-                raw::get_relname_relid(name, temporary)
-            } else {
-                raw::get_relname_relid(name, raw::get_namespace_oid(schema, true))
-            };
+            let relid = relation_named(schema, name);
             if relid != pg_sys::InvalidOid {
                 names::learn_relation(relid);
                 relations().push(relid);
@@ -60,6 +52,24 @@ pub unsafe fn look_up(node: *mut pg_sys::Node) -> Object {
         }
         Object {
             schema: creation_schema(new),
+        }
+    }
+}
+
+/// The relation of a name as the server would find it, InvalidOid where there is none. Throws.
+///
+/// # Safety
+/// `schema` is NULL or a C string, `name` a C string; in a transaction that is not aborted.
+pub unsafe fn relation_named(schema: *const c_char, name: *const c_char) -> pg_sys::Oid {
+    unsafe {
+        if schema.is_null() {
+            raw::RelnameGetRelid(name)
+        } else if raw::bytes(schema) == b"pg_temp" {
+            let (mut temporary, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+            raw::GetTempNamespaceState(&mut temporary, &mut toast);
+            raw::get_relname_relid(name, temporary)
+        } else {
+            raw::get_relname_relid(name, raw::get_namespace_oid(schema, true))
         }
     }
 }
@@ -267,7 +277,7 @@ unsafe fn new_kind(node: *mut pg_sys::Node) -> &'static str {
 }
 
 /// Calls `f(schema or NULL, name)` for each existing relation that a statement names.
-unsafe fn for_each_relation(
+pub unsafe fn for_each_relation(
     node: *mut pg_sys::Node,
     mut f: impl FnMut(*const c_char, *const c_char),
 ) {

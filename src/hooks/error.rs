@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::begin::{self, take_text_as};
 use super::engine::{ERROR_MAX, Id, engine, shield, with};
 use super::{capture, session as sessions};
-use crate::pg::{guc, raw, session};
+use crate::pg::{raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::pack_sqlstate;
 use audit_core::sql::command::command_of_first_keyword;
@@ -239,7 +239,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let id = engine.take_frame();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = begin::level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;

@@ -4,6 +4,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
+use super::guard_objects;
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, home, raw};
 
@@ -79,6 +80,7 @@ unsafe extern "C-unwind" fn object_access(
     arg: *mut c_void,
 ) {
     unsafe {
+        guard_objects::check(access, class, object, sub, arg);
         if access == pg_sys::ObjectAccessType::OAT_DROP {
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);

@@ -20,6 +20,12 @@ pub mod error;
 pub mod executor;
 pub mod extension;
 pub mod frame;
+pub mod guard;
+pub mod guard_objects;
+pub mod guard_roles;
+pub mod guard_session;
+pub mod guard_trigger;
+pub mod guard_utility;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
@@ -40,5 +46,6 @@ pub unsafe fn install() {
         utility::install();
         xact::install();
         extension::install();
+        guard_session::install();
     }
 }

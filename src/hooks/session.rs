@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::{Engine, engine, with};
-use super::{capture, emit, error, settings};
+use super::{capture, emit, error, guard_session, settings};
 use crate::pg::{connection, guc, raw, session};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
@@ -95,6 +95,7 @@ unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
 }
 
 fn disconnect(engine: &mut Engine, code: c_int) {
+    guard_session::close(engine, "end of session");
     engine.release_held();
     // SAFETY: a plain global.
     if unsafe { pg_sys::MyBackendType } != pg_sys::BackendType::B_BACKEND

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, error, extension};
+use super::{begin, capture, describe, details, error, extension, guard_utility};
 use crate::pg::{guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -45,6 +45,7 @@ unsafe extern "C-unwind" fn process(
         } else {
             None
         };
+        let outer = guard_utility::enter((*pstmt).utilityStmt);
         match NEXT {
             Some(next) => next(
                 pstmt,
@@ -67,6 +68,7 @@ unsafe extern "C-unwind" fn process(
                 qc,
             ),
         }
+        guard_utility::leave(outer);
         if let Some(id) = id {
             end_utility(id, qc);
         }

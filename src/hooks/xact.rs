@@ -7,8 +7,8 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::with;
-use super::{capture, checks, session as sessions};
-use crate::pg::{home, session};
+use super::{capture, checks, guard_utility, session as sessions};
+use crate::pg::{home, session, unlock};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -31,6 +31,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
         }
         XACT_EVENT_ABORT => {
             home::aborted();
+            aborted();
             end(Fate::RolledBack);
         }
         XACT_EVENT_PREPARE => end(Fate::Prepared),
@@ -46,6 +47,12 @@ unsafe fn before_commit() {
     }
 }
 
+/// No end of a statement was seen: what was noted for its time is over.
+fn aborted() {
+    guard_utility::aborted();
+    unlock::aborted();
+}
+
 fn end(fate: Fate) {
     if capture::on_quietly() && session::known() {
         with(|engine| engine.end_transaction(fate));
@@ -59,6 +66,9 @@ unsafe extern "C-unwind" fn subtransaction(
     _arg: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::*;
+    if event == SUBXACT_EVENT_ABORT_SUB {
+        aborted();
+    }
     if !capture::on_quietly() {
         return;
     }

@@ -3,8 +3,10 @@
 //! frame between it and the server.
 
 pub mod acl;
+pub mod announce;
 pub mod compat;
 pub mod connection;
+pub mod guarded;
 pub mod guc;
 pub mod heap;
 pub mod home;
@@ -17,3 +19,4 @@ pub mod session;
 pub mod shared;
 pub mod signal;
 pub mod spi;
+pub mod unlock;

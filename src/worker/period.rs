@@ -118,6 +118,13 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     execute(&format!(
         "ALTER TABLE audit.{table} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to})"
     ));
+    // Triggers of rows come from the parent; those of statements don't.
+    execute(&format!(
+        "CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION audit.guard()"
+    ));
+    execute(&format!(
+        "ALTER TABLE {name} ENABLE ALWAYS TRIGGER guard_truncate"
+    ));
     execute(&format!("ALTER EXTENSION audit_ext ADD TABLE {name}"));
 }
 

@@ -10,6 +10,7 @@ mod crash;
 mod delivery;
 mod errors;
 mod fate;
+mod guard;
 mod install;
 mod level;
 mod load;
