@@ -152,10 +152,12 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
             T_CommentStmt => check_address(
                 field!(node as CommentStmt.objtype),
                 field!(node as CommentStmt.object),
+                false,
             ),
             T_SecLabelStmt => check_address(
                 field!(node as SecLabelStmt.objtype),
                 field!(node as SecLabelStmt.object),
+                false,
             ),
             T_GrantStmt => check_grant(node.cast()),
             T_AlterDefaultPrivilegesStmt => compat::for_each_pointer(
@@ -175,25 +177,22 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
                     }
                 },
             ),
-            T_DropStmt if field!(node as DropStmt.removeType) == OBJECT_EXTENSION => {
+            // The server refuses members by themselves before it drops anything.
+            T_DropStmt if !describe::drops_relations(node) => {
+                let kind = field!(node as DropStmt.removeType);
                 compat::for_each_pointer(
                     field!(node as DropStmt.objects),
-                    |name: *mut pg_sys::Node| check_extension(compat::string(name.cast())),
+                    |object: *mut pg_sys::Node| check_address(kind, object, true),
                 );
             }
             T_AlterExtensionContentsStmt => {
-                check_extension(field!(node as AlterExtensionContentsStmt.extname));
+                let name = field!(node as AlterExtensionContentsStmt.extname);
+                let extension = raw::get_extension_oid(name, true);
+                if guarded::contains(pg_sys::ExtensionRelationId, extension) {
+                    guard::refuse(COMMAND, pg_sys::ExtensionRelationId, extension);
+                }
             }
             _ => {}
-        }
-    }
-}
-
-unsafe fn check_extension(name: *const c_char) {
-    unsafe {
-        let extension = raw::get_extension_oid(name, true);
-        if guarded::contains(pg_sys::ExtensionRelationId, extension) {
-            guard::refuse(COMMAND, pg_sys::ExtensionRelationId, extension);
         }
     }
 }
@@ -222,16 +221,21 @@ unsafe fn check_schemas(names: *const pg_sys::List) {
     }
 }
 
-/// The object of COMMENT and SECURITY LABEL, looked up as they do it: same lock, same errors.
-unsafe fn check_address(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) {
+/// The object of COMMENT, SECURITY LABEL and DROP, looked up as they do it: same lock, same errors.
+unsafe fn check_address(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node, drop: bool) {
     unsafe {
         // These look up differently, and name nothing of ours.
         if matches!(kind, OBJECT_DATABASE | OBJECT_LARGEOBJECT | OBJECT_ROLE) {
             return;
         }
         let mut relation = core::ptr::null_mut();
-        let lock = pg_sys::ShareUpdateExclusiveLock as c_int;
-        let found = raw::get_object_address(kind, object, &mut relation, lock, false);
+        let lock = if drop {
+            pg_sys::AccessExclusiveLock
+        } else {
+            pg_sys::ShareUpdateExclusiveLock
+        };
+        let lock = lock as c_int;
+        let found = raw::get_object_address(kind, object, &mut relation, lock, drop);
         if !relation.is_null() {
             raw::relation_close(relation, pg_sys::NoLock as c_int);
         }

@@ -21,7 +21,7 @@ const ATTEMPTS: &[&str] = &[
     "MERGE INTO audit.period p USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
     "SELECT 1 FROM audit.event FOR UPDATE",
     "SELECT 1 FROM (SELECT 1 FROM audit.session FOR KEY SHARE) s",
-    "SELECT 1 FROM audit.log FOR SHARE",
+    "SELECT 1 FROM audit.event, audit.fate FOR NO KEY UPDATE OF event",
     "TRUNCATE audit.event",
     "TRUNCATE {partition}",
     "TRUNCATE public.mine, audit.batch CASCADE",
@@ -29,7 +29,9 @@ const ATTEMPTS: &[&str] = &[
     "LOCK TABLE audit.event",
     "LOCK TABLE audit.event IN ROW SHARE MODE",
     "LOCK TABLE {partition} IN ACCESS EXCLUSIVE MODE",
-    "LOCK TABLE public.window IN EXCLUSIVE MODE",
+    "COPY audit.period FROM '/dev/null'",
+    "COPY {partition} FROM '/dev/null'",
+    "COPY pg_depend FROM '/dev/null'",
     // objects
     "DROP TABLE audit.event CASCADE",
     "DROP TABLE {partition}",
@@ -62,7 +64,7 @@ const ATTEMPTS: &[&str] = &[
     "ALTER TABLE {partition} SET (autovacuum_enabled = off)",
     "ALTER TABLE {partition} ADD CHECK (seq > 0)",
     "ALTER TABLE audit.period INHERIT public.mine",
-    "ALTER TABLE public.mine INHERIT audit.period",
+    "ALTER TABLE public.heir INHERIT audit.period",
     "ALTER INDEX audit.fate_gid_idx RENAME TO gone",
     "ALTER INDEX audit.fate_gid_idx SET TABLESPACE pg_default",
     "ALTER VIEW audit.log RENAME TO gone",
@@ -141,6 +143,7 @@ const TOP_LEVEL_ATTEMPTS: &[&str] = &[
     "REINDEX SCHEMA audit",
     "CREATE INDEX CONCURRENTLY ON {partition} (text)",
     "ALTER TABLE audit.event DETACH PARTITION {partition} CONCURRENTLY",
+    "BEGIN; LOCK TABLE public.window IN EXCLUSIVE MODE",
 ];
 
 /// Objects of somebody else that lead to the trail.
@@ -149,6 +152,7 @@ const PREPARE: &str = "
     CREATE ROLE dba LOGIN CREATEROLE; ALTER DATABASE postgres OWNER TO dba;
     CREATE ROLE keeper LOGIN; GRANT audit_admin TO keeper;
     CREATE TABLE public.mine (x int, at timestamptz);
+    CREATE TABLE public.heir (LIKE audit.period INCLUDING ALL);
     CREATE VIEW public.window AS SELECT * FROM audit.event;
     CREATE FUNCTION public.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE FUNCTION public.erase() RETURNS trigger LANGUAGE plpgsql
@@ -162,7 +166,11 @@ const PREPARE: &str = "
 fn prepared() -> (Cluster, String) {
     let cluster = Cluster::start();
     cluster.psql().db(HOME).run(PREPARE).ok();
-    cluster.flush();
+    // The next period's partitions are made ahead, after the first batch.
+    eventually("the next period is made", || {
+        cluster.flush();
+        cluster.value("SELECT count(*) FROM audit.period") == "2"
+    });
     let partition = cluster.value(
         "SELECT min(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'audit.event'::regclass",
     );
@@ -224,6 +232,7 @@ fn a_superuser_is_refused_whatever_he_tries_and_it_is_recorded() {
         .collect();
     for sql in &all {
         wrong.extend(attempt(&mut client, sql));
+        client.batch_execute("ROLLBACK").expect("goes on");
     }
     let events = cluster.trail_of(
         "statement",
@@ -272,6 +281,10 @@ fn no_way_leads_round_the_guard() {
             if sql.contains(" INTO audit.mine") && way != "replica" {
                 continue;
             }
+            // Then neither triggers nor rules of users fire.
+            if way == "replica" && (sql.contains("ruled") || sql.contains("triggered")) {
+                continue;
+            }
             if let Some(problem) = attempt(&mut client, &wrap(&sql)) {
                 wrong.push(format!("{way}: {problem}"));
             }
@@ -284,13 +297,6 @@ fn no_way_leads_round_the_guard() {
         let error = client.query(sql, &[]).expect_err(sql);
         if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
             wrong.push(format!("extended protocol: {sql}: {error}"));
-        }
-    }
-    for table in ["audit.event", "audit.period", &partition, "pg_depend"] {
-        let sql = format!("COPY {table} FROM STDIN");
-        let error = client.copy_in(&sql).err().expect("refused");
-        if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-            wrong.push(format!("{sql}: {error}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -319,13 +325,6 @@ fn others_are_refused_as_well() {
             let sql = sql.replace("{partition}", &partition);
             match client.batch_execute(&sql) {
                 Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
-                Err(error)
-                    if sql.contains("log FOR")
-                        || sql.contains("OR REPLACE FUNCTION")
-                        || sql.contains("allow_connections") =>
-                {
-                    wrong.push(format!("{actor}: {sql}: {error}"));
-                }
                 Err(error) => wrong.push(format!("{actor}: {sql}: {error}")),
                 Ok(()) => wrong.push(format!("{actor}: went through: {sql}")),
             }
@@ -350,7 +349,7 @@ fn reading_and_upkeep_are_nobodys_concern() {
         "DELETE FROM copy USING audit.event e WHERE e.seq = copy.seq",
         "CREATE VIEW over AS SELECT * FROM audit.log",
         "CREATE TABLE like_ours (LIKE audit.event)",
-        "COPY audit.event TO '/dev/null'",
+        "COPY {partition} TO '/dev/null'",
         "COPY (SELECT * FROM audit.log) TO '/dev/null'",
         "VACUUM audit.event",
         "VACUUM (FREEZE, ANALYZE) {partition}",
@@ -362,7 +361,7 @@ fn reading_and_upkeep_are_nobodys_concern() {
         "REINDEX SCHEMA CONCURRENTLY audit",
         "REINDEX DATABASE postgres",
         // Somebody else's, in the home and elsewhere.
-        "CREATE TABLE t (x int PRIMARY KEY); CREATE TABLE u (x int REFERENCES t); LOCK TABLE t; DROP TABLE t CASCADE",
+        "CREATE TABLE t (x int PRIMARY KEY); CREATE TABLE u (x int REFERENCES t); BEGIN; LOCK TABLE t; COMMIT; DROP TABLE t CASCADE",
         "CREATE EXTENSION pgcrypto; ALTER EXTENSION pgcrypto ADD TABLE u; DROP EXTENSION pgcrypto CASCADE",
         "CREATE TEMP TABLE e (x int); TRUNCATE e; VACUUM FULL mine",
         "CREATE SCHEMA other; CREATE TABLE other.event (x int); COMMENT ON TABLE other.event IS 'x'; GRANT ALL ON other.event TO mallory; DROP SCHEMA other CASCADE",
@@ -405,9 +404,7 @@ fn the_home_is_not_dropped_or_closed_from_elsewhere() {
     cluster
         .psql()
         .db("home")
-        .env("PGOPTIONS", "-c client_min_messages=warning")
-        .run("CREATE EXTENSION audit_ext")
-        .ok();
+        .run("CREATE EXTENSION audit_ext");
     for sql in [
         "DROP DATABASE home",
         "DROP DATABASE home WITH (FORCE)",
@@ -481,7 +478,6 @@ fn unlocked_a_superuser_does_what_he_must_and_all_of_it_is_on_record() {
         ),
         [
             "UNLOCK | success | ~",
-            "SELECT | success | committed",
             "UPDATE | success | committed",
             "CREATE INDEX | success | committed",
             "DROP INDEX | success | committed",
@@ -491,6 +487,7 @@ fn unlocked_a_superuser_does_what_he_must_and_all_of_it_is_on_record() {
             "ROLLBACK | success | rolled back",
             "SELECT | success | committed",
             "LOCK | success | ~",
+            "SELECT | success | committed",
             "REFUSED | failed | ~",
         ]
     );
@@ -645,8 +642,9 @@ fn logical_replication_writes_nothing_into_the_trail() {
     ))
     .expect("subscribes");
     let before = cluster.log().matches("INSERT of table audit.period is refused").count();
-    home.batch_execute("ALTER SUBSCRIPTION t ENABLE; ALTER SUBSCRIPTION t REFRESH PUBLICATION")
-        .expect("starts");
+    for sql in ["ALTER SUBSCRIPTION t ENABLE", "ALTER SUBSCRIPTION t REFRESH PUBLICATION"] {
+        home.batch_execute(sql).expect("starts");
+    }
     eventually("the synchronisation is refused", || {
         cluster.log().matches("INSERT of table audit.period is refused").count() > before
     });
