@@ -14,6 +14,28 @@ CREATE FUNCTION audit.lock() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'lock_wrapper';
 COMMENT ON FUNCTION audit.lock() IS 'Closes the trail again for this session';
 
+CREATE FUNCTION audit.hold("from" timestamptz, "to" timestamptz, reason text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'hold_wrapper';
+COMMENT ON FUNCTION audit.hold(timestamptz, timestamptz, text) IS 'Legal hold: keeps what was recorded, or began, in that time from being dropped; returns its id; recorded';
+
+CREATE FUNCTION audit.release(hold bigint, reason text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'release_wrapper';
+COMMENT ON FUNCTION audit.release(bigint, text) IS 'Releases a legal hold; recorded';
+
+CREATE VIEW audit.holds AS SELECT * FROM audit.hold;
+COMMENT ON VIEW audit.holds IS 'Legal holds, released ones included';
+COMMENT ON COLUMN audit.holds.id IS 'Number of the hold';
+COMMENT ON COLUMN audit.holds.held_from IS 'Begin of what is held, inclusive';
+COMMENT ON COLUMN audit.holds.held_to IS 'End of what is held, inclusive';
+COMMENT ON COLUMN audit.holds.reason IS 'What for';
+COMMENT ON COLUMN audit.holds.held_by IS 'Who made it';
+COMMENT ON COLUMN audit.holds.held_at IS 'When it was made';
+COMMENT ON COLUMN audit.holds.released_at IS 'When it was released; NULL while it holds';
+COMMENT ON COLUMN audit.holds.released_by IS 'Who released it';
+COMMENT ON COLUMN audit.holds.release_reason IS 'Why it was released';
+
 DO $guard$
 DECLARE
     name text;

@@ -3,6 +3,7 @@
 mod event;
 mod flush;
 mod guard;
+mod hold;
 mod home;
 mod status;
 

@@ -7,13 +7,14 @@ use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
 use core::ffi::{c_char, c_int};
+use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
 use super::settings;
 use crate::pg::guc::{self, OnFull};
-use crate::pg::{raw, report, ring_file, session, unlock};
+use crate::pg::{raw, report, ring_file, session, shared, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -219,6 +220,23 @@ pub unsafe fn wait_for_room() {
     if ring.is_filled_to(Limit::ThreeQuarters) {
         unsafe { nearly_full(ring) };
     }
+    if shared::shared().is_some_and(|shared| shared.trail_full.load(Ordering::Relaxed) != 0) {
+        unsafe { trail_full() };
+    }
+}
+
+/// Superusers are let through: somebody has to be able to change the setting, and what they do is
+/// recorded all the same.
+#[cold]
+unsafe fn trail_full() {
+    unsafe {
+        if raw::IsTransactionState()
+            && !raw::IsAbortedTransactionBlockState()
+            && !raw::superuser_arg(raw::GetUserId())
+        {
+            report::trail_full();
+        }
+    }
 }
 
 /// Longest pause between two looks at the ring, in microseconds.
@@ -228,7 +246,7 @@ const LOOK_EVERY: i64 = 10_000;
 unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
     static mut GAVE_UP: bool = false;
     unsafe {
-        if let Some(shared) = crate::pg::shared::shared() {
+        if let Some(shared) = shared::shared() {
             shared.set_worker_latch();
         }
         match guc::on_full() {
@@ -244,7 +262,7 @@ unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
                 GAVE_UP = true;
                 return;
             }
-            if let Some(shared) = crate::pg::shared::shared() {
+            if let Some(shared) = shared::shared() {
                 shared.remind_postmaster();
             }
             raw::pg_usleep(LOOK_EVERY);

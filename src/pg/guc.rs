@@ -40,7 +40,7 @@ pub enum OnFull {
 
 /// Settings whose changes are recorded. `audit.context` is not among them: it changes with each
 /// request of an application and is on every event anyway.
-pub const NAMES: [&core::ffi::CStr; 15] = [
+pub const NAMES: [&core::ffi::CStr; 18] = [
     c"audit.level",
     c"audit.role",
     c"audit.catalog",
@@ -53,6 +53,9 @@ pub const NAMES: [&core::ffi::CStr; 15] = [
     c"audit.full_timeout",
     c"audit.flush_interval",
     c"audit.partition_interval",
+    c"audit.retention",
+    c"audit.max_size",
+    c"audit.on_max_size",
     c"audit.database",
     c"audit.ring_size",
     c"audit.ring_directory",
@@ -76,7 +79,7 @@ unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_
     unsafe { ASSIGNED = true };
 }
 
-unsafe extern "C-unwind" fn assigned_int(_value: c_int, _extra: *mut c_void) {
+pub unsafe extern "C-unwind" fn assigned_int(_value: c_int, _extra: *mut c_void) {
     unsafe { ASSIGNED = true };
 }
 
@@ -328,14 +331,14 @@ struct Text {
     assign: pg_sys::GucStringAssignHook,
 }
 
-struct Int {
-    name: &'static core::ffi::CStr,
-    short: &'static core::ffi::CStr,
-    value: *mut c_int,
-    range: core::ops::RangeInclusive<c_int>,
-    context: pg_sys::GucContext::Type,
-    unit: u32,
-    check: pg_sys::GucIntCheckHook,
+pub struct Int {
+    pub name: &'static core::ffi::CStr,
+    pub short: &'static core::ffi::CStr,
+    pub value: *mut c_int,
+    pub range: core::ops::RangeInclusive<c_int>,
+    pub context: pg_sys::GucContext::Type,
+    pub unit: u32,
+    pub check: pg_sys::GucIntCheckHook,
 }
 
 unsafe fn define_text(t: Text) {
@@ -355,7 +358,7 @@ unsafe fn define_text(t: Text) {
     }
 }
 
-unsafe fn define_int(i: Int) {
+pub unsafe fn define_int(i: Int) {
     unsafe {
         pg_sys::DefineCustomIntVariable(
             i.name.as_ptr(),
@@ -512,6 +515,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_S,
             check: None,
         });
+        super::limits::define();
         define_text(Text {
             name: c"audit.database",
             short: c"The only database in which CREATE EXTENSION audit_ext may be run; empty: any.",

@@ -11,6 +11,7 @@ pub mod guc;
 pub mod heap;
 pub mod home;
 pub mod jsonb;
+pub mod limits;
 pub mod names;
 pub mod raw;
 pub mod report;

@@ -21,6 +21,22 @@ pub unsafe extern "C-unwind" fn ring_full() {
     .report(PgLogLevel::ERROR);
 }
 
+/// The refusal of `audit.on_max_size = refuse`. Throws.
+///
+/// # Safety
+/// Where a statement may fail: before it has begun.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn trail_full() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        "statement refused: the audit trail has reached audit.max_size",
+        function_name!(),
+    )
+    .set_detail("audit.on_max_size is \"refuse\"; superusers are let through.")
+    .set_hint("Raise audit.max_size, set audit.retention, or set audit.on_max_size to drop_oldest, and reload.")
+    .report(PgLogLevel::ERROR);
+}
+
 /// How somebody who may gets past the guard.
 #[derive(Clone, Copy)]
 #[repr(C)]

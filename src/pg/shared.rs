@@ -44,6 +44,10 @@ pub struct Shared {
     pub gaps: AtomicU64,
     /// Panics swallowed in hooks since server start; always a bug.
     pub panics: AtomicU64,
+    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
+    pub trail_full: AtomicU32,
+    /// 1: periods were dropped of which the trail doesn't tell yet.
+    pub news: AtomicU32,
     /// Nanoseconds that the worker spent on batches since server start.
     pub worker_ns: AtomicU64,
     /// Even: `error` is stable. Written by the worker only.

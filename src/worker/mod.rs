@@ -6,7 +6,7 @@
 //! source      records and gaps, from the ring in use or a left-over one
 //! batch       rows put together; dictionary: what repeats; fates: who decided what
 //! store       a batch into the tables; period: partitions made ahead; trail: where it stands
-//! maintenance closes periods, in a process of its own
+//! maintenance closes periods, in a process of its own; retention: and drops those that are too old
 //! ```
 //!
 //! # Exactly once
@@ -28,6 +28,7 @@ mod lifecycle;
 mod maintenance;
 mod own_events;
 mod period;
+mod retention;
 mod run;
 mod source;
 mod store;

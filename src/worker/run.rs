@@ -8,7 +8,7 @@ use super::period::{self, Period};
 use super::source::{Live, Source, Step};
 use super::store::{Progress, Store};
 use super::text::Texts;
-use super::{leftover, maintenance, trail};
+use super::{leftover, maintenance, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::{guc, ring_file};
@@ -60,6 +60,8 @@ pub struct Worker {
     payload: Vec<u8>,
     /// Own events that go first into the next batch.
     queued: Vec<Vec<u8>>,
+    /// Dropped periods that `queued` tells of: where they began, index in `queued`.
+    telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
     care: Care,
     /// Set while the trail can't be written to.
@@ -86,6 +88,7 @@ impl Worker {
             batch: Batch::default(),
             payload: Vec::new(),
             queued: Vec::new(),
+            telling: Vec::new(),
             max_rows: MAX_ROWS,
             care: Care::Whole,
             back_off: None,
@@ -190,6 +193,8 @@ impl Worker {
         (self.last_seq, self.last_recorded_at) = trail::last();
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+        // A predecessor may not have told of all that was dropped.
+        self.shared.news.store(1, Ordering::SeqCst);
     }
 
     /// What the trail holds of a ring. Outer `None`: the worker has to end.
@@ -249,12 +254,30 @@ impl Worker {
         // A clock that steps back must not make recorded_at do so.
         let at = super::now().max(self.last_recorded_at);
         self.enter_period(at)?;
+        self.note_dropped()?;
         let (worker, source_again) = (&mut *self, &mut *source);
         let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
         Ok(drained)
+    }
+
+    /// Queues a RETENTION event for each dropped period that the trail doesn't tell of yet.
+    fn note_dropped(&mut self) -> Result<(), Failure> {
+        if self.shared.news.swap(0, Ordering::SeqCst) == 0 || !self.telling.is_empty() {
+            return Ok(());
+        }
+        let untold = transaction(retention::untold).inspect_err(|_| {
+            self.shared.news.store(1, Ordering::SeqCst);
+        })?;
+        for dropped in untold {
+            self.telling.push((dropped.starts_at, self.queued.len()));
+            let event = self.own.retention(&dropped).to_vec();
+            self.queued.push(event);
+        }
+        self.upkeep.dropped();
+        Ok(())
     }
 
     /// Makes sure that the period of `at` is the current one.
@@ -340,6 +363,9 @@ impl Worker {
         };
         batch.finish();
         store.write(batch, &current.period, at, self.last_seq + 1, &progress);
+        for (starts_at, index) in &self.telling {
+            retention::tell(*starts_at, self.last_seq + 1 + *index as u64);
+        }
         let full = batch.is_full(self.max_rows);
         (gaps, at, Drained::Stored { full })
     }
@@ -350,6 +376,7 @@ impl Worker {
         self.last_seq += rows;
         self.last_recorded_at = at;
         self.queued.clear();
+        self.telling.clear();
         source.stored();
         let shared = self.shared;
         shared.recorded.fetch_add(rows, Ordering::Relaxed);
@@ -368,6 +395,7 @@ impl Worker {
         if let Some(current) = &self.current {
             self.upkeep.run(&current.period, at);
         }
+        self.upkeep.keep_limits(shared);
     }
 
     fn broadcast(&self) {
@@ -459,7 +487,8 @@ impl Worker {
         if !live.has_news() {
             // Counts that autovacuum goes by.
             unsafe { pg_sys::pgstat_report_stat(true) };
-            wait(None);
+            wait(self.upkeep.sleep());
+            self.upkeep.keep_limits(self.shared);
         }
         self.shared.worker_sleeping.store(0, Ordering::SeqCst);
         self.look_at_home();
