@@ -55,3 +55,12 @@ CREATE FUNCTION audit.worker_status(
         OUT last_error text, OUT worker_ns bigint) RETURNS SETOF record ROWS 1
     LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION audit.worker_status() IS 'State of ring and worker since server start; see the view audit.status';
+
+-- Sequential scans begin at the beginning; nothing of the caller's settings matters.
+CREATE FUNCTION audit.verify(from_seq bigint DEFAULT NULL, to_seq bigint DEFAULT NULL)
+    RETURNS TABLE (seq bigint, problem text, detail text)
+    LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET synchronize_seqscans = off SET jit = off
+    SET enable_indexonlyscan = off SET row_security = off
+    AS 'MODULE_PATHNAME', 'verify_wrapper';
+COMMENT ON FUNCTION audit.verify(bigint, bigint) IS 'One row per problem found in the trail, none where it is whole: changed, removed, inserted events, a cut tail, missing events';

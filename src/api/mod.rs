@@ -5,6 +5,7 @@ mod flush;
 mod guard;
 mod hold;
 mod home;
+mod integrity;
 mod status;
 
 use pgrx::extension_sql_file;

@@ -34,18 +34,29 @@ pub struct FateTracker {
 
 impl Default for FateTracker {
     fn default() -> Self {
-        FateTracker {
-            last_event: 0,
-            undecided_from: 0,
-            // Deeper nesting reallocates where a subtransaction starts, never where one aborts.
-            subs: Vec::with_capacity(16),
-            pending: [Decision::default(); MOST_PENDING],
-            pending_len: 0,
-        }
+        Self::new()
     }
 }
 
 impl FateTracker {
+    /// A session without events. (`const`: a backend has one in a static, without a first use to
+    /// look out for.)
+    pub const fn new() -> Self {
+        const NONE: Decision = Decision {
+            first: 0,
+            last: 0,
+            fate: Fate::Open,
+        };
+        FateTracker {
+            last_event: 0,
+            undecided_from: 0,
+            // Grows where a subtransaction starts, never where one aborts.
+            subs: Vec::new(),
+            pending: [NONE; MOST_PENDING],
+            pending_len: 0,
+        }
+    }
+
     /// The number of the session's last event, 0 before the first.
     pub fn last_event(&self) -> u64 {
         self.last_event

@@ -1,5 +1,5 @@
 //! The pure part of audit_ext: what an event is, how it travels through the ring, what the level
-//! grammar means, how SQL text is cut and redacted. It knows no PostgreSQL and does no I/O, so that
+//! grammar means, how SQL text is cut and redacted, how the trail is hashed and proven. It knows no PostgreSQL and does no I/O, so that
 //! the extension, `audit-verify`, tests, fuzzers and benches share one implementation.
 
 pub mod classify;
@@ -8,6 +8,11 @@ pub mod event;
 pub mod fate;
 pub mod json;
 pub mod level;
+pub mod note;
 pub mod numbers;
+pub mod proof;
+pub mod record;
 pub mod ring;
+pub mod sha;
 pub mod sql;
+pub mod tree;

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use super::settings;
+use super::{harmless, settings};
 use crate::pg::guc::{self, OnFull};
 use crate::pg::{raw, report, ring_file, session, shared, unlock};
 
@@ -186,7 +186,12 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
 
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
 pub fn take_text(frame: &mut Frame, text: &[u8]) {
-    take_text_as(frame, text, false);
+    if text.len() <= guc::statement_max_size() && harmless::is_harmless(text) {
+        frame.text.clear();
+        frame.text.extend_from_slice(text);
+    } else {
+        take_text_as(frame, text, false);
+    }
 }
 
 /// As [`take_text`]; `unparsed` where the server could not parse the text.

@@ -245,6 +245,22 @@ fn small(
     send(numbers, sections);
 }
 
+/// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
+const STAGE: usize = 16 * 1024;
+
+/// Where a payload is put together. Allocated by [`begin`].
+static mut STAGED: Vec<u8> = Vec::new();
+
+fn staged() -> &'static mut Vec<u8> {
+    // SAFETY: one thread; no reference outlives `begin` or `send`, which call nothing of ours.
+    unsafe { &mut *(&raw mut STAGED) }
+}
+
+/// A session begins: sets aside what pushing needs.
+pub fn begin() {
+    staged().reserve(STAGE);
+}
+
 /// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted.
 fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
@@ -252,7 +268,17 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     };
     let encoded = Encoded::new(numbers, sections);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
-    match ring.try_push(&encoded.parts(), pid, Limit::Whole) {
+    let staged = staged();
+    let pushed = if encoded.len() <= staged.capacity() {
+        staged.clear();
+        for part in encoded.parts() {
+            staged.extend_from_slice(part);
+        }
+        ring.try_push(&[staged.as_slice()], pid, Limit::Whole)
+    } else {
+        ring.try_push(&encoded.parts(), pid, Limit::Whole)
+    };
+    match pushed {
         Ok(_) => {}
         Err(PushError::Full) => ring.count_drop(numbers.started_at),
         Err(_) => {

@@ -27,7 +27,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Index of a frame in the pool.
 pub type Id = usize;
 
-#[derive(Default)]
 pub struct Engine {
     /// Boxed: a frame's address stays while the pool grows.
     #[allow(clippy::vec_box)]
@@ -70,7 +69,7 @@ pub struct Planned {
     pub last_sub: u32,
 }
 
-/// The last error reported in this backend. Its buffer is allocated once.
+/// The last error reported in this backend. Its buffer is allocated once, by `error::begin`.
 pub struct LastError {
     pub sqlstate: u32,
     pub message: Vec<u8>,
@@ -80,17 +79,26 @@ pub struct LastError {
 /// Longer messages are cut.
 pub const ERROR_MAX: usize = 8 * 1024;
 
-impl Default for LastError {
-    fn default() -> Self {
-        LastError {
-            sqlstate: 0,
-            message: Vec::with_capacity(ERROR_MAX),
-            at: 0,
-        }
-    }
-}
-
-static mut ENGINE: Option<Engine> = None;
+static mut ENGINE: Engine = Engine {
+    pool: Vec::new(),
+    free: Vec::new(),
+    running: Vec::new(),
+    open: Vec::new(),
+    dead: Vec::new(),
+    held: None,
+    checks: Vec::new(),
+    fates: FateTracker::new(),
+    statement_id: 0,
+    committing: false,
+    explicit: false,
+    last_source: (0, 0, 0),
+    plan: None,
+    error: LastError {
+        sqlstate: 0,
+        message: Vec::new(),
+        at: 0,
+    },
+};
 
 /// The engine of this backend.
 ///
@@ -98,7 +106,7 @@ static mut ENGINE: Option<Engine> = None;
 /// may report an error (the error callback uses the engine) or run a hook.
 #[inline]
 pub fn engine() -> &'static mut Engine {
-    unsafe { (*(&raw mut ENGINE)).get_or_insert_default() }
+    unsafe { &mut *(&raw mut ENGINE) }
 }
 
 /// Runs `f` on the engine from a hook. A panic in it is a bug of ours: it is counted (audit.status),
@@ -162,7 +170,8 @@ impl Engine {
     #[inline]
     pub fn enter(&mut self, address: usize) {
         if !self.running.is_empty() {
-            self.bury(address);
+            let catcher = catcher();
+            self.bury(|frame| frame.address > address && frame.catcher >= catcher);
         }
         if !self.dead.is_empty() {
             let verdict = if self.running.is_empty() {
@@ -174,17 +183,21 @@ impl Engine {
         }
     }
 
-    /// Moves running statements that can't be alive to the dead.
-    fn bury(&mut self, address: usize) {
-        let catcher = catcher();
+    /// Moves running statements to the dead, from the innermost on, up to the first that `lives`.
+    fn bury(&mut self, lives: impl Fn(&Frame) -> bool) {
         while let Some(&id) = self.running.last() {
-            let frame = &self.pool[id];
-            if frame.address > address && frame.catcher >= catcher {
+            if lives(&self.pool[id]) {
                 break;
             }
             self.running.pop();
             self.die(id);
         }
+    }
+
+    /// Buries what died of an ERROR that jumped over its hook: its catcher is gone.
+    fn bury_unwound(&mut self) {
+        let catcher = catcher();
+        self.bury(|frame| frame.catcher >= catcher);
     }
 
     fn die(&mut self, id: Id) {
@@ -303,6 +316,13 @@ impl Engine {
         self.running.is_empty() && self.dead.is_empty() && self.held.is_none()
     }
 
+    /// Whether a hook that looks for the statement of its query would find none, and has none to
+    /// bury.
+    #[inline]
+    pub fn knows_no_query(&self) -> bool {
+        self.running.is_empty() && self.dead.is_empty() && self.open.is_empty()
+    }
+
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own
     /// number whatever came in between.
     fn top_level(&mut self) -> Option<&mut Frame> {
@@ -345,6 +365,12 @@ impl Engine {
     pub fn succeed(&mut self, id: Id) {
         settings::check(self);
         let frame = &mut self.pool[id];
+        if !frame.captured {
+            let depth = frame.numbers.depth;
+            checks::flush_below(self, depth);
+            self.give_back(id);
+            return;
+        }
         if frame.numbers.duration < 0 {
             let now = unsafe { raw::GetCurrentTimestamp() };
             frame.numbers.duration = (now - frame.numbers.started_at).max(0);
@@ -428,28 +454,11 @@ impl Engine {
         }
     }
 
-    /// Moves running statements whose catcher is gone to the dead.
-    fn bury_unwound(&mut self) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].catcher >= catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
-    }
-
     /// A subtransaction is aborted. With no statement running any more, the error has reached the
     /// client, or ROLLBACK TO has done its work.
     pub fn abort_sub(&mut self, subxact: u32) {
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].subxact < subxact && self.pool[id].catcher >= catcher() {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
+        let catcher = catcher();
+        self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
         for at in 0..self.dead.len() {
             let id = self.dead[at];
             if self.pool[id].subxact >= subxact {
@@ -468,10 +477,22 @@ impl Engine {
 
     /// The transaction has ended.
     pub fn end_transaction(&mut self, fate: Fate) {
+        if self.knows_no_query() && self.held.is_none() && self.checks.is_empty() {
+            // Nothing was recorded, or all that was has left: what remains is its fate.
+            self.explicit = false;
+            self.fates.end(fate);
+            if !self.fates.has_pending() {
+                return;
+            }
+        }
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
         self.committing = false;
         if fate == Fate::RolledBack {
-            self.bury_all_or_outer(exiting);
+            // What doesn't have a catcher of its own inside the one that is in force now is dead (a
+            // procedure that rolls back does so under catchers further in); when the process exits
+            // all are.
+            let catcher = catcher();
+            self.bury(|frame| !exiting && frame.catcher > catcher);
         }
         if !self.running.is_empty() {
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
@@ -491,20 +512,6 @@ impl Engine {
             self.give_back(id);
         } else if self.fates.has_pending() && !exiting {
             emit::fate_event(self);
-        }
-    }
-
-    /// At an abort: statements that don't have a catcher of their own inside the one that is in force
-    /// now are dead (a procedure that rolls back does so under catchers further in); when the process
-    /// exits all are.
-    fn bury_all_or_outer(&mut self, exiting: bool) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if !exiting && self.pool[id].catcher > catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
         }
     }
 

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::begin::{self, take_text_as};
 use super::engine::{ERROR_MAX, Id, engine, shield, with};
-use super::{capture, session as sessions};
+use super::{capture, emit, session as sessions};
 use crate::pg::{raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::pack_sqlstate;
@@ -74,6 +74,8 @@ pub fn begin() {
     let id = engine().take_frame();
     engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
     engine().give_back(id);
+    engine().error.message.reserve(ERROR_MAX);
+    emit::begin();
     watch();
 }
 

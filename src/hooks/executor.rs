@@ -277,6 +277,9 @@ executor_run_fn! {
             let address = &raw const marker as usize;
             let id = resume(query, address);
             proceed!();
+            if engine().knows_no_query() {
+                return;
+            }
             let rows = (*(*query).estate).es_processed as i64;
             with(|engine| match id {
                 Some(id) => {
@@ -339,7 +342,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 
 /// The statement of a query runs on, if it has one of its own.
 unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
-    if !capture::on() {
+    if engine().knows_no_query() || !capture::on() {
         return None;
     }
     with(|engine| {

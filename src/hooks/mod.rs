@@ -26,6 +26,7 @@ pub mod guard_roles;
 pub mod guard_session;
 pub mod guard_trigger;
 pub mod guard_utility;
+pub mod harmless;
 pub mod objects;
 pub mod parameters;
 pub mod planner;

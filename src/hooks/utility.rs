@@ -40,10 +40,10 @@ unsafe extern "C-unwind" fn process(
         let marker = 0u8;
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
-        let id = if own && capture::on() {
-            begin_utility(pstmt, query_string, &raw const marker as usize)
-        } else {
+        let id = if !own || !capture::on() || passes(pstmt) {
             None
+        } else {
+            begin_utility(pstmt, query_string, &raw const marker as usize)
         };
         let outer = guard_utility::enter((*pstmt).utilityStmt);
         match NEXT {
@@ -72,6 +72,24 @@ unsafe extern "C-unwind" fn process(
         if let Some(id) = id {
             end_utility(id, qc);
         }
+    }
+}
+
+/// Whether nothing is taken down of a statement but that there was one: BEGIN, COMMIT and their like
+/// where the level leaves them out and nothing is under way. Never throws.
+#[inline]
+unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
+    unsafe {
+        let node = (*pstmt).utilityStmt;
+        if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt
+            || !engine().idle()
+            || begin::wanted(0, Classes::of(Class::Misc))
+        {
+            return false;
+        }
+        engine().statement_id += 1;
+        engine().explicit |= describe::begins_transaction(node);
+        true
     }
 }
 

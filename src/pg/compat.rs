@@ -287,3 +287,20 @@ pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool 
     }
     unsafe { LockHeldByMe(tag, mode, false) }
 }
+
+/// The timeline that this server writes; outside of recovery. Doesn't throw.
+#[cfg(feature = "pg14")]
+pub fn timeline() -> u32 {
+    // SAFETY: RecoveryInProgress() sets the variable where it isn't yet.
+    unsafe {
+        pg_sys::RecoveryInProgress();
+        pg_sys::ThisTimeLineID
+    }
+}
+
+/// The timeline that this server writes; outside of recovery. Doesn't throw.
+#[cfg(not(feature = "pg14"))]
+pub fn timeline() -> u32 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
+}

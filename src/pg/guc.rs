@@ -25,6 +25,8 @@ static mut PARTITION_INTERVAL: c_int = 86_400;
 static mut DATABASE: *mut c_char = null_mut();
 static mut RING_SIZE: c_int = 16 * 1024;
 static mut RING_DIRECTORY: *mut c_char = null_mut();
+static mut KEY_FILE: *mut c_char = null_mut();
+static mut CHECKPOINT_INTERVAL: c_int = 3600;
 
 /// What a statement does that starts while the ring is nearly full (`audit.on_full`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub enum OnFull {
 
 /// Settings whose changes are recorded. `audit.context` is not among them: it changes with each
 /// request of an application and is on every event anyway.
-pub const NAMES: [&core::ffi::CStr; 18] = [
+pub const NAMES: [&core::ffi::CStr; 20] = [
     c"audit.level",
     c"audit.role",
     c"audit.catalog",
@@ -59,10 +61,21 @@ pub const NAMES: [&core::ffi::CStr; 18] = [
     c"audit.database",
     c"audit.ring_size",
     c"audit.ring_directory",
+    c"audit.key_file",
+    c"audit.checkpoint_interval",
 ];
 
 /// Whether a setting was assigned since [`take_assigned`].
 static mut ASSIGNED: bool = false;
+
+/// Counts assignments of what every event of the session carries: `audit.context`, `audit.branch`.
+static mut ATTRIBUTES_VERSION: u32 = 0;
+
+/// Changes when `audit.context` or `audit.branch` may have changed.
+#[inline]
+pub fn attributes_version() -> u32 {
+    unsafe { ATTRIBUTES_VERSION }
+}
 
 /// Whether a value may have changed.
 #[inline]
@@ -73,6 +86,17 @@ pub fn assigned() -> bool {
 /// Forgets that a value may have changed.
 pub fn take_assigned() {
     unsafe { ASSIGNED = false };
+}
+
+unsafe extern "C-unwind" fn assigned_context(_value: *const c_char, _extra: *mut c_void) {
+    unsafe { ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1) };
+}
+
+unsafe extern "C-unwind" fn assigned_branch(_value: *const c_char, _extra: *mut c_void) {
+    unsafe {
+        ASSIGNED = true;
+        ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1);
+    }
 }
 
 unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_void) {
@@ -179,6 +203,16 @@ pub fn ring_size() -> usize {
 /// `audit.ring_directory`, relative to the data directory unless absolute.
 pub fn ring_directory() -> &'static [u8] {
     unsafe { super::raw::bytes(RING_DIRECTORY) }
+}
+
+/// `audit.key_file`, relative to the data directory unless absolute.
+pub fn key_file() -> &'static [u8] {
+    unsafe { super::raw::bytes(KEY_FILE) }
+}
+
+/// `audit.checkpoint_interval` in seconds.
+pub fn checkpoint_interval_seconds() -> u64 {
+    unsafe { CHECKPOINT_INTERVAL as u64 }
 }
 
 /// Sets the DETAIL and HINT that the server reports for a refused value. The texts are kept in
@@ -463,7 +497,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_USERSET,
             check: Some(check_context),
-            assign: None,
+            assign: Some(assigned_context),
         });
         define_text(Text {
             name: c"audit.branch",
@@ -472,7 +506,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_SIGHUP,
             check: None,
-            assign: Some(assigned_text),
+            assign: Some(assigned_branch),
         });
         pg_sys::DefineCustomEnumVariable(
             c"audit.on_full".as_ptr(),
@@ -542,6 +576,24 @@ pub unsafe fn define() {
             context: PGC_POSTMASTER,
             check: None,
             assign: Some(assigned_text),
+        });
+        define_text(Text {
+            name: c"audit.key_file",
+            short: c"File of the key that signs checkpoints, relative to the data directory unless absolute; made when missing.",
+            value: &raw mut KEY_FILE,
+            boot: c"pg_audit/key",
+            context: PGC_POSTMASTER,
+            check: None,
+            assign: Some(assigned_text),
+        });
+        define_int(Int {
+            name: c"audit.checkpoint_interval",
+            short: c"Longest time between two signed checkpoints while events are stored.",
+            value: &raw mut CHECKPOINT_INTERVAL,
+            range: 1..=7 * 86_400,
+            context: PGC_SIGHUP,
+            unit: pg_sys::GUC_UNIT_S,
+            check: None,
         });
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod announce;
+pub mod canon;
 pub mod compat;
 pub mod connection;
 pub mod guarded;
@@ -11,8 +12,11 @@ pub mod guc;
 pub mod heap;
 pub mod home;
 pub mod jsonb;
+pub mod keys;
 pub mod limits;
 pub mod names;
+pub mod origin;
+pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
@@ -20,4 +24,5 @@ pub mod session;
 pub mod shared;
 pub mod signal;
 pub mod spi;
+pub mod tree_store;
 pub mod unlock;

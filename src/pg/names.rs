@@ -4,8 +4,31 @@
 use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::raw;
+
+/// For keys that are OIDs: they are the server's own counter, nobody can make them collide on
+/// purpose, and the default hash costs more than the rest of a look-up.
+#[derive(Default)]
+struct OidHasher(u64);
+
+impl Hasher for OidHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+    fn write_u32(&mut self, oid: u32) {
+        // Fibonacci hashing: hashbrown takes the upper bits for its tags.
+        self.0 = (self.0 ^ u64::from(oid)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type ByOid<T> = HashMap<u32, T, BuildHasherDefault<OidHasher>>;
 
 /// A relation as the trail names it.
 pub struct Relation {
@@ -20,17 +43,27 @@ pub struct Relation {
 /// Upper bound of each cache: a backend that walks through more relations starts over.
 const MOST: usize = 1024;
 
-#[derive(Default)]
 struct Cache {
-    relations: HashMap<u32, Relation>,
-    roles: HashMap<u32, Box<[u8]>>,
+    relations: ByOid<Relation>,
+    roles: ByOid<Box<[u8]>>,
 }
 
-static mut CACHE: Option<Cache> = None;
+static mut CACHE: Cache = Cache {
+    relations: HashMap::with_hasher(BuildHasherDefault::new()),
+    roles: HashMap::with_hasher(BuildHasherDefault::new()),
+};
+
+static mut ROLES_VERSION: u32 = 0;
+
+/// Changes when names of roles may have changed: the cache has forgotten them.
+#[inline]
+pub fn roles_version() -> u32 {
+    unsafe { ROLES_VERSION }
+}
 
 /// SAFETY of all uses: one thread; no reference outlives a call that may run a callback below.
 fn cache() -> &'static mut Cache {
-    unsafe { (*(&raw mut CACHE)).get_or_insert_default() }
+    unsafe { &mut *(&raw mut CACHE) }
 }
 
 /// Registers the callbacks that empty the caches. Called once per backend, in a transaction.
@@ -48,6 +81,7 @@ pub unsafe fn register() {
     }
     unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
         cache().roles.clear();
+        unsafe { ROLES_VERSION = ROLES_VERSION.wrapping_add(1) };
     }
     let none = pg_sys::Datum::from(0);
     unsafe {

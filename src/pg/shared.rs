@@ -32,6 +32,10 @@ pub struct Shared {
     pub flushed: AtomicU64,
     /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
     pub flush_wanted: AtomicU64,
+    /// Size of the last published checkpoint since server start.
+    pub checkpointed: AtomicU64,
+    /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
+    pub checkpoint_wanted: AtomicU64,
     /// Left-over rings that the worker still has to drain before the current one.
     pub leftover_rings: AtomicU32,
     /// The last seq of the trail.

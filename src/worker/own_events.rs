@@ -3,9 +3,13 @@
 
 use super::calendar::rfc3339;
 use super::retention;
+use super::provenance::describe;
+use super::publish::key_statement;
+use crate::pg::origin::Origin;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session};
 use audit_core::json::{Object, hex};
+use audit_core::note::{Signing, Verifying};
 use audit_core::ring::Dropped;
 use pgrx::pg_sys;
 
@@ -72,9 +76,27 @@ impl OwnEvents {
         &self.payload
     }
 
+    /// An event that audit.origin keeps a copy of.
+    pub fn landmark(&mut self, command: &str, details: Object) -> &[u8] {
+        self.event(command, details)
+    }
+
+    /// A key that signs from now on, and the one that vouches for it.
+    pub fn key(&mut self, key: &Verifying, previous: Option<&Signing>) -> &[u8] {
+        let mut details = Object::new();
+        details.text("key", key.text().as_bytes());
+        if let Some(previous) = previous {
+            let signature = previous.sign_bytes(key_statement(key).as_bytes());
+            details
+                .text("previous", previous.public().text().as_bytes())
+                .text("signature", hex(&signature).as_bytes());
+        }
+        self.event("KEY", details)
+    }
+
     /// The worker begins to fill the trail.
     pub fn start(&mut self, ring_id: &[u8], position: u64, leftover_rings: usize) -> &[u8] {
-        let mut details = Object::new();
+        let mut details = describe(&Origin::here());
         details
             .text("server_version", pg_sys::PG_VERSION.to_bytes())
             .text("version", env!("CARGO_PKG_VERSION").as_bytes())

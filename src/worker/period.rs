@@ -114,9 +114,29 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     let name = format!("audit.{table}_{suffix}");
     // Rows are only ever added, and frozen once when the period is closed.
     execute(&format!(
-        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING COMMENTS) \
+        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMMENTS) \
          WITH (autovacuum_vacuum_insert_threshold = -1)"
     ));
+    // LIKE doesn't copy these: of what can be erased no samples are kept.
+    let unsampled: &[&str] = match table {
+        "event" => &[
+            "text",
+            "error",
+            "statement_sha256",
+            "parameters",
+            "details",
+            "salt",
+        ],
+        "session" => &["context", "salt"],
+        "statement" => &["text", "salt"],
+        "batch" => &["frontier", "checks"],
+        _ => &[],
+    };
+    for column in unsampled {
+        execute(&format!(
+            "ALTER TABLE {name} ALTER COLUMN {column} SET STATISTICS 0"
+        ));
+    }
     if table == "event" {
         execute(&format!(
             "CREATE INDEX event_{suffix}_brin ON {name} USING brin (seq, recorded_at, started_at) \

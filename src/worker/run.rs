@@ -5,15 +5,18 @@ use super::dictionary::Dictionary;
 use super::lifecycle::{flush_interval, is_home, service, terminated, wait};
 use super::own_events::OwnEvents;
 use super::period::{self, Period};
+use super::provenance::Provenance;
+use super::publish::Publisher;
 use super::source::{Live, Source, Step};
-use super::store::{Progress, Store};
+use super::store::{Destination, Progress, Store};
 use super::text::Texts;
 use super::{leftover, maintenance, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
-use crate::pg::{guc, ring_file};
+use crate::pg::{guc, keys, ring_file};
 use audit_core::event::Timestamp;
 use audit_core::ring::Ring;
+use audit_core::tree::Frontier;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
@@ -47,19 +50,29 @@ struct Current {
     dictionary: Dictionary,
 }
 
+/// An own event that waits for the next batch.
+struct Queued {
+    payload: Vec<u8>,
+    /// audit.origin keeps a copy of it.
+    landmark: bool,
+}
+
 pub struct Worker {
     shared: &'static Shared,
     texts: Texts,
     own: OwnEvents,
     store: Option<Store>,
     current: Option<Current>,
-    /// Of the trail.
-    last_seq: u64,
+    /// Of the trail: its size is the last seq.
+    tree: Frontier,
+    /// With the leaves of the batch under way.
+    next_tree: Frontier,
     last_recorded_at: Timestamp,
     batch: Batch,
     payload: Vec<u8>,
     /// Own events that go first into the next batch.
-    queued: Vec<Vec<u8>>,
+    queued: Vec<Queued>,
+    publisher: Option<Publisher>,
     /// Dropped periods that `queued` tells of: where they began, index in `queued`.
     telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
@@ -83,12 +96,14 @@ impl Worker {
             own: OwnEvents::new(&home.unwrap_or_default(), texts.encoding()),
             store: None,
             current: None,
-            last_seq: 0,
+            tree: Frontier::default(),
+            next_tree: Frontier::default(),
             last_recorded_at: 0,
             batch: Batch::default(),
             payload: Vec::new(),
             queued: Vec::new(),
             telling: Vec::new(),
+            publisher: None,
             max_rows: MAX_ROWS,
             care: Care::Whole,
             back_off: None,
@@ -125,8 +140,11 @@ impl Worker {
         self.shared
             .flushed
             .store(progress.position, Ordering::SeqCst);
-        self.broadcast();
         while !self.is_over() {
+            if let Some(publisher) = &mut self.publisher {
+                publisher.publish_if_due(&self.tree);
+                self.broadcast();
+            }
             match self.step(&mut live) {
                 // More is waiting: the batch was full, or failed and is to be tried again.
                 Drained::Stored { full: true } => {
@@ -159,10 +177,10 @@ impl Worker {
     /// Reads where the trail stands, and queues START. `None`: the worker has to end.
     fn attach(&mut self, ring: &Ring) -> Option<Progress> {
         let id = ring.id();
-        let known = self.insist(|worker| {
+        let (known, mut provenance) = self.insist(|worker| {
             transaction(|| {
                 worker.read_trail();
-                trail::progress(id)
+                (trail::progress(id), Provenance::read(worker.tree.size()))
             })
         })?;
         let mut progress = known.unwrap_or(Progress {
@@ -173,7 +191,6 @@ impl Worker {
         let leftovers = ring_file::leftovers().len();
         self.set_leftovers(leftovers);
         let start = self.own.start(&id, progress.position, leftovers).to_vec();
-        self.queued.push(start);
         let tail = ring.tail();
         if progress.position < tail {
             // The trail is older than the ring: a backup was restored beside it.
@@ -183,16 +200,51 @@ impl Worker {
                 tail,
                 "the trail is older than the ring: these records were given back already",
             );
-            self.queued.push(gap.to_vec());
+            let gap = gap.to_vec();
+            self.queue(gap, false);
+            provenance.older_than_ring(self.tree.size());
             progress.position = tail;
         }
+        self.introduce(&provenance, start);
         Some(progress)
     }
 
+    /// Puts first what the trail has to begin with: that it was forked or restored, the start, a
+    /// key.
+    fn introduce(&mut self, provenance: &Provenance, start: Vec<u8>) {
+        let mut first: Vec<_> = provenance
+            .events(&self.tree, &mut self.own)
+            .into_iter()
+            .map(|payload| Queued {
+                payload,
+                landmark: true,
+            })
+            .collect();
+        first.push(Queued {
+            payload: start,
+            landmark: provenance.is_new(),
+        });
+        let known = transaction(keys::known).unwrap_or_default();
+        let (publisher, key) =
+            Publisher::begin(self.shared, &known, provenance.moved(), &mut self.own);
+        first.extend(key.map(|payload| Queued {
+            payload,
+            landmark: true,
+        }));
+        self.publisher = Some(publisher);
+        self.queued.splice(0..0, first);
+    }
+
+    fn queue(&mut self, payload: Vec<u8>, landmark: bool) {
+        self.queued.push(Queued { payload, landmark });
+    }
+
     fn read_trail(&mut self) {
-        (self.last_seq, self.last_recorded_at) = trail::last();
+        let (last_seq, last_recorded_at) = trail::last();
+        self.last_recorded_at = last_recorded_at;
+        self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
-        self.shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+        self.shared.last_seq.store(last_seq, Ordering::Relaxed);
         // A predecessor may not have told of all that was dropped.
         self.shared.news.store(1, Ordering::SeqCst);
     }
@@ -274,7 +326,7 @@ impl Worker {
         for dropped in untold {
             self.telling.push((dropped.starts_at, self.queued.len()));
             let event = self.own.retention(&dropped).to_vec();
-            self.queued.push(event);
+            self.queue(event, false);
         }
         self.upkeep.dropped();
         Ok(())
@@ -313,11 +365,14 @@ impl Worker {
         let before = source.progress();
         let mut gaps = 0;
         batch.clear();
+        current.dictionary.trim();
         let mut add = |batch: &mut Batch, payload: &[u8], care| {
             batch.add(payload, &mut current.dictionary, texts, care)
         };
         for own in &self.queued {
-            let _ = add(batch, own, Care::Whole);
+            if add(batch, &own.payload, Care::Whole).is_ok() && own.landmark {
+                batch.landmarks.push(batch.rows.len() as u32 - 1);
+            }
         }
         if let Some(dropped) = source.take_dropped() {
             gaps += 1;
@@ -346,7 +401,9 @@ impl Worker {
             let _ = add(batch, gap, Care::Whole);
         }
         let progress = source.progress();
-        if batch.rows.is_empty() && progress.position == before.position {
+        // Each batch ends with an event, whose leaf covers the batch's own row. (The position alone
+        // moves only at the beginning of a left-over ring, where there is nothing.)
+        if batch.rows.is_empty() {
             let drained = if pending {
                 Drained::Pending
             } else {
@@ -362,9 +419,18 @@ impl Worker {
             at
         };
         batch.finish();
-        store.write(batch, &current.period, at, self.last_seq + 1, &progress);
+        self.next_tree = self.tree.clone();
+        let to = Destination {
+            period: &current.period,
+            dictionary: &mut current.dictionary,
+            tree: &mut self.next_tree,
+            recorded_at: at,
+            progress,
+        };
+        let first_seq = to.tree.size() + 1;
+        store.write(batch, to);
         for (starts_at, index) in &self.telling {
-            retention::tell(*starts_at, self.last_seq + 1 + *index as u64);
+            retention::tell(*starts_at, first_seq + *index as u64);
         }
         let full = batch.is_full(self.max_rows);
         (gaps, at, Drained::Stored { full })
@@ -373,7 +439,7 @@ impl Worker {
     /// A batch is in the trail and flushed: only now the ring may forget it.
     fn committed(&mut self, source: &mut dyn Source, at: Timestamp, gaps: u64) {
         let rows = self.batch.rows.len() as u64;
-        self.last_seq += rows;
+        core::mem::swap(&mut self.tree, &mut self.next_tree);
         self.last_recorded_at = at;
         self.queued.clear();
         self.telling.clear();
@@ -382,7 +448,7 @@ impl Worker {
         shared.recorded.fetch_add(rows, Ordering::Relaxed);
         shared.gaps.fetch_add(gaps, Ordering::Relaxed);
         shared.last_batch_at.store(at, Ordering::Relaxed);
-        shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+        shared.last_seq.store(self.tree.size(), Ordering::Relaxed);
         let progress = source.progress();
         if ring_file::ring().is_some_and(|ring| ring.id() == progress.ring_id) {
             shared.flushed.store(progress.position, Ordering::SeqCst);
@@ -475,7 +541,7 @@ impl Worker {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let reason = format!("the left-over ring \"{name}\" cannot be read: {reason}");
         let gap = self.own.unreadable(&[], 0, 0, &reason).to_vec();
-        self.queued.push(gap);
+        self.queue(gap, false);
         self.shared.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -487,7 +553,11 @@ impl Worker {
         if !live.has_news() {
             // Counts that autovacuum goes by.
             unsafe { pg_sys::pgstat_report_stat(true) };
-            wait(self.upkeep.sleep());
+            // Only what has no checkpoint yet, and what becomes too old, is worth waking up for.
+            let publisher = self.publisher.as_ref();
+            let checkpoint = publisher.and_then(|p| p.due_in(&self.tree));
+            let retention = self.upkeep.sleep();
+            wait(checkpoint.into_iter().chain(retention).min());
             self.upkeep.keep_limits(self.shared);
         }
         self.shared.worker_sleeping.store(0, Ordering::SeqCst);
@@ -527,6 +597,9 @@ impl Worker {
                 Ok(Drained::Stored { .. }) => {}
                 Ok(_) | Err(_) => return,
             }
+        }
+        if let Some(publisher) = self.publisher.as_mut().filter(|_| !self.home_lost) {
+            publisher.publish(&self.tree);
         }
     }
 }
