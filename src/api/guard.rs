@@ -17,10 +17,11 @@ fn unlock(reason: Option<&str>) {
     let reason = required_reason(reason, "audit.unlock('what for')");
     require_superuser();
     require_home();
-    let mut details = Object::new();
-    details.text("reason", reason.as_bytes());
+    let details = |details: &mut Object| {
+        details.text("reason", reason.as_bytes());
+    };
     // SAFETY: a function runs in a transaction.
-    unsafe { announce::event("UNLOCK", &details.finish(), false) };
+    unsafe { announce::event("UNLOCK", &details, false) };
     let seq = flush();
     checkpoint_to_log(seq, reason);
     unlock::set_open(true);
@@ -33,10 +34,11 @@ fn lock() {
         return;
     }
     unlock::set_open(false);
-    let mut details = Object::new();
-    details.text("by", b"audit.lock()");
+    let details = |details: &mut Object| {
+        details.text("by", b"audit.lock()");
+    };
     // SAFETY: a function runs in a transaction.
-    unsafe { announce::event("LOCK", &details.finish(), false) };
+    unsafe { announce::event("LOCK", &details, false) };
 }
 
 /// A reason that says something.
@@ -58,7 +60,8 @@ pub fn required_reason<'a>(reason: Option<&'a str>, example: &str) -> &'a str {
 /// superuser must not open the trail for others.
 fn require_superuser() {
     // SAFETY: reads the session's user ids and the catalog; guarded calls.
-    let allowed = unsafe { pg_sys::superuser() && pg_sys::superuser_arg(pg_sys::GetSessionUserId()) };
+    let allowed =
+        unsafe { pg_sys::superuser() && pg_sys::superuser_arg(pg_sys::GetSessionUserId()) };
     if !allowed {
         ereport!(
             ERROR,
@@ -73,9 +76,7 @@ fn require_superuser() {
 fn require_home() {
     let recording = shared().is_some_and(|shared| {
         // SAFETY: plain globals.
-        unsafe {
-            shared.home() == pg_sys::MyDatabaseId.to_u32() && !pg_sys::RecoveryInProgress()
-        }
+        unsafe { shared.home() == pg_sys::MyDatabaseId.to_u32() && !pg_sys::RecoveryInProgress() }
     });
     if !recording || ring_file::ring().is_none() {
         ereport!(

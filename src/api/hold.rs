@@ -69,18 +69,16 @@ fn release(id: Option<i64>, reason: Option<&str>) {
 
 /// The event shows what becomes of the transaction: rolled back, the hold doesn't hold.
 fn tell(command: &'static str, details: &str) {
-    let mut object = Object::new();
-    object.raw("hold", details.as_bytes());
+    let details = |object: &mut Object| {
+        object.raw("hold", details.as_bytes());
+    };
     // SAFETY: a function runs in a transaction.
-    unsafe { announce::event(command, &object.finish(), true) };
+    unsafe { announce::event(command, &details, true) };
 }
 
 /// Runs a statement on our own table, which the guard lets pass while it runs; id and details of its
 /// row. Two at once wait for each other.
-fn own(
-    sql: &str,
-    arguments: &[pgrx::datum::DatumWithOid],
-) -> Option<(i64, String)> {
+fn own(sql: &str, arguments: &[pgrx::datum::DatumWithOid]) -> Option<(i64, String)> {
     unlock::set_own(true);
     let row = Spi::connect_mut(|client| {
         client.update(

@@ -31,11 +31,7 @@ extension_sql_file!(
     name = "guard",
     requires = ["functions"]
 );
-extension_sql_file!(
-    "../../sql/views.sql",
-    name = "views",
-    requires = ["guard"]
-);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["guard"]);
 extension_sql_file!(
     "../../sql/grants.sql",
     name = "grants",

@@ -76,6 +76,21 @@ impl FateTracker {
         self.undecided_from != 0
     }
 
+    /// First event of the running transaction that waits for its fate, 0 if there is none.
+    pub fn undecided_from(&self) -> u64 {
+        self.undecided_from
+    }
+
+    /// Writes the decisions that wait to `out`, without forgetting them; returns the bytes used.
+    pub fn write_pending(&self, out: &mut [u8; MOST_BYTES]) -> usize {
+        let mut at = 0;
+        for decision in &self.pending[..self.pending_len] {
+            out[at..at + DECISION_LEN].copy_from_slice(&encode_decision(decision));
+            at += DECISION_LEN;
+        }
+        at
+    }
+
     /// Whether decisions wait for an event to carry them.
     pub fn has_pending(&self) -> bool {
         self.pending_len > 0
@@ -144,13 +159,9 @@ impl FateTracker {
 
     /// Writes the pending decisions to `out` and forgets them; returns the bytes used.
     pub fn take_pending(&mut self, out: &mut [u8; MOST_BYTES]) -> usize {
-        let mut at = 0;
-        for decision in &self.pending[..self.pending_len] {
-            out[at..at + DECISION_LEN].copy_from_slice(&encode_decision(decision));
-            at += DECISION_LEN;
-        }
+        let used = self.write_pending(out);
         self.pending_len = 0;
-        at
+        used
     }
 }
 

@@ -1,5 +1,7 @@
 //! Writing JSON, for details of events. Reading is left to jsonb itself.
 
+use std::io::Write;
+
 /// Appends `text` as a JSON string. Bytes that are no UTF-8 appear as `\xNN`, literally.
 pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
@@ -20,8 +22,8 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// A JSON object being written.
-pub struct Object(Vec<u8>);
+/// A JSON object being written; its buffer can be used again.
+pub struct Object(pub(crate) Vec<u8>);
 
 impl Default for Object {
     fn default() -> Self {
@@ -38,12 +40,38 @@ impl Object {
         self.0.len() == 1
     }
 
-    fn key(&mut self, key: &str) {
-        if !self.is_empty() {
+    /// Bytes written, with the closing brace.
+    pub fn len(&self) -> usize {
+        self.0.len() + 1
+    }
+
+    /// Room for so many bytes more, which are then written without an allocation.
+    pub fn reserve(&mut self, room: usize) {
+        self.0.reserve(room + 1);
+    }
+
+    /// Begins anew; keeps at most so much of the buffer.
+    pub fn clear(&mut self, keep: usize) {
+        self.0.truncate(1);
+        if self.0.capacity() > keep {
+            self.0.shrink_to(keep);
+        }
+    }
+
+    pub(crate) fn key(&mut self, key: &str) {
+        if self.0.last() != Some(&b'{') {
             self.0.push(b',');
         }
         string(&mut self.0, key.as_bytes());
         self.0.push(b':');
+    }
+
+    /// Whether a member of that name was written.
+    pub fn has(&self, key: &str) -> bool {
+        let key = key.as_bytes();
+        self.0
+            .windows(key.len() + 3)
+            .any(|w| w[0] == b'"' && w.ends_with(b"\":") && &w[1..=key.len()] == key)
     }
 
     pub fn text(&mut self, key: &str, value: &[u8]) -> &mut Self {
@@ -59,12 +87,63 @@ impl Object {
         self
     }
 
+    /// Allocates nothing where the buffer has room.
     pub fn number(&mut self, key: &str, value: impl std::fmt::Display) -> &mut Self {
-        self.raw(key, value.to_string().as_bytes())
+        self.key(key);
+        let _ = write!(self.0, "{value}");
+        self
+    }
+
+    /// Begins an object as a member; [`Object::end_object`] ends it.
+    pub fn begin_object(&mut self, key: &str) {
+        self.key(key);
+        self.0.push(b'{');
+    }
+
+    pub fn end_object(&mut self) {
+        self.0.push(b'}');
+    }
+
+    /// Begins a list of texts; [`Object::item`]s follow, then [`Object::end_list`].
+    pub fn begin_list(&mut self, key: &str) {
+        self.key(key);
+        self.0.push(b'[');
+    }
+
+    pub fn item(&mut self, text: &[u8]) {
+        self.separate();
+        string(&mut self.0, text);
+    }
+
+    /// As [`Object::item`], of JSON.
+    pub fn raw_item(&mut self, json: &[u8]) {
+        self.separate();
+        self.0.extend_from_slice(json);
+    }
+
+    fn separate(&mut self) {
+        if self.0.last() != Some(&b'[') {
+            self.0.push(b',');
+        }
+    }
+
+    pub fn end_list(&mut self) {
+        self.0.push(b']');
+    }
+
+    /// Ends the object; nothing may be added until it is cleared.
+    pub fn close(&mut self) -> &Self {
+        self.0.push(b'}');
+        self
+    }
+
+    /// What was written; the whole object once it is closed.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     pub fn finish(mut self) -> Vec<u8> {
-        self.0.push(b'}');
+        self.close();
         self.0
     }
 }

@@ -4,8 +4,10 @@
 
 pub mod classify;
 pub mod codec;
+pub mod drops;
 pub mod event;
 pub mod fate;
+pub mod fit;
 pub mod json;
 pub mod level;
 pub mod note;
@@ -14,5 +16,7 @@ pub mod proof;
 pub mod record;
 pub mod ring;
 pub mod sha;
+#[cfg(not(loom))]
+pub mod slot;
 pub mod sql;
 pub mod tree;

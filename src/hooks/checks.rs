@@ -3,7 +3,6 @@
 //! own, as any failed statement.
 
 use audit_core::event::Fate;
-use std::io::Write;
 
 use super::emit;
 use super::engine::{Engine, Id};
@@ -72,8 +71,7 @@ pub fn flush(engine: &mut Engine) {
         let frame = engine.frame(id);
         if frame.calls > 1 {
             let calls = frame.calls;
-            frame.details.clear();
-            let _ = write!(frame.details, "{{\"calls\": {calls}}}");
+            frame.details.number("calls", calls);
         }
         emit::push(engine, id, Fate::Open, true);
         engine.give_back(id);

@@ -4,7 +4,7 @@
 use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter};
 use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
 use audit_core::fate::MOST_BYTES;
-use audit_core::json::Object;
+use audit_core::fit;
 use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use super::begin;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
 use crate::pg::names::Relation;
-use crate::pg::{raw, report, ring_file, session, shared};
+use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -28,50 +28,85 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
-    frame.write_shape();
     frame.numbers.fate = fate;
     frame.numbers.event_no = event_no;
-    let mut numbers = frame.numbers;
-    let mut sections = [
+    finish(frame, decided);
+    let frame = &*frame;
+    let numbers = frame.numbers;
+    let details = frame.details.bytes();
+    let sections = [
         Some(frame.session.as_slice()),
         Some(frame.shape.as_slice()),
         (!frame.text.is_empty()).then_some(frame.text.as_slice()),
         frame.sha256.as_ref().map(|sha| sha.as_slice()),
         frame.with_parameters.then_some(frame.parameters.as_slice()),
         (!frame.error.is_empty() || numbers.sqlstate != 0).then_some(frame.error.as_slice()),
-        (!frame.details.is_empty()).then_some(frame.details.as_slice()),
+        (details.len() > 2).then_some(details),
         (decided > 0).then_some(&decisions[..decided]),
         (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
-    fit(&mut numbers, &mut sections);
+    slot::begin_push(event_no, undecided_from, numbers.started_at);
     send(&numbers, sections);
+    slot::keep_fates(&engine.fates);
+    engine.frame(id).unprotect();
+    slot::end_push();
 }
 
-/// Index of the statement's text among the sections.
-const STATEMENT: usize = 2;
-
-/// Cuts the text of a record that would be too long.
-fn fit(numbers: &mut Numbers, sections: &mut [Option<&[u8]>; SECTIONS]) {
-    let Some(ring) = ring_file::ring() else {
-        return;
-    };
-    let most = MOST.min(ring.capacity() as usize / 8);
-    let len = FIXED_LEN + sections.iter().flatten().map(|s| s.len()).sum::<usize>();
-    let Some(over) = len.checked_sub(most).filter(|over| *over > 0) else {
-        return;
-    };
-    if let Some(text) = sections[STATEMENT] {
-        if numbers.statement_length == 0 {
-            numbers.statement_length = text.len() as u32;
-        }
-        let mut keep = text.len().saturating_sub(over);
-        // Not inside a character of UTF-8.
-        while keep > 0 && text[keep] & 0xc0 == 0x80 {
-            keep -= 1;
-        }
-        sections[STATEMENT] = Some(&text[..keep]);
+/// Completes the details and lays out the shape; cuts what would make the record too long.
+fn finish(frame: &mut Frame, decided: usize) {
+    let Frame {
+        state,
+        drops,
+        details,
+        truncated,
+        ..
+    } = frame;
+    drops.finish(details, truncated, state.names_dropped);
+    frame.write_shape();
+    let most = ring_file::ring().map_or(MOST, |ring| MOST.min(ring.capacity() as usize / 8));
+    let len = FIXED_LEN
+        + [&frame.session, &frame.shape, &frame.text, &frame.gid]
+            .map(Vec::len)
+            .iter()
+            .sum::<usize>()
+        + [&frame.parameters, &frame.error]
+            .map(Vec::len)
+            .iter()
+            .sum::<usize>()
+        + frame.details.len()
+        + frame.truncated.len()
+        + frame.sha256.map_or(0, |sha| sha.len())
+        + decided
+        + fit::NOTES;
+    if len > most {
+        cut(frame, len - most);
     }
+    if !frame.truncated.is_empty() {
+        let Frame {
+            details, truncated, ..
+        } = frame;
+        details.raw("truncated", truncated.close().bytes());
+    }
+    frame.details.close();
+}
+
+#[cold]
+fn cut(frame: &mut Frame, over: usize) {
+    let state = &mut frame.state;
+    fit::Parts {
+        details: &mut frame.details,
+        truncated: &mut frame.truncated,
+        parameters: &mut frame.parameters,
+        statement: &mut frame.text,
+        statement_length: &mut state.numbers.statement_length,
+        sha256: &mut state.sha256,
+        error: &mut frame.error,
+        relations: &mut frame.relations,
+    }
+    .cut(over);
+    frame.write_shape();
 }
 
 /// Sends an AUDIT event `FATE`: decisions that no statement carries.
@@ -79,13 +114,22 @@ pub fn fate_event(engine: &mut Engine) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let failed = core::mem::take(&mut engine.commit_failed);
     let numbers = Numbers {
         started_at: now,
         duration: 0,
         event_no: engine.fates.number_event(false),
+        // Why a statement was rolled back that had succeeded, and was told of, before its commit.
+        sqlstate: if failed { engine.error.sqlstate } else { 0 },
+        outcome: if failed {
+            Outcome::Failed
+        } else {
+            Outcome::Success
+        },
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"FATE",
@@ -107,6 +151,7 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"SETTING",
@@ -150,9 +195,7 @@ pub fn refused_event(
         frame.numbers.sqlstate = report::GUARDED as i32 as u32;
         let message = report::guarded_message(command, what);
         frame.error.extend_from_slice(message.as_bytes());
-        let mut details = Object::new();
-        details.text("command", command).text("object", what);
-        frame.details = details.finish();
+        frame.details.text("command", command).text("object", what);
         if let Some(relation) = relation {
             frame.object_type = relation.kind;
             frame.object_name.extend_from_slice(&relation.name);
@@ -175,6 +218,7 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Session),
         command,
@@ -218,6 +262,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
 
 /// Sends an event without a statement.
 fn small(
+    engine: &Engine,
     numbers: &Numbers,
     classes: Classes,
     command: &[u8],
@@ -242,7 +287,14 @@ fn small(
         decisions,
         None,
     ];
+    slot::begin_push(
+        numbers.event_no,
+        engine.fates.undecided_from(),
+        numbers.started_at,
+    );
     send(numbers, sections);
+    slot::keep_fates(&engine.fates);
+    slot::end_push();
 }
 
 /// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
@@ -279,9 +331,13 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
         ring.try_push(&encoded.parts(), pid, Limit::Whole)
     };
     match pushed {
-        Ok(_) => {}
-        Err(PushError::Full) => ring.count_drop(numbers.started_at),
+        Ok(pushed) => durability::pushed(pushed.end),
+        Err(PushError::Full) => {
+            durability::dropped();
+            ring.count_drop(numbers.started_at);
+        }
         Err(_) => {
+            durability::dropped();
             ring.count_drop(numbers.started_at);
             shared.panics.fetch_add(1, Ordering::Relaxed);
         }

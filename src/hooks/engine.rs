@@ -20,7 +20,7 @@ use audit_core::fate::FateTracker;
 
 use super::frame::Frame;
 use super::{capture, checks, emit, settings};
-use crate::pg::raw;
+use crate::pg::{raw, slot};
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -53,6 +53,8 @@ pub struct Engine {
     pub last_source: (usize, i64, usize),
     /// The top-level statement that was just planned: its execution is the same statement.
     pub plan: Option<Planned>,
+    /// The commit of a statement failed whose event was sent ahead of it.
+    pub commit_failed: bool,
     pub error: LastError,
 }
 
@@ -93,6 +95,7 @@ static mut ENGINE: Engine = Engine {
     explicit: false,
     last_source: (0, 0, 0),
     plan: None,
+    commit_failed: false,
     error: LastError {
         sqlstate: 0,
         message: Vec::new(),
@@ -160,6 +163,7 @@ impl Engine {
     }
 
     pub fn give_back(&mut self, id: Id) {
+        self.pool[id].unprotect();
         self.pool[id].in_use = false;
         self.open.retain(|other| *other != id);
         self.free.push(id);
@@ -232,7 +236,9 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
-        if frame.recorded(true) {
+        if frame.sent {
+            self.commit_failed = true;
+        } else if frame.recorded(true) {
             emit::push(self, id, fate, true);
         }
         self.give_back(id);
@@ -397,6 +403,10 @@ impl Engine {
             emit::push(self, id, fate, true);
         } else if top && (frame.ends_transaction || !self.explicit) {
             self.release_held();
+            let frame = &self.pool[id];
+            if let Some(entry) = frame.in_flight {
+                slot::finish(entry, frame.numbers.duration, frame.numbers.rows);
+            }
             self.held = Some(id);
             return;
         } else {
@@ -408,15 +418,27 @@ impl Engine {
     /// Keeps a finished check until its statement ends.
     pub fn park(&mut self, id: Id) {
         self.open.retain(|other| *other != id);
+        // It has ended, and others need the entry.
+        self.pool[id].unprotect();
         self.checks.push(id);
     }
 
     /// Sends the held statement without its fate: another statement of the same transaction begins.
     #[inline]
     pub fn release_held(&mut self) {
+        self.send_held();
         if let Some(id) = self.held.take() {
-            emit::push(self, id, Fate::Open, true);
             self.give_back(id);
+        }
+    }
+
+    /// Sends the held statement ahead of its transaction's end, which another event will tell.
+    pub fn send_held(&mut self) {
+        if let Some(id) = self.held
+            && !self.pool[id].sent
+        {
+            emit::push(self, id, Fate::Open, true);
+            self.pool[id].sent = true;
         }
     }
 
@@ -469,6 +491,7 @@ impl Engine {
             emit::fate_event(self);
         }
         self.fates.abort_sub(subxact);
+        slot::keep_fates(&self.fates);
         if self.running.is_empty() {
             self.judge(Outcome::Failed);
             self.release_held();
@@ -497,6 +520,8 @@ impl Engine {
         if !self.running.is_empty() {
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
             self.fates.end(fate);
+            slot::keep_fates(&self.fates);
+            slot::keep_transaction(0);
             return;
         }
         self.explicit = false;
@@ -506,13 +531,18 @@ impl Engine {
         checks::flush(self);
         // First the range, then the events that carry it.
         self.fates.end(fate);
+        slot::keep_fates(&self.fates);
         self.judge(Outcome::Failed);
         if let Some(id) = self.held.take() {
-            emit::push(self, id, fate, false);
+            if !self.pool[id].sent {
+                emit::push(self, id, fate, false);
+            }
             self.give_back(id);
-        } else if self.fates.has_pending() && !exiting {
+        }
+        if self.fates.has_pending() && !exiting {
             emit::fate_event(self);
         }
+        slot::keep_transaction(0);
     }
 
     /// The client has its error, and no abort callback has told so: the transaction had failed

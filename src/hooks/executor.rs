@@ -59,11 +59,34 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         }
         if let Some(id) = id {
             watch(query, id);
+            count_rows_of_rule(query);
             with(|engine| {
                 engine.pause(id);
                 engine.open(id);
             });
         }
+    }
+}
+
+/// The action of a rule doesn't count its rows, as they aren't the client's; its event has them.
+/// See [`run`], which hides the count from everybody else. Never throws.
+unsafe fn count_rows_of_rule(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if writes_for_rule(query) {
+            let state = (*query).planstate.cast::<pg_sys::ModifyTableState>();
+            (*state).canSetTag = true;
+        }
+    }
+}
+
+/// Whether a query that has started writes on behalf of a rule. Never throws.
+#[inline]
+unsafe fn writes_for_rule(query: *mut pg_sys::QueryDesc) -> bool {
+    unsafe {
+        let state = (*query).planstate;
+        !(*(*query).plannedstmt).canSetTag
+            && !state.is_null()
+            && (*state).type_ == pg_sys::NodeTag::T_ModifyTableState
     }
 }
 
@@ -107,11 +130,12 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
                 frame.command.extend_from_slice(command);
                 frame.query_id = (*stmt).queryId as i64;
                 parameters::hand_over(frame);
-                let mut objects = Objects::new(frame);
+                let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
                 compat::for_each_used_relation(stmt, |relid, privileges| {
                     objects.add(relid, privileges);
                 });
                 objects.finish();
+                engine.frame(id).protect();
             }
             id
         })
@@ -154,11 +178,22 @@ unsafe fn join_wrapper(
                 frame.query_id = (*stmt).queryId as i64;
             }
             parameters::hand_over(frame);
+            let first = frame.relations.is_empty();
+            let (mut any, mut only_catalog) = (false, true);
             compat::for_each_used_relation(stmt, |relid, _| {
                 if let Some(relation) = names::relation(relid) {
+                    any = true;
+                    only_catalog &= relation.catalog;
                     frame.add_relation(&relation.name);
                 }
             });
+            // As `Objects::finish` does it; a wrapper that makes something is no mere read.
+            let reads = Classes::of(Class::Read).with(Class::Misc);
+            frame.left_out = (first || frame.left_out)
+                && (any && only_catalog && !guc::catalog())
+                && classes.has(Class::Read)
+                && !frame.audited_object
+                && frame.classes.0 & !reads.0 == 0;
         }
     }
 }
@@ -199,15 +234,18 @@ unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
 /// Relations and main object of a statement, found one relation after the other.
 pub struct Objects<'f> {
     frame: &'f mut Frame,
+    target: compat::Target,
     select: bool,
     only_catalog: bool,
 }
 
 impl<'f> Objects<'f> {
-    pub fn new(frame: &'f mut Frame) -> Self {
+    /// `target`: what the statement writes to.
+    pub fn new(frame: &'f mut Frame, target: compat::Target) -> Self {
         let select = frame.command == b"SELECT";
         Objects {
             frame,
+            target,
             select,
             only_catalog: true,
         }
@@ -222,10 +260,12 @@ impl<'f> Objects<'f> {
         };
         self.only_catalog &= relation.catalog;
         self.frame.add_relation(&relation.name);
-        // The main object: what is written to, else the only relation there is.
-        let main =
-            self.frame.object_type.is_empty() && (self.select || privileges as u32 & WRITES != 0);
-        if main {
+        // The main object: what is written to, by the name that the user gave it (a view that the
+        // server writes through); else the only relation there is.
+        let through_view = relation.kind == "VIEW" && self.target.rule_of != relid;
+        let written =
+            privileges as u32 & WRITES != 0 && (relid == self.target.relid || through_view);
+        if self.frame.object_type.is_empty() && (self.select || written) {
             self.frame.object_type = relation.kind;
             self.frame.object_name.extend_from_slice(&relation.name);
         }
@@ -281,6 +321,10 @@ executor_run_fn! {
                 return;
             }
             let rows = (*(*query).estate).es_processed as i64;
+            if writes_for_rule(query) {
+                // Counted for us alone: see `count_rows_of_rule`.
+                compat::forget_rows((*query).estate);
+            }
             with(|engine| match id {
                 Some(id) => {
                     engine.pause(id);

@@ -4,7 +4,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
-use super::guard_objects;
+use super::{drops, guard_objects};
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, home, raw};
 
@@ -71,7 +71,7 @@ unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const
     value
 }
 
-/// A plain frame; only the drop of an extension or of a database is looked at.
+/// A plain frame; only drops are looked at.
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -87,6 +87,7 @@ unsafe extern "C-unwind" fn object_access(
             } else if class == pg_sys::DatabaseRelationId {
                 database_dropped(object);
             }
+            drops::object_dropped(class, object, sub, arg.cast());
         }
         if let Some(next) = NEXT {
             next(access, class, object, sub, arg);

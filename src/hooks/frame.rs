@@ -2,8 +2,14 @@
 //! reused, so that the path of a statement allocates nothing once the backend is warm.
 
 use audit_core::codec::ShapeWriter;
+use audit_core::drops::Drops;
 use audit_core::event::{Classes, Fate, Numbers};
+use audit_core::fit;
+use audit_core::json::Object;
 use audit_core::level::Level;
+use audit_core::slot::Statement;
+
+use crate::pg::slot;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
 const KEEP: usize = 64 * 1024;
@@ -34,6 +40,8 @@ pub struct State {
     pub captured: bool,
     /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
     pub audited_object: bool,
+    /// A wrapper that reads nothing but the catalog, which `audit.catalog` leaves out.
+    pub left_out: bool,
     /// It began in a transaction that had already failed.
     pub in_aborted: bool,
     /// It may end a transaction or a subtransaction: its fate is known only at the callback.
@@ -75,6 +83,16 @@ pub struct State {
     pub calls: u64,
     /// `parameters` holds a list, perhaps an empty one.
     pub with_parameters: bool,
+    /// Its event is in the ring already, ahead of its transaction's end (`audit.durability`).
+    pub sent: bool,
+    /// Its entry in the session's in-flight slot.
+    pub in_flight: Option<u8>,
+    /// The server analyzes a query of it, whose relations are its own: PREPARE, CREATE VIEW.
+    pub analyzes: bool,
+    /// What is dropped while it runs went with it.
+    pub drops_objects: bool,
+    /// What it drops has a name in it: one object alone needs no list.
+    pub names_dropped: bool,
 }
 
 #[derive(Default)]
@@ -92,8 +110,10 @@ pub struct Frame {
     pub parameters: Vec<u8>,
     /// Message of the error it failed with.
     pub error: Vec<u8>,
-    /// A JSON object, or empty.
-    pub details: Vec<u8>,
+    pub details: Object,
+    /// What was cut, with its full size: `details.truncated`.
+    pub truncated: Object,
+    pub drops: Drops,
     /// Identifier of the prepared transaction that it makes or ends.
     pub gid: Vec<u8>,
     /// See [`Frame::write_shape`].
@@ -124,7 +144,6 @@ impl Frame {
             &mut self.text,
             &mut self.parameters,
             &mut self.error,
-            &mut self.details,
             &mut self.gid,
             &mut self.shape,
         ] {
@@ -133,12 +152,28 @@ impl Frame {
                 buffer.shrink_to(KEEP);
             }
         }
+        self.details.clear(KEEP);
+        self.truncated.clear(KEEP);
+        self.drops.clear();
+        self.make_room();
         let serial = self.state.serial.wrapping_add(1);
         self.state = State {
             serial,
             inner_rows: -1,
             ..State::default()
         };
+    }
+
+    /// Room for what is added to the details when the event leaves, perhaps in an error path.
+    pub fn make_room(&mut self) {
+        self.details.reserve(fit::NOTES + 32);
+        self.truncated.reserve(fit::NOTES);
+    }
+
+    /// Adds an object that goes with what the statement drops; `parent` is the relation it is a part of.
+    pub fn add_drop(&mut self, kind: &[u8], name: &[u8], parent: Option<&[u8]>) {
+        self.drops.add(&mut self.details, kind, name, parent);
+        self.make_room();
     }
 
     /// Adds a relation unless it is there.
@@ -150,9 +185,44 @@ impl Frame {
         }
     }
 
+    /// Writes the statement down in the session's slot: to be called before it runs, when all is
+    /// known that is known before. Never throws.
+    #[inline]
+    pub fn protect(&mut self) {
+        if !self.captured || self.in_flight.is_some() {
+            return;
+        }
+        let s = &self.state;
+        self.state.in_flight = slot::open(&Statement {
+            statement_id: s.numbers.statement_id,
+            substatement_id: s.numbers.substatement_id,
+            depth: s.numbers.depth,
+            started_at: s.numbers.started_at,
+            query_id: s.query_id,
+            classes: s.classes.0,
+            full_length: s.numbers.statement_length,
+            command: &self.command,
+            object_type: s.object_type.as_bytes(),
+            object_name: &self.object_name,
+            relations: &self.relations,
+            gid: &self.gid,
+            text: &self.text,
+        });
+    }
+
+    /// The statement needs its entry no more.
+    #[inline]
+    pub fn unprotect(&mut self) {
+        if let Some(entry) = self.in_flight.take() {
+            slot::close(entry);
+        }
+    }
+
     /// Whether the level asks for the statement, given how it ended.
     pub fn recorded(&self, failed: bool) -> bool {
-        self.captured && (self.audited_object || self.level.records(self.classes, failed))
+        self.captured
+            && !self.left_out
+            && (self.audited_object || self.level.records(self.classes, failed))
     }
 
     /// Lays out the shape from what is known now.

@@ -212,12 +212,7 @@ fn hint_of(class: Oid) -> report::Way {
     }
 }
 
-unsafe fn record(
-    command: &CStr,
-    class: Oid,
-    object: Oid,
-    what: *const c_char,
-) {
+unsafe fn record(command: &CStr, class: Oid, object: Oid, what: *const c_char) {
     unsafe {
         if !capture::on() {
             return;

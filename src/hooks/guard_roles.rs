@@ -89,9 +89,7 @@ unsafe fn check_name(name: *const c_char) {
 pub unsafe fn check_changed(role: Oid, access: pg_sys::ObjectAccessType::Type) {
     let renamed = guard_utility::running() == T_RenameStmt
         && access == pg_sys::ObjectAccessType::OAT_POST_ALTER;
-    if compat::CREATEROLE_GRANTS_ANY
-        && (renamed || access == pg_sys::ObjectAccessType::OAT_DROP)
-    {
+    if compat::CREATEROLE_GRANTS_ANY && (renamed || access == pg_sys::ObjectAccessType::OAT_DROP) {
         // The catalog cache still has the old name: the command's changes aren't visible yet.
         unsafe { refuse_unless_admin(role) };
     }

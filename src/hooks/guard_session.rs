@@ -1,7 +1,6 @@
 //! A session that has unlocked the trail: what opens and closes it, and the AUDIT events that tell
 //! (UNLOCK, LOCK). `audit.unlock()` and `audit.lock()` themselves are in `api::guard`.
 
-use audit_core::json::Object;
 use pgrx::pg_sys::{self, NodeTag::*};
 
 use super::engine::{Engine, with};
@@ -14,14 +13,14 @@ pub fn install() {
 }
 
 /// An AUDIT event of this session. Throws.
-unsafe fn event(command: &'static str, details: &[u8], tracked: bool) {
+unsafe fn event(command: &'static str, details: announce::Details, tracked: bool) {
     if !capture::on() {
         return;
     }
     unsafe { begin::session() };
     with(|engine| {
         emit::audit_event(engine, command.as_bytes(), tracked, |frame| {
-            frame.details.extend_from_slice(details);
+            details(&mut frame.details);
         });
     });
 }
@@ -60,10 +59,7 @@ pub fn close(engine: &mut Engine, by: &str) {
         return;
     }
     unlock::set_open(false);
-    let mut details = Object::new();
-    details.text("by", by.as_bytes());
-    let details = details.finish();
     emit::audit_event(engine, b"LOCK", false, |frame| {
-        frame.details.extend_from_slice(&details);
+        frame.details.text("by", by.as_bytes());
     });
 }

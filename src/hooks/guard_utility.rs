@@ -4,7 +4,7 @@
 use core::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*};
 
-use super::{describe, guard, guard_roles, guard_session};
+use super::{guard, guard_names, guard_roles, guard_session};
 use crate::pg::{compat, guarded, raw, unlock};
 
 /// The utility statement that runs, and its tag; what is nested takes their place while it runs.
@@ -85,8 +85,8 @@ unsafe fn check(node: *mut pg_sys::Node) -> c_int {
             return 0;
         }
         if is_change(node) {
-            describe::for_each_relation(node, |schema, name| {
-                let relid = describe::relation_named(schema, name);
+            guard_names::for_each(node, |schema, name| {
+                let relid = guard_names::relation_named(schema, name);
                 if guarded::has_relation(relid) {
                     guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
                 }
@@ -178,7 +178,7 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
                 },
             ),
             // The server refuses members by themselves before it drops anything.
-            T_DropStmt if !describe::drops_relations(node) => {
+            T_DropStmt if !guard_names::drops_relations(node) => {
                 let kind = field!(node as DropStmt.removeType);
                 compat::for_each_pointer(
                     field!(node as DropStmt.objects),

@@ -9,27 +9,33 @@ macro_rules! field {
     };
 }
 
+pub mod analyze;
 pub mod begin;
 pub mod capture;
 pub mod checks;
 pub mod describe;
 pub mod details;
+pub mod drops;
 pub mod emit;
 pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod extension;
+pub mod found;
 pub mod frame;
 pub mod guard;
+pub mod guard_names;
 pub mod guard_objects;
 pub mod guard_roles;
 pub mod guard_session;
 pub mod guard_trigger;
 pub mod guard_utility;
 pub mod harmless;
+pub mod object;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
+pub mod relations;
 pub mod session;
 pub mod settings;
 pub mod utility;
@@ -43,6 +49,7 @@ pub unsafe fn install() {
     unsafe {
         error::install();
         executor::install();
+        analyze::install();
         planner::install();
         utility::install();
         xact::install();

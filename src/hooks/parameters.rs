@@ -97,9 +97,6 @@ pub fn hand_over(frame: &mut Frame) {
     for (number, full) in &from.cut {
         sizes.number(&number.to_string(), full);
     }
-    let mut truncated = Object::new();
-    truncated.raw("parameters", &sizes.finish());
-    let mut details = Object::new();
-    details.raw("truncated", &truncated.finish());
-    frame.details = details.finish();
+    frame.truncated.raw("parameters", &sizes.finish());
+    frame.make_room();
 }

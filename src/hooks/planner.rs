@@ -78,7 +78,7 @@ unsafe fn begin_plan(
             let command = executor::command_of((*query).commandType);
             frame.command.extend_from_slice(command);
             frame.query_id = (*query).queryId as i64;
-            let mut objects = executor::Objects::new(frame);
+            let mut objects = executor::Objects::new(frame, compat::target_of_query(query));
             compat::for_each_query_relation(query, &mut |relid, privileges| {
                 objects.add(relid, privileges);
             });

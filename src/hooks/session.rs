@@ -9,7 +9,7 @@ use std::io::Write;
 
 use super::engine::{Engine, engine, with};
 use super::{capture, emit, error, guard_session, settings};
-use crate::pg::{connection, guc, raw, session};
+use crate::pg::{connection, guc, raw, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
 ///
@@ -85,13 +85,20 @@ pub unsafe fn begun() {
     // After the abort of an open transaction (a before_shmem_exit callback), before the backend
     // gives its PGPROC back.
     unsafe { raw::on_shmem_exit(Some(disconnected), pg_sys::Datum::from(0)) };
+    slot::claim();
 }
 
 unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
-    if !capture::on_quietly() || !session::known() {
+    if !session::known() {
+        return;
+    }
+    if !capture::on_quietly() {
+        slot::release();
         return;
     }
     with(|engine| disconnect(engine, code));
+    // Behind the last record of the session.
+    slot::release();
 }
 
 fn disconnect(engine: &mut Engine, code: c_int) {

@@ -9,9 +9,10 @@ use core::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
+use super::found::found;
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, error, extension, guard_utility};
-use crate::pg::{guc, raw};
+use super::{begin, capture, describe, details, drops, error, extension, guard_utility};
+use crate::pg::{compat, durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -114,8 +115,12 @@ unsafe fn begin_utility(
         let node = (*pstmt).utilityStmt;
         let tag = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
         let kind = kind_of(node, tag);
+        // EXPLAIN ANALYZE makes the table as CREATE TABLE AS itself does.
+        let made = made_by_explain(node);
+        let described = if made.is_null() { node } else { made };
         // What a wrapper runs adds its own classes later.
-        let possible = if kind.wraps == Wraps::Nothing {
+        let prepares = (*node).type_ == pg_sys::NodeTag::T_PrepareStmt;
+        let possible = if kind.wraps == Wraps::Nothing && !prepares {
             kind.classes
         } else {
             kind.classes.with(Class::Read).with(Class::Write)
@@ -130,14 +135,20 @@ unsafe fn begin_utility(
         if catalog {
             extension::make_way(node);
         }
+        if durability::on_commit() && describe::commits_prepared(node) {
+            // What it prepared may have been told by another session.
+            durability::ensure(true);
+        }
         let by_object = guc::has_role() && begin::possible(depth);
-        let object = if (wanted || by_object) && catalog && !transaction {
-            describe::look_up(node)
-        } else {
-            describe::Object::NONE
-        };
+        let looks = (wanted || by_object) && catalog && !transaction;
+        if looks {
+            describe::look_up(described);
+        }
         let audited = by_object && catalog && describe::is_audited(node);
         wanted |= audited || (by_object && kind.wraps != Wraps::Nothing);
+        if wanted && looks {
+            details::look_up(node);
+        }
         let text = begin::Text {
             source: query_string,
             location: (*pstmt).stmt_location,
@@ -157,10 +168,14 @@ unsafe fn begin_utility(
             if wanted {
                 frame.command.extend_from_slice(tag.to_bytes());
                 frame.query_id = (*pstmt).queryId as i64;
-                if catalog && !transaction {
-                    describe::describe(node, &object, frame);
-                    details::describe(node, frame);
+                if looks {
+                    frame.left_out = !audited && describe::reads_only_catalog(node);
+                    found().hand_over(frame);
+                    frame.analyzes = describe::analyzes(node);
+                    frame.drops_objects = drops::drops_objects(node);
+                    frame.names_dropped = (*node).type_ == pg_sys::NodeTag::T_DropStmt;
                 }
+                frame.protect();
             }
             id
         })
@@ -170,7 +185,11 @@ unsafe fn begin_utility(
 unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
     use pg_sys::NodeTag::*;
     let mut classes = classes_of_command(tag.to_str().unwrap_or(""));
+    classes.0 |= unsafe { describe::further_classes(node) }.0;
     let mut source = core::ptr::null();
+    if unsafe { !made_by_explain(node).is_null() } {
+        classes = classes.with(Class::Ddl);
+    }
     let wraps = match unsafe { (*node).type_ } {
         T_CopyStmt => {
             let from = unsafe { (*node.cast::<pg_sys::CopyStmt>()).is_from };
@@ -208,10 +227,41 @@ unsafe fn executes(node: *mut pg_sys::Node) -> *const pg_sys::ExecuteStmt {
             return core::ptr::null();
         }
         let inner = (*query.cast::<pg_sys::Query>()).utilityStmt;
-        if inner.is_null() || (*inner).type_ != pg_sys::NodeTag::T_ExecuteStmt {
+        if inner.is_null() {
             return core::ptr::null();
         }
-        inner.cast()
+        match (*inner).type_ {
+            pg_sys::NodeTag::T_ExecuteStmt => inner.cast(),
+            pg_sys::NodeTag::T_CreateTableAsStmt => executes(inner),
+            _ => core::ptr::null(),
+        }
+    }
+}
+
+/// The CREATE TABLE AS, or CREATE MATERIALIZED VIEW, that an EXPLAIN ANALYZE carries out; NULL where
+/// there is none. Never throws.
+unsafe fn made_by_explain(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    let none = core::ptr::null_mut();
+    unsafe {
+        if (*node).type_ != pg_sys::NodeTag::T_ExplainStmt {
+            return none;
+        }
+        let explain = node.cast::<pg_sys::ExplainStmt>();
+        let query = (*explain).query;
+        if query.is_null() || (*query).type_ != pg_sys::NodeTag::T_Query {
+            return none;
+        }
+        let inner = (*query.cast::<pg_sys::Query>()).utilityStmt;
+        if inner.is_null() || (*inner).type_ != pg_sys::NodeTag::T_CreateTableAsStmt {
+            return none;
+        }
+        let mut analyze = false;
+        compat::for_each_pointer((*explain).options, |option: *mut pg_sys::DefElem| {
+            if raw::bytes((*option).defname) == b"analyze" {
+                analyze = compat::option_is_on(option);
+            }
+        });
+        if analyze { inner } else { none }
     }
 }
 

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::engine::with;
 use super::{capture, checks, guard_utility, session as sessions};
-use crate::pg::{home, session, unlock};
+use crate::pg::{durability, home, raw, session, slot, unlock};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -24,7 +24,12 @@ pub unsafe fn install() {
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT => unsafe { before_commit() },
+        XACT_EVENT_PRE_COMMIT => unsafe {
+            before_commit();
+            about_to_commit(true);
+        },
+        // PREPARE TRANSACTION is told once it is done, as its event says what it prepared.
+        XACT_EVENT_PRE_PREPARE => unsafe { about_to_commit(false) },
         XACT_EVENT_COMMIT => {
             home::committed();
             end(Fate::Committed);
@@ -53,7 +58,31 @@ fn aborted() {
     unlock::aborted();
 }
 
+/// From here on the transaction may turn out to be committed even if nobody is left to say so: the
+/// slot gets the id by which that can be looked up. With `audit.durability = commit` its records are
+/// on disk when this returns. Throws: the transaction is then aborted.
+unsafe fn about_to_commit(send_held: bool) {
+    if !capture::on_quietly() || !session::known() {
+        return;
+    }
+    unsafe {
+        let xid = raw::GetTopFullTransactionIdIfAny().value;
+        slot::keep_transaction(xid);
+        if xid != 0 && durability::on_commit() {
+            with(|engine| {
+                checks::flush(engine);
+                if send_held {
+                    engine.send_held();
+                }
+                slot::keep_commit(engine.fates.undecided_from(), xid);
+            });
+            durability::ensure(false);
+        }
+    }
+}
+
 fn end(fate: Fate) {
+    durability::transaction_ended();
     if capture::on_quietly() && session::known() {
         with(|engine| engine.end_transaction(fate));
     }

@@ -2,6 +2,12 @@
 
 use pgrx::pg_sys;
 
+mod nodes;
+mod query;
+
+pub use nodes::*;
+pub use query::for_each_named_relation;
+
 /// Calls `$next` or `$standard` of the ExecutorRun hook: 18 has no `execute_once`.
 #[macro_export]
 #[cfg(not(feature = "pg18"))]
@@ -104,6 +110,166 @@ pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(U
             }
         });
     }
+}
+
+/// Whether a range-table entry stands for a relation that the statement needs a privilege on.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+unsafe fn needs_privilege(entry: *const pg_sys::RangeTblEntry) -> bool {
+    unsafe { (*entry).requiredPerms != 0 }
+}
+
+/// As above: from 16 on, the entry refers to its privileges.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+unsafe fn needs_privilege(entry: *const pg_sys::RangeTblEntry) -> bool {
+    unsafe { (*entry).perminfoindex != 0 }
+}
+
+/// The entry of number `index` (from 1) of a range table; NULL where there is none.
+unsafe fn entry_of(
+    rtable: *const pg_sys::List,
+    index: core::ffi::c_int,
+) -> *const pg_sys::RangeTblEntry {
+    unsafe {
+        if rtable.is_null() || index < 1 || index > (*rtable).length {
+            return core::ptr::null();
+        }
+        (*(*rtable).elements.add(index as usize - 1))
+            .ptr_value
+            .cast()
+    }
+}
+
+/// What a statement that writes writes to.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// The table as it was named: not its partitions, and under a view the table below.
+    pub relid: pg_sys::Oid,
+    /// The rule whose action the statement is, if it is one, belongs to this relation.
+    pub rule_of: pg_sys::Oid,
+}
+
+impl Target {
+    pub const NONE: Target = Target {
+        relid: pg_sys::InvalidOid,
+        rule_of: pg_sys::InvalidOid,
+    };
+
+    unsafe fn new(entry: *const pg_sys::RangeTblEntry, rtable: *const pg_sys::List) -> Target {
+        unsafe {
+            Target {
+                relid: (*entry).relid,
+                rule_of: rule_of(rtable),
+            }
+        }
+    }
+}
+
+/// The relation that a rule's action is about: the rewriter leaves the entries `old` and `new` of it
+/// in the action's range table (PRS2_OLD_VARNO), and views have none of their own privileges.
+unsafe fn rule_of(rtable: *const pg_sys::List) -> pg_sys::Oid {
+    let mut found = pg_sys::InvalidOid;
+    unsafe {
+        for_each_pointer(rtable, |entry: *mut pg_sys::RangeTblEntry| {
+            if found == pg_sys::InvalidOid
+                && (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && !(*entry).alias.is_null()
+                && !needs_privilege(entry)
+                && matches!(
+                    super::raw::bytes((*(*entry).alias).aliasname),
+                    b"old" | b"new"
+                )
+            {
+                found = (*entry).relid;
+            }
+        });
+    }
+    found
+}
+
+/// What a planned statement writes to. Never throws.
+///
+/// # Safety
+/// `stmt` is a valid planned statement.
+pub unsafe fn target_of_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
+    unsafe {
+        let results = (*stmt).resultRelations;
+        if results.is_null() {
+            return Target::NONE;
+        }
+        // Partitions come first, then their parent: it alone needs a privilege.
+        for i in 0..(*results).length {
+            let index = (*(*results).elements.add(i as usize)).int_value;
+            let entry = entry_of((*stmt).rtable, index);
+            if !entry.is_null() && needs_privilege(entry) {
+                return Target::new(entry, (*stmt).rtable);
+            }
+        }
+        Target::NONE
+    }
+}
+
+/// As [`target_of_plan`], before the statement is planned. Never throws.
+///
+/// # Safety
+/// `query` is a valid rewritten query.
+pub unsafe fn target_of_query(query: *const pg_sys::Query) -> Target {
+    unsafe {
+        let entry = entry_of((*query).rtable, (*query).resultRelation);
+        if entry.is_null() {
+            return Target::NONE;
+        }
+        Target::new(entry, (*query).rtable)
+    }
+}
+
+/// Takes the rows that a query has counted back. Never throws.
+///
+/// # Safety
+/// `estate` is that of a query that has just run.
+pub unsafe fn forget_rows(estate: *mut pg_sys::EState) {
+    unsafe {
+        // What runs of one portal before this one came to, since 16.
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        {
+            (*estate).es_total_processed -= (*estate).es_processed;
+        }
+        (*estate).es_processed = 0;
+    }
+}
+
+/// Whether a yes-or-no option of a utility statement says yes (as defGetBoolean reads it). Never
+/// throws: what is neither is the statement's own error.
+///
+/// # Safety
+/// `option` is a valid node.
+pub unsafe fn option_is_on(option: *const pg_sys::DefElem) -> bool {
+    use pg_sys::NodeTag::*;
+    unsafe {
+        let argument = (*option).arg;
+        if argument.is_null() {
+            return true;
+        }
+        match (*argument).type_ {
+            T_Integer => integer(argument) != 0,
+            T_String => {
+                let text = super::raw::bytes(string(argument.cast()));
+                text.eq_ignore_ascii_case(b"true") || text.eq_ignore_ascii_case(b"on")
+            }
+            #[cfg(not(feature = "pg14"))]
+            T_Boolean => (*argument.cast::<pg_sys::Boolean>()).boolval,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(feature = "pg14")]
+unsafe fn integer(node: *const pg_sys::Node) -> i32 {
+    unsafe { (*node.cast::<pg_sys::Value>()).val.ival }
+}
+
+#[cfg(not(feature = "pg14"))]
+unsafe fn integer(node: *const pg_sys::Node) -> i32 {
+    unsafe { (*node.cast::<pg_sys::Integer>()).ival }
 }
 
 /// [`for_each_use`] without the columns.

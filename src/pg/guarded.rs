@@ -164,8 +164,7 @@ pub fn relations() -> impl Iterator<Item = Oid> {
 pub fn in_own_script() -> bool {
     // SAFETY: plain globals.
     unsafe {
-        pg_sys::creating_extension
-            && pg_sys::CurrentExtensionObject.to_u32() == members().extension
+        pg_sys::creating_extension && pg_sys::CurrentExtensionObject.to_u32() == members().extension
     }
 }
 

@@ -42,7 +42,7 @@ pub enum OnFull {
 
 /// Settings whose changes are recorded. `audit.context` is not among them: it changes with each
 /// request of an application and is on every event anyway.
-pub const NAMES: [&core::ffi::CStr; 20] = [
+pub const NAMES: &[&core::ffi::CStr] = &[
     c"audit.level",
     c"audit.role",
     c"audit.catalog",
@@ -53,6 +53,7 @@ pub const NAMES: [&core::ffi::CStr; 20] = [
     c"audit.branch",
     c"audit.on_full",
     c"audit.full_timeout",
+    c"audit.durability",
     c"audit.flush_interval",
     c"audit.partition_interval",
     c"audit.retention",
@@ -332,25 +333,28 @@ fn memory_kilobytes() -> u64 {
 }
 
 /// A NUL-terminated array that `DefineCustomEnumVariable` keeps a pointer to.
-struct EnumOptions([pg_sys::config_enum_entry; 4]);
+pub struct EnumOptions<const N: usize>(pub [pg_sys::config_enum_entry; N]);
 // SAFETY: only ever read.
-unsafe impl Sync for EnumOptions {}
+unsafe impl<const N: usize> Sync for EnumOptions<N> {}
 
-static ON_FULL_OPTIONS: EnumOptions = EnumOptions([
-    entry(c"wait", OnFull::Wait),
-    entry(c"drop", OnFull::Drop),
-    entry(c"refuse", OnFull::Refuse),
-    pg_sys::config_enum_entry {
-        name: null(),
-        val: 0,
-        hidden: false,
-    },
+static ON_FULL_OPTIONS: EnumOptions<4> = EnumOptions([
+    entry(c"wait", OnFull::Wait as c_int),
+    entry(c"drop", OnFull::Drop as c_int),
+    entry(c"refuse", OnFull::Refuse as c_int),
+    END,
 ]);
 
-const fn entry(name: &'static core::ffi::CStr, value: OnFull) -> pg_sys::config_enum_entry {
+/// What ends such an array.
+pub const END: pg_sys::config_enum_entry = pg_sys::config_enum_entry {
+    name: null(),
+    val: 0,
+    hidden: false,
+};
+
+pub const fn entry(name: &'static core::ffi::CStr, val: c_int) -> pg_sys::config_enum_entry {
     pg_sys::config_enum_entry {
         name: name.as_ptr(),
-        val: value as c_int,
+        val,
         hidden: false,
     }
 }
@@ -531,6 +535,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_MS,
             check: None,
         });
+        super::durability::define();
         define_int(Int {
             name: c"audit.flush_interval",
             short: c"Longest time that a record waits in the ring.",

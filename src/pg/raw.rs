@@ -8,6 +8,12 @@
 use core::ffi::{c_char, c_int, c_void};
 use pgrx::pg_sys;
 
+/// From 17 on it says whether it was signalled.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+pub type CancelSleep = ();
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+pub type CancelSleep = bool;
+
 unsafe extern "C-unwind" {
     // --- throw: the statement itself runs in them -------------------------------------------
     pub fn standard_ExecutorStart(query_desc: *mut pg_sys::QueryDesc, eflags: c_int);
@@ -46,19 +52,67 @@ unsafe extern "C-unwind" {
     // --- throw: catalog look-ups, allocation -------------------------------------------------
     pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
     pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_typ_typrelid(type_: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_rel_relkind(relid: pg_sys::Oid) -> c_char;
     pub fn get_namespace_name(nspid: pg_sys::Oid) -> *mut c_char;
     pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn get_relname_relid(name: *const c_char, nspid: pg_sys::Oid) -> pg_sys::Oid;
     pub fn RelnameGetRelid(name: *const c_char) -> pg_sys::Oid;
+    pub fn fetch_search_path_array(path: *mut pg_sys::Oid, len: c_int) -> c_int;
+    pub fn get_array_type(element: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_func_name(function: pg_sys::Oid) -> *mut c_char;
+    pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn format_type_be_qualified(type_: pg_sys::Oid) -> *mut c_char;
+    pub fn format_type_extended(type_: pg_sys::Oid, modifier: i32, flags: u16) -> *mut c_char;
+    pub fn op_input_types(operator: pg_sys::Oid, left: *mut pg_sys::Oid, right: *mut pg_sys::Oid);
+    pub fn table_open(relid: pg_sys::Oid, lock: c_int) -> pg_sys::Relation;
+    pub fn table_close(relation: pg_sys::Relation, lock: c_int);
+    pub fn get_catalog_object_by_oid(
+        catalog: pg_sys::Relation,
+        oid_column: pg_sys::AttrNumber,
+        object: pg_sys::Oid,
+    ) -> pg_sys::HeapTuple;
+    pub fn TypeNameToString(name: *const pg_sys::TypeName) -> *mut c_char;
+    pub fn FuncnameGetCandidates(
+        names: *mut pg_sys::List,
+        arguments: c_int,
+        argument_names: *mut pg_sys::List,
+        expand_variadic: bool,
+        expand_defaults: bool,
+        include_out_arguments: bool,
+        missing_ok: bool,
+    ) -> pg_sys::FuncCandidateList;
+    pub fn buildoidvector(oids: *const pg_sys::Oid, count: c_int) -> *mut pg_sys::oidvector;
+    pub fn GetSysCacheOid(
+        cache: c_int,
+        oid_column: pg_sys::AttrNumber,
+        key1: pg_sys::Datum,
+        key2: pg_sys::Datum,
+        key3: pg_sys::Datum,
+        key4: pg_sys::Datum,
+    ) -> pg_sys::Oid;
+    pub fn SearchSysCacheExists(
+        cache: c_int,
+        key1: pg_sys::Datum,
+        key2: pg_sys::Datum,
+        key3: pg_sys::Datum,
+        key4: pg_sys::Datum,
+    ) -> bool;
+    pub fn IndexGetRelation(index: pg_sys::Oid, missing_ok: bool) -> pg_sys::Oid;
+    pub fn getObjectIdentity(
+        address: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
+    pub fn getObjectTypeDescription(
+        address: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn CacheRegisterRelcacheCallback(
         function: pg_sys::RelcacheCallbackFunction,
         arg: pg_sys::Datum,
     );
-    pub fn table_open(relid: pg_sys::Oid, lockmode: c_int) -> pg_sys::Relation;
-    pub fn table_close(relation: pg_sys::Relation, lockmode: c_int);
     pub fn systable_beginscan(
         relation: pg_sys::Relation,
         index: pg_sys::Oid,
@@ -131,9 +185,12 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PreparedStatement;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
+    pub fn quote_qualified_identifier(
+        qualifier: *const c_char,
+        ident: *const c_char,
+    ) -> *mut c_char;
     pub fn pfree(pointer: *mut c_void);
     pub fn CreateCommandTag(parsetree: *mut pg_sys::Node) -> pg_sys::CommandTag::Type;
-    pub fn NameListToString(names: *const pg_sys::List) -> *mut c_char;
     pub fn CopyErrorData() -> *mut pg_sys::ErrorData;
     pub fn AllocSetContextCreateInternal(
         parent: pg_sys::MemoryContext,
@@ -146,6 +203,8 @@ unsafe extern "C-unwind" {
     pub fn ShmemInitStruct(name: *const c_char, size: usize, found: *mut bool) -> *mut c_void;
     pub fn RequestAddinShmemSpace(size: usize);
     pub fn ProcessInterrupts();
+    pub fn ConditionVariablePrepareToSleep(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableSleep(cv: *mut pg_sys::ConditionVariable, wait_event: u32);
     pub fn pg_usleep(microseconds: core::ffi::c_long);
     #[cfg(not(feature = "pg14"))]
     #[cfg(not(feature = "pg15"))]
@@ -154,14 +213,18 @@ unsafe extern "C-unwind" {
     // --- never throw --------------------------------------------------------------------------
     pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
     pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
+    pub fn pg_fdatasync(fd: c_int) -> c_int;
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableCancelSleep() -> CancelSleep;
+    pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
     pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;

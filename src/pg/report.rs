@@ -80,7 +80,9 @@ pub unsafe extern "C-unwind" fn guarded(command: *const c_char, what: *const c_c
     };
     ErrorReport::new(GUARDED, guarded_message(command, what), function_name!())
         .set_detail(match way {
-            Way::Admin => "Members of this role can read the audit trail. The attempt is on record.",
+            Way::Admin => {
+                "Members of this role can read the audit trail. The attempt is on record."
+            }
             Way::Preload => "Nobody changes the trail, superusers included.",
             _ => "Nobody changes the trail, superusers included. The attempt is on record.",
         })

@@ -53,6 +53,13 @@ struct State {
 
 static mut STATE: Option<State> = None;
 static mut IS_WORKER: bool = false;
+static mut VERSION: u32 = 0;
+
+/// Changes with [`encoded`].
+#[inline]
+pub fn version() -> u32 {
+    unsafe { VERSION }
+}
 
 /// Says that this process is our own worker: its statements are not recorded.
 pub fn set_worker() {
@@ -147,6 +154,7 @@ impl State {
 
     unsafe fn encode(&mut self) {
         unsafe {
+            VERSION = VERSION.wrapping_add(1);
             let seen = &mut self.seen;
             seen.roles = Roles::now();
             seen.attributes_version = guc::attributes_version();

@@ -1,8 +1,10 @@
-//! `audit-verify ring FILE`: prints the records of a ring file, one line each, without a server.
+//! `audit-verify ring FILE`: prints the records of a ring file and what its sessions were doing, one
+//! line each, without a server.
 
 use audit_core::codec::{self, Section};
 use audit_core::event::{Session, Shape, sqlstate_text};
 use audit_core::ring::{Found, Leftover};
+use audit_core::slot::Orphan;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: audit-verify ring FILE";
@@ -40,7 +42,42 @@ fn ring(file: &str) -> Result<(), String> {
             Found::Gap { start, next } => println!("{start}\tnothing up to {next}"),
         }
     }
+    for orphan in ring.orphans() {
+        println!("slot\tpid {}\t{}", orphan.pid, in_flight(&orphan));
+    }
     Ok(())
+}
+
+/// One line that says what a session was doing.
+fn in_flight(orphan: &Orphan) -> String {
+    let session = codec::decode_session(&orphan.session).unwrap_or_default();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
+    let open: Vec<_> = orphan
+        .open
+        .iter()
+        .map(|o| {
+            let n = &o.numbers;
+            format!(
+                "{}.{} depth {} {} text {}",
+                n.statement_id,
+                n.substatement_id,
+                n.depth,
+                n.outcome.name(),
+                text(&o.text)
+            )
+        })
+        .collect();
+    format!(
+        "user {} db {} statements {} last event {} pushing {} undecided from {} xid {} open [{}]",
+        text(session.user_name.unwrap_or(b"-")),
+        text(session.database_name.unwrap_or(b"-")),
+        orphan.statements,
+        orphan.last_event,
+        orphan.pushing.unwrap_or(0),
+        orphan.undecided_from.unwrap_or(0),
+        orphan.xid.unwrap_or(0),
+        open.join("; ")
+    )
 }
 
 /// One line that says what a payload holds.

@@ -5,6 +5,7 @@
 //! run         the loop: sleep, gather, drain, back off                  (Worker)
 //! source      records and gaps, from the ring in use or a left-over one
 //! batch       rows put together; dictionary: what repeats; fates: who decided what
+//! orphans     last events of sessions that were found dead
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
 //! maintenance closes periods, in a process of its own; retention: and drops those that are too old
@@ -28,6 +29,7 @@ mod fates;
 mod leftover;
 mod lifecycle;
 mod maintenance;
+mod orphans;
 mod own_events;
 mod period;
 mod provenance;

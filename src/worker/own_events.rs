@@ -2,9 +2,9 @@
 //! take the same way into the trail.
 
 use super::calendar::rfc3339;
-use super::retention;
 use super::provenance::describe;
 use super::publish::key_statement;
+use super::retention;
 use crate::pg::origin::Origin;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session};

@@ -198,7 +198,11 @@ fn oldest_end() -> Option<Timestamp> {
 pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
     loop {
         let next = transaction(|| {
-            let size = if limits::max_size() > 0 { trail_size() } else { 0 };
+            let size = if limits::max_size() > 0 {
+                trail_size()
+            } else {
+                0
+            };
             candidates(size).into_iter().next()
         })?;
         let Some(candidate) = next else { return Ok(()) };
@@ -275,7 +279,12 @@ fn keep_fates(candidate: &Candidate) {
 fn leave_a_row(candidate: &Candidate) {
     let tables: Vec<_> = TABLES
         .iter()
-        .map(|table| format!("pg_total_relation_size('audit.{table}_{}')", candidate.suffix))
+        .map(|table| {
+            format!(
+                "pg_total_relation_size('audit.{table}_{}')",
+                candidate.suffix
+            )
+        })
         .collect();
     execute(&format!(
         "INSERT INTO audit.dropped (starts_at, ends_at, first_seq, last_seq, events, size, reason, dropped_at) \

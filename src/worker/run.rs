@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::source::{Live, Source, Step};
 use super::store::{Destination, Progress, Store};
 use super::text::Texts;
-use super::{leftover, maintenance, retention, trail};
+use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::{guc, keys, ring_file};
@@ -80,6 +80,8 @@ pub struct Worker {
     /// Set while the trail can't be written to.
     back_off: Option<Duration>,
     home_lost: bool,
+    /// Sessions that died in a crash restart are not yet told of.
+    orphans_wait: bool,
     upkeep: maintenance::Upkeep,
 }
 
@@ -108,6 +110,7 @@ impl Worker {
             care: Care::Whole,
             back_off: None,
             home_lost: false,
+            orphans_wait: false,
             upkeep: maintenance::Upkeep::default(),
         }
     }
@@ -131,15 +134,21 @@ impl Worker {
         let Some(progress) = self.attach(ring) else {
             return Some(self.end());
         };
+        let dead_before = self.shared.dead_before.load(Ordering::Relaxed);
         // SAFETY: the postmaster runs one worker at a time.
-        let mut live = unsafe { Live::new(ring, progress) };
+        let mut live = unsafe { Live::new(ring, progress, dead_before) };
         if !leftover::drain_all(self) {
             return Some(self.end());
         }
         live.stored(); // finishes what a predecessor may have been killed in
+        if !orphans::end_all(self, ring, &mut live, dead_before) {
+            return Some(self.end());
+        }
+        self.orphans_wait = false;
+        self.set_leftovers(0);
         self.shared
             .flushed
-            .store(progress.position, Ordering::SeqCst);
+            .store(live.progress().position, Ordering::SeqCst);
         while !self.is_over() {
             if let Some(publisher) = &mut self.publisher {
                 publisher.publish_if_due(&self.tree);
@@ -189,6 +198,7 @@ impl Worker {
             dropped: ring.dropped_total(),
         });
         let leftovers = ring_file::leftovers().len();
+        self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
         let start = self.own.start(&id, progress.position, leftovers).to_vec();
         let tail = ring.tail();
@@ -255,7 +265,7 @@ impl Worker {
     }
 
     /// Repeats `f` with back-off until it succeeds; `None`: the worker has to end.
-    fn insist<R>(&mut self, mut f: impl FnMut(&mut Self) -> Result<R, Failure>) -> Option<R> {
+    pub fn insist<R>(&mut self, mut f: impl FnMut(&mut Self) -> Result<R, Failure>) -> Option<R> {
         while !self.is_over() {
             match f(self) {
                 Ok(value) => {
@@ -277,6 +287,40 @@ impl Worker {
             service();
         }
         false
+    }
+
+    /// Drains the ring in use up to a position at least. `false`: the worker has to end before.
+    pub fn drain_up_to(&mut self, live: &mut Live, position: u64) -> bool {
+        while live.progress().position < position && !self.is_over() {
+            match self.step(live) {
+                Drained::Stored { .. } => service(),
+                Drained::Nothing => break,
+                Drained::Pending => {
+                    wait(Some(PENDING));
+                }
+            }
+        }
+        !self.is_over()
+    }
+
+    /// Events that go first into the next batch.
+    pub fn queue_all(&mut self, events: Vec<Vec<u8>>) {
+        for payload in events {
+            self.queue(payload, false);
+        }
+    }
+
+    /// Stores what is queued, with what `source` has. `false`: the worker has to end before.
+    pub fn store_queued(&mut self, source: &mut dyn Source) -> bool {
+        while !self.queued.is_empty() && !self.is_over() {
+            self.step(source);
+        }
+        self.queued.is_empty()
+    }
+
+    /// Transaction ids below are of before the last start, or crash.
+    pub fn first_xid(&self) -> u64 {
+        self.shared.first_xid()
     }
 
     /// Stores one batch, or backs off.
@@ -370,7 +414,7 @@ impl Worker {
             batch.add(payload, &mut current.dictionary, texts, care)
         };
         for own in &self.queued {
-            if add(batch, &own.payload, Care::Whole).is_ok() && own.landmark {
+            if add(batch, &own.payload, care).is_ok() && own.landmark {
                 batch.landmarks.push(batch.rows.len() as u32 - 1);
             }
         }
@@ -527,7 +571,9 @@ impl Worker {
         }
     }
 
-    pub fn set_leftovers(&self, count: usize) {
+    /// Left-over rings that are still to be drained; sessions that died in a crash count as one.
+    pub fn set_leftovers(&self, rings: usize) {
+        let count = rings + usize::from(self.orphans_wait);
         self.shared
             .leftover_rings
             .store(count as u32, Ordering::SeqCst);

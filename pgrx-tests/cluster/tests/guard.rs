@@ -194,8 +194,16 @@ fn attempt(client: &mut Client, sql: &str) -> Option<String> {
             let hint = error.hint().unwrap_or_default();
             let right = *error.code() == SqlState::INSUFFICIENT_PRIVILEGE
                 && hint.contains("audit.unlock('reason')")
-                && error.message().contains(" is refused: the audit trail is guarded");
-            (!right).then(|| format!("{sql}: {} {} ({hint})", error.code().code(), error.message()))
+                && error
+                    .message()
+                    .contains(" is refused: the audit trail is guarded");
+            (!right).then(|| {
+                format!(
+                    "{sql}: {} {} ({hint})",
+                    error.code().code(),
+                    error.message()
+                )
+            })
         }
     }
 }
@@ -224,7 +232,9 @@ fn a_superuser_is_refused_whatever_he_tries_and_it_is_recorded() {
     let mut wrong = Vec::new();
     // The trail's events of this session say what was tried, whatever the level.
     let mut client = cluster.connect("postgres", HOME);
-    client.batch_execute("SET audit.level = 'none'").expect("sets");
+    client
+        .batch_execute("SET audit.level = 'none'")
+        .expect("sets");
     let all: Vec<String> = ATTEMPTS
         .iter()
         .chain(TOP_LEVEL_ATTEMPTS)
@@ -264,8 +274,12 @@ fn no_way_leads_round_the_guard() {
     let mut client = cluster.connect("postgres", HOME);
     let quote = |sql: &str| sql.replace('\'', "''");
     let ways: [(&str, &dyn Fn(&str) -> String); 5] = [
-        ("DO", &|sql| format!("DO $do$ BEGIN {}; END $do$", into(sql))),
-        ("function", &|sql| format!("SELECT public.run('{}')", quote(sql))),
+        ("DO", &|sql| {
+            format!("DO $do$ BEGIN {}; END $do$", into(sql))
+        }),
+        ("function", &|sql| {
+            format!("SELECT public.run('{}')", quote(sql))
+        }),
         ("replica", &|sql| {
             format!("SET session_replication_role = replica; {sql}")
         }),
@@ -289,11 +303,16 @@ fn no_way_leads_round_the_guard() {
                 wrong.push(format!("{way}: {problem}"));
             }
             client
-                .batch_execute("ROLLBACK; RESET session_replication_role; RESET allow_system_table_mods")
+                .batch_execute(
+                    "ROLLBACK; RESET session_replication_role; RESET allow_system_table_mods",
+                )
                 .expect("goes on");
         }
     }
-    for sql in ["DELETE FROM audit.event", "SELECT seq FROM audit.event FOR UPDATE"] {
+    for sql in [
+        "DELETE FROM audit.event",
+        "SELECT seq FROM audit.event FOR UPDATE",
+    ] {
         let error = client.query(sql, &[]).expect_err(sql);
         if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
             wrong.push(format!("extended protocol: {sql}: {error}"));
@@ -380,8 +399,10 @@ fn reading_and_upkeep_are_nobodys_concern() {
     }
     // Elsewhere catalogs are their owner's affair, but for the shared label.
     let mut app = cluster.app();
-    app.batch_execute("CREATE TABLE t (x int); UPDATE pg_class SET relpages = 0 WHERE relname = 't'")
-        .expect("allowed");
+    app.batch_execute(
+        "CREATE TABLE t (x int); UPDATE pg_class SET relpages = 0 WHERE relname = 't'",
+    )
+    .expect("allowed");
     app.batch_execute("CREATE SCHEMA audit; CREATE TABLE audit.event (x int); DELETE FROM audit.event; DROP SCHEMA audit CASCADE")
         .expect("allowed");
     let problem = attempt(&mut app, "DELETE FROM pg_shseclabel");
@@ -401,10 +422,7 @@ fn reading_and_upkeep_are_nobodys_concern() {
 fn the_home_is_not_dropped_or_closed_from_elsewhere() {
     let cluster = Cluster::builder().without_extension().start();
     cluster.psql().run("CREATE DATABASE home").ok();
-    cluster
-        .psql()
-        .db("home")
-        .run("CREATE EXTENSION audit_ext");
+    cluster.psql().db("home").run("CREATE EXTENSION audit_ext");
     for sql in [
         "DROP DATABASE home",
         "DROP DATABASE home WITH (FORCE)",
@@ -421,7 +439,10 @@ fn the_home_is_not_dropped_or_closed_from_elsewhere() {
     }
     cluster.psql().db("home").run("SELECT audit.flush()").ok();
     assert_eq!(
-        cluster.query("home", "SELECT count(*) FROM audit.log WHERE command = 'REFUSED'"),
+        cluster.query(
+            "home",
+            "SELECT count(*) FROM audit.log WHERE command = 'REFUSED'"
+        ),
         ["9"]
     );
     // The way that there is.
@@ -437,7 +458,9 @@ fn the_home_is_not_dropped_or_closed_from_elsewhere() {
 fn unlocked_a_superuser_does_what_he_must_and_all_of_it_is_on_record() {
     let (cluster, partition) = prepared();
     let mut client = cluster.connect("postgres", HOME);
-    client.batch_execute("SET audit.level = 'none'").expect("sets");
+    client
+        .batch_execute("SET audit.level = 'none'")
+        .expect("sets");
     client
         .batch_execute("SELECT audit.unlock('ticket 4711')")
         .expect("unlocks");
@@ -470,11 +493,16 @@ fn unlocked_a_superuser_does_what_he_must_and_all_of_it_is_on_record() {
     client.batch_execute("SELECT audit.lock()").expect("locks");
     assert_eq!(attempt(&mut client, "DELETE FROM audit.event"), None);
     client.batch_execute("SELECT 'not recorded'").expect("runs");
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).expect("a row").get(0);
+    let pid: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("a row")
+        .get(0);
     assert_eq!(
         cluster.trail_of(
             "command, outcome, transaction_outcome",
-            &format!("pid = {pid} AND (class <> 'SESSION') AND command NOT IN ('SETTING', 'FATE', 'SET')")
+            &format!(
+                "pid = {pid} AND (class <> 'SESSION') AND command NOT IN ('SETTING', 'FATE', 'SET')"
+            )
         ),
         [
             "UNLOCK | success | ~",
@@ -502,24 +530,38 @@ fn what_closes_an_unlocked_session() {
         ("DISCARD ALL", "DISCARD ALL"),
     ] {
         let mut client = cluster.connect("postgres", HOME);
-        client.batch_execute("SELECT audit.unlock('test')").expect("unlocks");
-        client.batch_execute("DELETE FROM audit.fate WHERE false").expect("open");
+        client
+            .batch_execute("SELECT audit.unlock('test')")
+            .expect("unlocks");
+        client
+            .batch_execute("DELETE FROM audit.fate WHERE false")
+            .expect("open");
         client.batch_execute(closer).expect("closes");
-        assert_eq!(attempt(&mut client, "DELETE FROM audit.fate"), None, "{closer}");
+        assert_eq!(
+            attempt(&mut client, "DELETE FROM audit.fate"),
+            None,
+            "{closer}"
+        );
         drop(client);
         assert_eq!(
-            cluster.trail_of("details ->> 'by'", "class = 'AUDIT' AND command = 'LOCK'").last().map(String::as_str),
+            cluster
+                .trail_of("details ->> 'by'", "class = 'AUDIT' AND command = 'LOCK'")
+                .last()
+                .map(String::as_str),
             Some(by)
         );
     }
     let client_end = {
         let mut client = cluster.connect("postgres", HOME);
-        client.batch_execute("SELECT audit.unlock('test')").expect("unlocks");
+        client
+            .batch_execute("SELECT audit.unlock('test')")
+            .expect("unlocks");
         client
     };
     drop(client_end);
     eventually("the end of the session is on record", || {
-        cluster.trail_of("details ->> 'by'", "class = 'AUDIT' AND command = 'LOCK'")
+        cluster
+            .trail_of("details ->> 'by'", "class = 'AUDIT' AND command = 'LOCK'")
             .contains(&"end of session".to_owned())
     });
     // Not transactional: what is rolled back is the work, not the state.
@@ -541,7 +583,11 @@ fn unlock_asks_for_a_reason_and_a_superuser() {
             .expect_err("no reason");
         let error = error.as_db_error().expect("from the server");
         assert_eq!(error.code(), &SqlState::INVALID_PARAMETER_VALUE);
-        assert!(error.hint().is_some_and(|hint| hint.contains("audit.unlock")));
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("audit.unlock"))
+        );
     }
     // A function of a superuser's that others may call doesn't open it for them.
     client
@@ -551,7 +597,11 @@ fn unlock_asks_for_a_reason_and_a_superuser() {
         let mut other = cluster.connect(actor, HOME);
         for sql in ["SELECT audit.unlock('x')", "SELECT public.open()"] {
             let error = other.batch_execute(sql).expect_err("no superuser");
-            assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{actor}: {sql}");
+            assert_eq!(
+                error.code(),
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+                "{actor}: {sql}"
+            );
         }
     }
     assert_eq!(attempt(&mut client, "DELETE FROM audit.event"), None);
@@ -566,8 +616,12 @@ fn unlocked_the_extension_can_be_dropped_and_made_again() {
     client
         .batch_execute("SELECT audit.unlock('to start over')")
         .expect("unlocks");
-    client.batch_execute("DROP EXTENSION audit_ext").expect("drops");
-    client.batch_execute("CREATE EXTENSION audit_ext").expect("makes");
+    client
+        .batch_execute("DROP EXTENSION audit_ext")
+        .expect("drops");
+    client
+        .batch_execute("CREATE EXTENSION audit_ext")
+        .expect("makes");
     // The new trail was never opened.
     assert_eq!(attempt(&mut client, "DELETE FROM audit.event"), None);
     cluster.psql().run("SELECT 'second life'").ok();
@@ -627,11 +681,16 @@ fn logical_replication_writes_nothing_into_the_trail() {
     app.batch_execute("INSERT INTO audit.period VALUES ('2001-01-01', '2001-01-02', 'forged')")
         .expect("published");
     eventually("the apply worker is refused", || {
-        cluster.log().contains("INSERT of table audit.period is refused")
+        cluster
+            .log()
+            .contains("INSERT of table audit.period is refused")
     });
     eventually("and that is recorded", || {
         !cluster
-            .trail_of("seq", "command = 'REFUSED' AND object_name = 'audit.period'")
+            .trail_of(
+                "seq",
+                "command = 'REFUSED' AND object_name = 'audit.period'",
+            )
             .is_empty()
     });
     home.batch_execute("ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s")
@@ -641,12 +700,22 @@ fn logical_replication_writes_nothing_into_the_trail() {
         "CREATE SUBSCRIPTION t CONNECTION '{connection}' PUBLICATION p WITH (create_slot = false, enabled = false, slot_name = s)"
     ))
     .expect("subscribes");
-    let before = cluster.log().matches("INSERT of table audit.period is refused").count();
-    for sql in ["ALTER SUBSCRIPTION t ENABLE", "ALTER SUBSCRIPTION t REFRESH PUBLICATION"] {
+    let before = cluster
+        .log()
+        .matches("INSERT of table audit.period is refused")
+        .count();
+    for sql in [
+        "ALTER SUBSCRIPTION t ENABLE",
+        "ALTER SUBSCRIPTION t REFRESH PUBLICATION",
+    ] {
         home.batch_execute(sql).expect("starts");
     }
     eventually("the synchronisation is refused", || {
-        cluster.log().matches("INSERT of table audit.period is refused").count() > before
+        cluster
+            .log()
+            .matches("INSERT of table audit.period is refused")
+            .count()
+            > before
     });
     home.batch_execute("ALTER SUBSCRIPTION t DISABLE; ALTER SUBSCRIPTION t SET (slot_name = NONE); DROP SUBSCRIPTION t")
         .expect("dropped");

@@ -303,7 +303,10 @@ fn a_home_that_is_dropped_leaves_a_calm_server() {
     cluster.psql().run("CREATE DATABASE home").ok();
     create_extension(&cluster, "home");
     cluster.psql().db("home").run("SELECT audit.flush()").ok();
-    let guarded = cluster.psql().run("DROP DATABASE home WITH (FORCE)").error();
+    let guarded = cluster
+        .psql()
+        .run("DROP DATABASE home WITH (FORCE)")
+        .error();
     assert_mentions(&guarded, &["home", "is refused", "HINT:", "audit.unlock"]);
     cluster
         .psql()

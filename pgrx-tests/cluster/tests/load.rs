@@ -9,15 +9,6 @@ use std::time::Duration;
 use audit_cluster_tests::{Cluster, wait_until};
 use postgres::NoTls;
 
-/// What the fault did to the sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// They went on, or ended in order.
-    Survived,
-    /// They died on the spot, perhaps between commit and answer.
-    BackendsDie,
-}
-
 /// Clients that write numbered rows and remember which ones the server acknowledged.
 #[derive(Default)]
 pub struct Load {
@@ -89,7 +80,7 @@ impl Load {
     /// Every acknowledged number is on record exactly once, as a success that committed; no number
     /// twice; none that was never sent; and what is recorded as committed is what is in the table.
     #[track_caller]
-    pub fn check(&self, cluster: &Cluster, fault: Fault) {
+    pub fn check(&self, cluster: &Cluster) {
         let number = "(regexp_match(statement, '^/\\* n(\\d+) \\*/'))[1]";
         let mut recorded: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for line in cluster.trail(
@@ -154,11 +145,10 @@ impl Load {
             denied.is_empty(),
             "in the table, and on record as rolled back: {denied:?}"
         );
-        // A backend that dies between its commit and its answer takes a record with it that nobody
-        // was promised; in-flight slots will close that gap. Elsewhere there is none.
+        // Also of a backend that died between its commit and its answer: its slot told.
         let unrecorded: Vec<_> = rows.difference(&committed).collect();
         assert!(
-            unrecorded.is_empty() || fault == Fault::BackendsDie,
+            unrecorded.is_empty(),
             "in the table, and not on record as committed: {unrecorded:?}"
         );
         assert!(

@@ -77,6 +77,42 @@ fn first_needle(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// Appends the value of a setting without its secrets: what SET would be written with.
+pub fn redact_setting(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let quoted = |text: &mut Vec<u8>, quote: u8, inner: &[u8]| {
+        text.push(quote);
+        for byte in inner {
+            text.push(*byte);
+            if *byte == quote {
+                text.push(quote);
+            }
+        }
+        text.push(quote);
+    };
+    let mut text = b"SET ".to_vec();
+    quoted(&mut text, b'"', name);
+    text.extend_from_slice(b" = ");
+    let before = text.len();
+    quoted(&mut text, b'\'', value);
+    if !may_hold_secret(&text) {
+        return out.extend_from_slice(value);
+    }
+    let mut redacted = Vec::with_capacity(text.len());
+    redact_into(&text, Options::default(), &mut redacted);
+    let value = redacted.get(before..).unwrap_or_default();
+    let inside = value.strip_prefix(b"'").and_then(|v| v.strip_suffix(b"'"));
+    let Some(inside) = inside else {
+        return out.extend_from_slice(value);
+    };
+    let mut bytes = inside.iter();
+    while let Some(byte) = bytes.next() {
+        out.push(*byte);
+        if *byte == b'\'' {
+            bytes.next();
+        }
+    }
+}
+
 /// Writes the text without its secrets.
 pub fn redact_into(text: &[u8], options: Options, out: &mut impl Sink) {
     let Some(first) = first_needle(text) else {
@@ -90,4 +126,28 @@ pub fn redact_into(text: &[u8], options: Options, out: &mut impl Sink) {
         statement::redact(text, 0, text.len(), plain, 0, &mut edit);
     }
     edit.finish();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_settings() {
+        for (name, value, redacted) in [
+            ("work_mem", "4MB", "4MB"),
+            ("my.password", "it's", "<REDACTED>"),
+            ("x.note", "it's password", "it's password"),
+            ("primary_conninfo", "host=a password=b", "<REDACTED>"),
+            (
+                "x.conninfo",
+                "host='a' password=secret port=1",
+                "host='a' password=<REDACTED> port=1",
+            ),
+        ] {
+            let mut out = Vec::new();
+            redact_setting(name.as_bytes(), value.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), redacted, "{name}");
+        }
+    }
 }
