@@ -12,7 +12,7 @@ use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, engine, shield, with};
 use super::{apply, capture, emit, functions, replication, session as sessions};
-use crate::pg::{guc, raw, session};
+use crate::pg::{raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
 use audit_core::sql::command::command_of_first_keyword;
@@ -308,7 +308,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let id = engine.take_frame();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = begin::level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;

@@ -56,6 +56,9 @@ pub const NAMES: &[&core::ffi::CStr] = &[
     c"audit.durability",
     c"audit.flush_interval",
     c"audit.partition_interval",
+    c"audit.retention",
+    c"audit.max_size",
+    c"audit.on_max_size",
     c"audit.database",
     c"audit.ring_size",
     c"audit.ring_directory",
@@ -366,14 +369,14 @@ struct Text {
     assign: pg_sys::GucStringAssignHook,
 }
 
-struct Int {
-    name: &'static core::ffi::CStr,
-    short: &'static core::ffi::CStr,
-    value: *mut c_int,
-    range: core::ops::RangeInclusive<c_int>,
-    context: pg_sys::GucContext::Type,
-    unit: u32,
-    check: pg_sys::GucIntCheckHook,
+pub struct Int {
+    pub name: &'static core::ffi::CStr,
+    pub short: &'static core::ffi::CStr,
+    pub value: *mut c_int,
+    pub range: core::ops::RangeInclusive<c_int>,
+    pub context: pg_sys::GucContext::Type,
+    pub unit: u32,
+    pub check: pg_sys::GucIntCheckHook,
 }
 
 unsafe fn define_text(t: Text) {
@@ -393,7 +396,7 @@ unsafe fn define_text(t: Text) {
     }
 }
 
-unsafe fn define_int(i: Int) {
+pub unsafe fn define_int(i: Int) {
     unsafe {
         pg_sys::DefineCustomIntVariable(
             i.name.as_ptr(),
@@ -551,6 +554,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_S,
             check: None,
         });
+        super::limits::define();
         define_text(Text {
             name: c"audit.database",
             short: c"The only database in which CREATE EXTENSION audit_ext may be run; empty: any.",

@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::source::{Live, Source, Step};
 use super::store::{Destination, Progress, Store};
 use super::text::Texts;
-use super::{leftover, maintenance, orphans, trail};
+use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::trail::keys;
@@ -74,6 +74,8 @@ pub struct Worker {
     /// Own events that go first into the next batch.
     queued: Vec<Queued>,
     publisher: Option<Publisher>,
+    /// Dropped periods that `queued` tells of: where they began, index in `queued`.
+    telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
     care: Care,
     /// Set while the trail can't be written to.
@@ -103,6 +105,7 @@ impl Worker {
             batch: Batch::default(),
             payload: Vec::new(),
             queued: Vec::new(),
+            telling: Vec::new(),
             publisher: None,
             max_rows: MAX_ROWS,
             care: Care::Whole,
@@ -256,6 +259,8 @@ impl Worker {
         self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(last_seq, Ordering::Relaxed);
+        // A predecessor may not have told of all that was dropped.
+        self.shared.news.store(1, Ordering::SeqCst);
     }
 
     /// What the trail holds of a ring. Outer `None`: the worker has to end.
@@ -349,12 +354,30 @@ impl Worker {
         // A clock that steps back must not make recorded_at do so.
         let at = super::now().max(self.last_recorded_at);
         self.enter_period(at)?;
+        self.note_dropped()?;
         let (worker, source_again) = (&mut *self, &mut *source);
         let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
         Ok(drained)
+    }
+
+    /// Queues a RETENTION event for each dropped period that the trail doesn't tell of yet.
+    fn note_dropped(&mut self) -> Result<(), Failure> {
+        if self.shared.news.swap(0, Ordering::SeqCst) == 0 || !self.telling.is_empty() {
+            return Ok(());
+        }
+        let untold = transaction(retention::untold).inspect_err(|_| {
+            self.shared.news.store(1, Ordering::SeqCst);
+        })?;
+        for dropped in untold {
+            self.telling.push((dropped.starts_at, self.queued.len()));
+            let event = self.own.retention(&dropped).to_vec();
+            self.queue(event, false);
+        }
+        self.upkeep.dropped();
+        Ok(())
     }
 
     /// Makes sure that the period of `at` is the current one.
@@ -452,7 +475,11 @@ impl Worker {
             recorded_at: at,
             progress,
         };
+        let first_seq = to.tree.size() + 1;
         store.write(batch, to);
+        for (starts_at, index) in &self.telling {
+            retention::tell(*starts_at, first_seq + *index as u64);
+        }
         let full = batch.is_full(self.max_rows);
         (gaps, at, Drained::Stored { full })
     }
@@ -463,6 +490,7 @@ impl Worker {
         core::mem::swap(&mut self.tree, &mut self.next_tree);
         self.last_recorded_at = at;
         self.queued.clear();
+        self.telling.clear();
         source.stored();
         let shared = self.shared;
         shared.recorded.fetch_add(rows, Ordering::Relaxed);
@@ -484,6 +512,7 @@ impl Worker {
         if let Some(current) = &self.current {
             self.upkeep.run(&current.period, at);
         }
+        self.upkeep.keep_limits(shared);
     }
 
     fn broadcast(&self) {
@@ -577,9 +606,12 @@ impl Worker {
         if !live.has_news() {
             // Counts that autovacuum goes by.
             unsafe { pg_sys::pgstat_report_stat(true) };
-            // Only what has no checkpoint yet is worth waking up for.
+            // Only what has no checkpoint yet, and what becomes too old, is worth waking up for.
             let publisher = self.publisher.as_ref();
-            wait(publisher.and_then(|p| p.due_in(&self.tree)));
+            let checkpoint = publisher.and_then(|p| p.due_in(&self.tree));
+            let retention = self.upkeep.sleep();
+            wait(checkpoint.into_iter().chain(retention).min());
+            self.upkeep.keep_limits(self.shared);
         }
         self.shared.worker_sleeping.store(0, Ordering::SeqCst);
         self.look_at_home();

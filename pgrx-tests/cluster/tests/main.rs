@@ -14,6 +14,7 @@ mod ends;
 mod errors;
 mod fast_path;
 mod fate;
+mod guard;
 mod inflight;
 mod install;
 mod integrity;
