@@ -19,6 +19,7 @@ mod load;
 mod main_job;
 mod memory;
 mod object;
+mod retention;
 mod scenarios;
 mod text;
 mod views;
