@@ -198,7 +198,7 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
     unsafe { pg_sys::pgstat_report_stat(true) };
     // The worker starts this process again in a while. A reader's lock is nothing to speak of.
     if let Err(failure) = closed
-        && (true || failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+        && failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
     {
         pgrx::log!(
             "audit_ext could not close or drop a period yet: {}",

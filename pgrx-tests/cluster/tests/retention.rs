@@ -117,7 +117,9 @@ fn what_is_too_old_goes_and_says_so() {
         "t"
     );
     assert_eq!(
-        cluster.value("SELECT count(*) = count(DISTINCT seq) FROM audit.log WHERE command = 'RETENTION'"),
+        cluster.value(
+            "SELECT count(*) = count(DISTINCT seq) FROM audit.log WHERE command = 'RETENTION'"
+        ),
         "t"
     );
     // No table of it is left, and seq goes on after a restart.
@@ -146,7 +148,8 @@ fn a_legal_hold_keeps_what_it_covers_until_it_is_released() {
     age(&cluster, 30);
     knock(&cluster);
     let mut keeper = cluster.connect("keeper", HOME);
-    let hold = "SELECT audit.hold(now() - interval '40 days', now() - interval '20 days', 'case 12')";
+    let hold =
+        "SELECT audit.hold(now() - interval '40 days', now() - interval '20 days', 'case 12')";
     let id: i64 = keeper.query_one(hold, &[]).expect("held").get(0);
     cluster.configure("audit.retention", "'7d'");
     cluster.reload();
@@ -163,27 +166,60 @@ fn a_legal_hold_keeps_what_it_covers_until_it_is_released() {
         ["case 12 | keeper | committed"]
     );
     assert_eq!(
-        cluster.value("SELECT reason || ' ' || held_by || ' ' || (released_at IS NULL) FROM audit.holds"),
+        cluster.value(
+            "SELECT reason || ' ' || held_by || ' ' || (released_at IS NULL) FROM audit.holds"
+        ),
         "case 12 keeper true"
     );
     // Bad input.
     for (sql, code) in [
-        ("SELECT audit.hold(now(), now(), NULL)", SqlState::INVALID_PARAMETER_VALUE),
-        ("SELECT audit.hold(now(), now(), ' ')", SqlState::INVALID_PARAMETER_VALUE),
-        ("SELECT audit.hold(NULL, now(), 'x')", SqlState::NULL_VALUE_NOT_ALLOWED),
-        ("SELECT audit.hold('infinity', '-infinity', 'x')", SqlState::INVALID_PARAMETER_VALUE),
+        (
+            "SELECT audit.hold(now(), now(), NULL)",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        (
+            "SELECT audit.hold(now(), now(), ' ')",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        (
+            "SELECT audit.hold(NULL, now(), 'x')",
+            SqlState::NULL_VALUE_NOT_ALLOWED,
+        ),
+        (
+            "SELECT audit.hold('infinity', '-infinity', 'x')",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
         ("SELECT audit.release(99, 'x')", SqlState::UNDEFINED_OBJECT),
-        ("SELECT audit.release(NULL, 'x')", SqlState::UNDEFINED_OBJECT),
-        ("SELECT audit.release(1, '')", SqlState::INVALID_PARAMETER_VALUE),
-        ("INSERT INTO audit.hold VALUES (2, now(), now(), 'x', 'x', now())", SqlState::INSUFFICIENT_PRIVILEGE),
+        (
+            "SELECT audit.release(NULL, 'x')",
+            SqlState::UNDEFINED_OBJECT,
+        ),
+        (
+            "SELECT audit.release(1, '')",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        (
+            "INSERT INTO audit.hold VALUES (2, now(), now(), 'x', 'x', now())",
+            SqlState::INSUFFICIENT_PRIVILEGE,
+        ),
         ("DELETE FROM audit.hold", SqlState::INSUFFICIENT_PRIVILEGE),
     ] {
         let error = keeper.batch_execute(sql).expect_err(sql);
         let error = error.as_db_error().expect("from the server");
-        assert_eq!((error.code(), error.hint().is_some() || code == SqlState::INSUFFICIENT_PRIVILEGE), (&code, true), "{sql}: {error:?}");
+        assert_eq!(
+            (
+                error.code(),
+                error.hint().is_some() || code == SqlState::INSUFFICIENT_PRIVILEGE
+            ),
+            (&code, true),
+            "{sql}: {error:?}"
+        );
     }
     let mut mallory = cluster.connect("mallory", HOME);
-    for sql in ["SELECT audit.hold(now(), now(), 'x')", "SELECT audit.release(1, 'x')"] {
+    for sql in [
+        "SELECT audit.hold(now(), now(), 'x')",
+        "SELECT audit.release(1, 'x')",
+    ] {
         let error = mallory.batch_execute(sql).expect_err(sql);
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     }
@@ -233,10 +269,17 @@ fn an_idle_reader_delays_the_drop_and_not_the_trail() {
     while std::time::Instant::now() < end {
         let begun = std::time::Instant::now();
         knock(&cluster);
-        assert!(begun.elapsed() < Duration::from_secs(4), "the drain stood still");
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "the drain stood still"
+        );
     }
     assert_ne!(periods(&cluster), "0");
-    assert!(!cluster.log().contains("cannot store events"), "{}", cluster.log());
+    assert!(
+        !cluster.log().contains("cannot store events"),
+        "{}",
+        cluster.log()
+    );
     reader.batch_execute("COMMIT").expect("ends");
     until(&cluster, "the period goes", |c| periods(c) == "0");
 }
@@ -254,7 +297,9 @@ fn fates_of_what_is_kept_are_kept() {
     wait_until("the next minute", Duration::from_secs(70), || {
         std::thread::sleep(Duration::from_millis(500));
         knock(&cluster);
-        cluster.value("SELECT count(DISTINCT date_trunc('minute', recorded_at)) > 1 FROM audit.event") == "t"
+        cluster
+            .value("SELECT count(DISTINCT date_trunc('minute', recorded_at)) > 1 FROM audit.event")
+            == "t"
     });
     client.batch_execute("ROLLBACK").expect("rolls back");
     knock(&cluster);
@@ -262,16 +307,21 @@ fn fates_of_what_is_kept_are_kept() {
         cluster.trail("transaction_outcome", "statement LIKE '%4711%'"),
         ["rolled back"]
     );
-    let first: String = cluster.value("SELECT min(recorded_at) - interval '30 days' FROM audit.event");
+    let first: String =
+        cluster.value("SELECT min(recorded_at) - interval '30 days' FROM audit.event");
     age(&cluster, 30);
     knock(&cluster);
     cluster.query(
         HOME,
-        &format!("SELECT audit.hold('{first}'::timestamptz, '{first}'::timestamptz, 'the first period')"),
+        &format!(
+            "SELECT audit.hold('{first}'::timestamptz, '{first}'::timestamptz, 'the first period')"
+        ),
     );
     cluster.configure("audit.retention", "'7d'");
     cluster.reload();
-    until(&cluster, "all but the held period go", |c| periods(c) == "1");
+    until(&cluster, "all but the held period go", |c| {
+        periods(c) == "1"
+    });
     assert_eq!(
         cluster.trail("transaction_outcome", "statement LIKE '%4711%'"),
         ["rolled back"]
@@ -313,11 +363,25 @@ fn a_full_trail_drops_its_oldest_periods() {
     cluster.configure("audit.max_size", "'4MB'");
     cluster.configure("audit.on_max_size", "drop_oldest");
     cluster.reload();
-    until(&cluster, "the oldest period goes", |c| periods(c) == "0");
-    until(&cluster, "the trail tells", |c| {
-        !c.trail_of("seq", "command = 'RETENTION' AND details ->> 'reason' = 'max_size'").is_empty()
+    until(&cluster, "the oldest period goes", |c| {
+        c.value("SELECT count(*) FROM audit.event WHERE recorded_at < now() - interval '1 hour'")
+            == "0"
     });
-    assert!(cluster.value("SELECT store_size FROM audit.status").parse::<u64>().expect("a size") < 6 << 20);
+    assert_eq!(cluster.value("SELECT count(*) > 0 FROM audit.event"), "t");
+    until(&cluster, "the trail tells", |c| {
+        !c.trail_of(
+            "seq",
+            "command = 'RETENTION' AND details ->> 'reason' = 'max_size'",
+        )
+        .is_empty()
+    });
+    assert!(
+        cluster
+            .value("SELECT store_size FROM audit.status")
+            .parse::<u64>()
+            .expect("a size")
+            < 6 << 20
+    );
 }
 
 #[test]
@@ -336,15 +400,24 @@ fn a_full_trail_refuses_whoever_is_no_superuser() {
             Err(error) => {
                 let error = error.as_db_error().expect("from the server");
                 assert_eq!(error.code(), &SqlState::CONFIGURATION_LIMIT_EXCEEDED);
-                assert!(error.hint().is_some_and(|hint| hint.contains("audit.max_size")));
+                assert!(
+                    error
+                        .hint()
+                        .is_some_and(|hint| hint.contains("audit.max_size"))
+                );
                 true
             }
         }
     });
     // A superuser mends it, on record.
-    cluster.psql().run("ALTER SYSTEM SET audit.max_size = '1GB'").ok();
+    cluster
+        .psql()
+        .run("ALTER SYSTEM SET audit.max_size = '1GB'")
+        .ok();
     cluster.psql().run("SELECT pg_reload_conf()").ok();
-    eventually("bob is let in again", || bob.batch_execute("SELECT 3").is_ok());
+    eventually("bob is let in again", || {
+        bob.batch_execute("SELECT 3").is_ok()
+    });
 }
 
 /// Members of audit_admin change retention and size, without being superusers.
@@ -363,7 +436,9 @@ fn an_administrator_may_change_the_limits() {
         "ALTER SYSTEM SET audit.partition_interval = '1h'",
         "SET audit.role = 'keeper'",
     ] {
-        keeper.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        keeper
+            .batch_execute(sql)
+            .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     }
     cluster.reload();
     assert_eq!(
