@@ -2,19 +2,16 @@
 
 use audit_core::event::Classes;
 use audit_core::level::Level;
-use audit_core::ring::Limit;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
 use core::ffi::{c_char, c_int};
-use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
 use super::{harmless, settings};
-use crate::pg::guc::{self, OnFull};
-use crate::pg::{raw, report, ring_file, session, shared, unlock};
+use crate::pg::{guc, raw, session, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -79,6 +76,9 @@ pub unsafe fn statement(
     address: usize,
 ) -> Id {
     settings::check(engine);
+    if engine.committing() {
+        engine.end_fast_path();
+    }
     if runs_in_commit(text) {
         engine.commit_begins();
     }
@@ -127,7 +127,7 @@ pub unsafe fn statement(
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
 /// string that the client's message holds.
 fn runs_in_commit(text: Text) -> bool {
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     client && unsafe { pg_sys::debug_query_string } != text.source
 }
 
@@ -150,7 +150,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     };
     engine.last_source = (source, message_at, end);
     let later_part = last_source == source && last_message == message_at;
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     let started_at = if later_part || !client {
         unsafe { raw::GetCurrentTimestamp() }
     } else {
@@ -212,69 +212,5 @@ pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool) {
     if cut.sha256.is_some() {
         frame.state.sha256 = cut.sha256;
         frame.state.numbers.statement_length = cut.full_len.min(u64::from(u32::MAX)) as u32;
-    }
-}
-
-/// Acts on a ring that is nearly full, as `audit.on_full` says: waits until the worker has made
-/// room, refuses, or goes on. Throws (the refusal; a cancel while waiting).
-#[inline]
-pub unsafe fn wait_for_room() {
-    let Some(ring) = ring_file::ring() else {
-        return;
-    };
-    if ring.is_filled_to(Limit::ThreeQuarters) {
-        unsafe { nearly_full(ring) };
-    }
-    if shared::shared().is_some_and(|shared| shared.trail_full.load(Ordering::Relaxed) != 0) {
-        unsafe { trail_full() };
-    }
-}
-
-/// Superusers are let through: somebody has to be able to change the setting, and what they do is
-/// recorded all the same.
-#[cold]
-unsafe fn trail_full() {
-    unsafe {
-        if raw::IsTransactionState()
-            && !raw::IsAbortedTransactionBlockState()
-            && !raw::superuser_arg(raw::GetUserId())
-        {
-            report::trail_full();
-        }
-    }
-}
-
-/// Longest pause between two looks at the ring, in microseconds.
-const LOOK_EVERY: i64 = 10_000;
-
-#[cold]
-unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
-    static mut GAVE_UP: bool = false;
-    unsafe {
-        if let Some(shared) = shared::shared() {
-            shared.set_worker_latch();
-        }
-        match guc::on_full() {
-            OnFull::Drop => return,
-            OnFull::Refuse => report::ring_full(),
-            // One wait per overflow: who has waited in vain doesn't wait again until it is over.
-            OnFull::Wait if GAVE_UP => return,
-            OnFull::Wait => {}
-        }
-        let until = raw::GetCurrentTimestamp() + guc::full_timeout_ms() as i64 * 1000;
-        while ring.is_filled_to(Limit::ThreeQuarters) {
-            if raw::GetCurrentTimestamp() >= until {
-                GAVE_UP = true;
-                return;
-            }
-            if let Some(shared) = shared::shared() {
-                shared.remind_postmaster();
-            }
-            raw::pg_usleep(LOOK_EVERY);
-            if pg_sys::InterruptPending != 0 {
-                raw::ProcessInterrupts();
-            }
-        }
-        GAVE_UP = false;
     }
 }

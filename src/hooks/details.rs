@@ -267,7 +267,7 @@ unsafe fn setting(stmt: &pg_sys::VariableSetStmt, effective: bool) {
             return;
         }
         if effective {
-            let old = raw::GetConfigOption(stmt.name, true, false);
+            let old = effective_value(stmt.name);
             if !old.is_null() {
                 value("old", name, raw::bytes(old));
             }
@@ -289,6 +289,19 @@ unsafe fn setting(stmt: &pg_sys::VariableSetStmt, effective: bool) {
         }
         if stmt.is_local {
             details().raw("local", b"true");
+        }
+    }
+}
+
+/// The value of a setting as SHOW prints it; NULL where there is none.
+unsafe fn effective_value(name: *const c_char) -> *const c_char {
+    unsafe {
+        // SHOW refuses these to most: they are read as they are kept.
+        let hidden = raw::GetConfigOptionFlags(name, true) as u32 & pg_sys::GUC_SUPERUSER_ONLY != 0;
+        if hidden {
+            raw::GetConfigOption(name, true, false)
+        } else {
+            raw::GetConfigOptionByName(name, core::ptr::null_mut(), true)
         }
     }
 }

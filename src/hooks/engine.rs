@@ -18,6 +18,8 @@
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
+use super::attempted::Place;
+use super::error::LastError;
 use super::frame::Frame;
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
@@ -39,14 +41,14 @@ pub struct Engine {
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
     dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
-    held: Option<Id>,
+    pub(super) held: Option<Id>,
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
     pub checks: Vec<Id>,
     pub fates: FateTracker,
     /// Number of the session's last top-level statement.
     pub statement_id: u64,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
-    committing: bool,
+    pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
     pub explicit: bool,
     /// Where the last top-level statement was found: the string, its message's time, its end there.
@@ -71,16 +73,6 @@ pub struct Planned {
     pub last_sub: u32,
 }
 
-/// The last error reported in this backend. Its buffer is allocated once, by `error::begin`.
-pub struct LastError {
-    pub sqlstate: u32,
-    pub message: Vec<u8>,
-    pub at: i64,
-}
-
-/// Longer messages are cut.
-pub const ERROR_MAX: usize = 8 * 1024;
-
 static mut ENGINE: Engine = Engine {
     pool: Vec::new(),
     free: Vec::new(),
@@ -96,11 +88,7 @@ static mut ENGINE: Engine = Engine {
     last_source: (0, 0, 0),
     plan: None,
     commit_failed: false,
-    error: LastError {
-        sqlstate: 0,
-        message: Vec::new(),
-        at: 0,
-    },
+    error: LastError::new(),
 };
 
 /// The engine of this backend.
@@ -236,12 +224,19 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
+        self.error.attempted.hand_over(id, frame);
         if frame.sent {
             self.commit_failed = true;
         } else if frame.recorded(true) {
             emit::push(self, id, fate, true);
         }
         self.give_back(id);
+    }
+
+    /// Notes what the statement that the last error came up in was aimed at.
+    pub fn attempted(&mut self, id: Id, place: &Place, unseen: bool) {
+        let Engine { pool, error, .. } = self;
+        error.attempted.collect(id, &pool[id], place, unseen);
     }
 
     /// A statement begins to run (or runs on): its hook's stack address identifies it.
@@ -426,8 +421,10 @@ impl Engine {
     /// Sends the held statement without its fate: another statement of the same transaction begins.
     #[inline]
     pub fn release_held(&mut self) {
-        self.send_held();
-        if let Some(id) = self.held.take() {
+        if let Some(id) = self.take_held(false) {
+            if !self.pool[id].sent {
+                emit::push(self, id, Fate::Open, true);
+            }
             self.give_back(id);
         }
     }
@@ -436,6 +433,7 @@ impl Engine {
     pub fn send_held(&mut self) {
         if let Some(id) = self.held
             && !self.pool[id].sent
+            && self.complete(id, true)
         {
             emit::push(self, id, Fate::Open, true);
             self.pool[id].sent = true;
@@ -533,7 +531,7 @@ impl Engine {
         self.fates.end(fate);
         slot::keep_fates(&self.fates);
         self.judge(Outcome::Failed);
-        if let Some(id) = self.held.take() {
+        if let Some(id) = self.take_held(true) {
             if !self.pool[id].sent {
                 emit::push(self, id, fate, false);
             }

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
-use super::{begin, capture, guard, parameters};
+use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
 use crate::pg::{acl, compat, guc, names, raw, unlock};
 
@@ -103,6 +103,11 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
             let classes = if explain_only { Classes::NONE } else { classes };
+            with(|engine| {
+                if let Some(frame) = engine.innermost() {
+                    frame.explains_only = explain_only;
+                }
+            });
             let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
             with(|engine| join_wrapper(engine, stmt, classes, audited));
             return None;
@@ -111,7 +116,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
         let wanted = audited || begin::wanted(depth, classes);
         if wanted {
-            begin::wait_for_room();
+            room::wait_for(|| room::is_about_audit(stmt));
             learn_names(stmt);
             parameters::collect((*query).params);
         }

@@ -40,6 +40,10 @@ pub struct State {
     pub captured: bool,
     /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
     pub audited_object: bool,
+    /// EXPLAIN without ANALYZE: its query is planned and made ready, not run.
+    pub explains_only: bool,
+    /// A fast-path call: nothing says when it ends; see `hooks::functions`.
+    pub fast_path: bool,
     /// A wrapper that reads nothing but the catalog, which `audit.catalog` leaves out.
     pub left_out: bool,
     /// It began in a transaction that had already failed.
@@ -215,6 +219,24 @@ impl Frame {
     pub fn unprotect(&mut self) {
         if let Some(entry) = self.in_flight.take() {
             slot::close(entry);
+        }
+    }
+
+    /// A view that reads a temporary table is temporary itself, whatever the search path says.
+    pub fn is_temporary_view(&mut self) {
+        let mut quoted = false;
+        let end_of_schema = self.object_name.iter().position(|b| {
+            quoted ^= *b == b'"';
+            *b == b'.' && !quoted
+        });
+        let Some(end) = end_of_schema else { return };
+        let before = std::mem::take(&mut self.object_name);
+        self.object_name.extend_from_slice(b"pg_temp");
+        self.object_name.extend_from_slice(&before[end..]);
+        let relations = std::mem::take(&mut self.relations);
+        for name in relations.split(|b| *b == 0) {
+            let view = self.object_name.clone();
+            self.add_relation(if name == before { &view } else { name });
         }
     }
 

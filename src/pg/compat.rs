@@ -222,6 +222,50 @@ pub unsafe fn target_of_query(query: *const pg_sys::Query) -> Target {
     }
 }
 
+/// Calls `f` with each table that the transaction has changed so far, and how many rows; `false` where
+/// that isn't to be had: the server keeps it to itself.
+#[cfg(feature = "pg14")]
+pub unsafe fn for_each_written(_f: impl FnMut(pg_sys::Oid, i64)) -> bool {
+    false
+}
+
+/// Calls `f` with each table that the transaction has changed so far, and how many rows; `false` where
+/// nothing is counted (track_counts is off). Throws only what `f` does, or for lack of memory.
+///
+/// # Safety
+/// In a transaction, outside of subtransactions.
+#[cfg(not(feature = "pg14"))]
+pub unsafe fn for_each_written(mut f: impl FnMut(pg_sys::Oid, i64)) -> bool {
+    /// utils/pgstat_internal.h, which pgrx doesn't bind; the same from 15 to 18 but for names.
+    #[repr(C)]
+    struct SubXact {
+        nest_level: core::ffi::c_int,
+        previous: *mut SubXact,
+        dropped: [*mut core::ffi::c_void; 2],
+        dropped_count: core::ffi::c_int,
+        first: *mut pg_sys::PgStat_TableXactStatus,
+    }
+    unsafe extern "C-unwind" {
+        fn pgstat_get_xact_stack_level(nest_level: core::ffi::c_int) -> *mut SubXact;
+    }
+    unsafe {
+        if !pg_sys::pgstat_track_counts {
+            return false;
+        }
+        let mut table = (*pgstat_get_xact_stack_level(1)).first;
+        while let Some(counts) = table.as_ref() {
+            let rows = counts.tuples_inserted + counts.tuples_updated + counts.tuples_deleted;
+            // PgStat_TableStatus begins with the relation's OID.
+            let relid = *counts.parent.cast::<pg_sys::Oid>();
+            if rows > 0 || counts.truncdropped {
+                f(relid, rows);
+            }
+            table = counts.next;
+        }
+        true
+    }
+}
+
 /// Takes the rows that a query has counted back. Never throws.
 ///
 /// # Safety

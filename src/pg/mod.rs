@@ -4,7 +4,6 @@
 
 pub mod acl;
 pub mod announce;
-pub mod canon;
 pub mod compat;
 pub mod connection;
 pub mod durability;
@@ -14,11 +13,9 @@ pub mod heap;
 pub mod home;
 pub mod identity;
 pub mod jsonb;
-pub mod keys;
 pub mod limits;
 pub mod lookup;
 pub mod names;
-pub mod origin;
 pub mod random;
 pub mod raw;
 pub mod report;
@@ -28,5 +25,6 @@ pub mod shared;
 pub mod signal;
 pub mod slot;
 pub mod spi;
-pub mod tree_store;
+pub mod trail;
 pub mod unlock;
+pub mod witness;

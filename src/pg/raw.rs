@@ -161,6 +161,16 @@ unsafe extern "C-unwind" {
     pub fn superuser_arg(role: pg_sys::Oid) -> bool;
     pub fn defGetBoolean(option: *mut pg_sys::DefElem) -> bool;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
+    pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn SetConfigOption(
+        name: *const c_char,
+        value: *const c_char,
+        context: pg_sys::GucContext::Type,
+        source: pg_sys::GucSource::Type,
+    );
+    pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
+    pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
+    pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
@@ -184,6 +194,12 @@ unsafe extern "C-unwind" {
         throw_error: bool,
     ) -> *mut pg_sys::PreparedStatement;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
+    pub fn GetConfigOptionFlags(name: *const c_char, missing_ok: bool) -> c_int;
+    pub fn GetConfigOptionByName(
+        name: *const c_char,
+        full_name: *mut *const c_char,
+        missing_ok: bool,
+    ) -> *mut c_char;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn quote_qualified_identifier(
         qualifier: *const c_char,
@@ -219,6 +235,7 @@ unsafe extern "C-unwind" {
     pub fn ConditionVariableCancelSleep() -> CancelSleep;
     pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;
@@ -236,12 +253,15 @@ unsafe extern "C-unwind" {
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;
+    pub fn pg_database_encoding_max_length() -> c_int;
     pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;
     pub fn GetConfigOption(
         name: *const c_char,
         missing_ok: bool,
         restrict_privileged: bool,
     ) -> *const c_char;
+    /// For a name that is known.
+    pub fn GetConfigOptionResetString(name: *const c_char) -> *const c_char;
     /// The SQLSTATE of the error being reported; only inside an error context callback.
     pub fn geterrcode() -> c_int;
     pub fn MemoryContextReset(context: pg_sys::MemoryContext);
@@ -249,6 +269,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::MemoryContext,
         callback: *mut pg_sys::MemoryContextCallback,
     );
+    pub fn on_proc_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
     pub fn on_shmem_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
 }
 

@@ -21,6 +21,25 @@ pub unsafe extern "C-unwind" fn ring_full() {
     .report(PgLogLevel::ERROR);
 }
 
+/// Says that the ring is filling up. Throws as any report may.
+///
+/// # Safety
+/// Where a statement may fail: before it has begun.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn ring_nearly_full(fill: u64, capacity: u64) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!(
+            "the audit ring is {} % full",
+            fill.saturating_mul(100) / capacity.max(1)
+        ),
+        function_name!(),
+    )
+    .set_detail("The worker of the trail does not keep up; audit.on_full decides what becomes of statements that start now.")
+    .set_hint("SELECT * FROM audit.status tells why.")
+    .report(PgLogLevel::WARNING);
+}
+
 /// The refusal of `audit.on_max_size = refuse`. Throws.
 ///
 /// # Safety

@@ -48,6 +48,8 @@ pub struct Shared {
     pub gaps: AtomicU64,
     /// Panics swallowed in hooks since server start; always a bug.
     pub panics: AtomicU64,
+    /// 1 while the ring is nearly full and somebody has said so.
+    pub warned: AtomicU32,
     /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
     pub trail_full: AtomicU32,
     /// 1: periods were dropped of which the trail doesn't tell yet.
@@ -61,6 +63,12 @@ pub struct Shared {
     first_xid: AtomicU64,
     /// Nanoseconds that the worker spent on batches since server start.
     pub worker_ns: AtomicU64,
+    /// How the server stopped before it started ([`super::witness::LastStop`]); the worker's first START
+    /// tells it.
+    pub last_stop: AtomicU32,
+    /// WAL that was written without the library.
+    pub unwatched_from: AtomicU64,
+    pub unwatched_to: AtomicU64,
     /// Even: `error` is stable. Written by the worker only.
     error_version: AtomicU32,
     error_len: AtomicU32,
@@ -265,6 +273,15 @@ unsafe extern "C-unwind" fn startup() {
         }
         SHARED = at;
         super::ring_file::startup();
+        // An old ring that was put aside just now shows that the library has run here before.
+        let new = super::ring_file::leftovers().is_empty();
+        if let Some(found) = super::witness::startup(new) {
+            (*at)
+                .last_stop
+                .store(found.last_stop as u32, Ordering::Relaxed);
+            (*at).unwatched_from.store(found.from, Ordering::Relaxed);
+            (*at).unwatched_to.store(found.to, Ordering::Relaxed);
+        }
         // Nobody else runs now: no child of before, none of after.
         if let Some(ring) = super::ring_file::ring() {
             ring.slots().orphan_all();

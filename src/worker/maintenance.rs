@@ -129,7 +129,7 @@ fn ended_periods(current: i64) -> Vec<String> {
     query(
         &format!(
             "SELECT suffix FROM audit.period WHERE ends_at <= '{}' AND frozen_at IS NULL ORDER BY starts_at",
-            super::calendar::rfc3339(current)
+            audit_core::calendar::rfc3339(current)
         ),
         |row| suffixes.extend(row.text(1)),
     );
@@ -266,8 +266,8 @@ fn bound(suffix: &str) {
         };
         execute(&format!(
             "ALTER TABLE audit.event_{suffix} ADD CONSTRAINT {name} CHECK (started_at >= '{}' AND started_at <= '{}') NOT VALID",
-            super::calendar::rfc3339(min),
-            super::calendar::rfc3339(max)
+            audit_core::calendar::rfc3339(min),
+            audit_core::calendar::rfc3339(max)
         ));
     }
     execute(&format!(

@@ -22,7 +22,6 @@
 
 mod arena;
 mod batch;
-mod calendar;
 mod decided;
 mod dictionary;
 mod fates;

@@ -4,9 +4,9 @@
 //! SHARE UPDATE EXCLUSIVE on the parent, where CREATE TABLE … PARTITION OF would take ACCESS
 //! EXCLUSIVE and wait for every reader that idles in a transaction.
 
-use super::calendar::{rfc3339, suffix};
 use super::dictionary::first_ref;
 use crate::pg::spi::{execute, query};
+use audit_core::calendar::{rfc3339, suffix};
 use audit_core::event::Timestamp;
 use pgrx::pg_sys;
 

@@ -8,11 +8,11 @@
 //! Never dropped: what a legal hold covers, and the period of the last batch, from which a worker
 //! that starts learns where the trail ends.
 
-use super::calendar::rfc3339;
 use super::period::{TABLES, lock_extension};
 use crate::pg::limits::{self, OnMaxSize};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{Failure, execute, query, transaction};
+use audit_core::calendar::rfc3339;
 use audit_core::event::Timestamp;
 use core::sync::atomic::Ordering;
 use pgrx::PgSqlErrorCode;

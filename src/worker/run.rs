@@ -13,7 +13,8 @@ use super::text::Texts;
 use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
-use crate::pg::{guc, keys, ring_file};
+use crate::pg::trail::keys;
+use crate::pg::{guc, ring_file};
 use audit_core::event::Timestamp;
 use audit_core::ring::Ring;
 use audit_core::tree::Frontier;
@@ -200,7 +201,10 @@ impl Worker {
         let leftovers = ring_file::leftovers().len();
         self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
-        let start = self.own.start(&id, progress.position, leftovers).to_vec();
+        let start = self
+            .own
+            .start(&id, progress.position, leftovers, self.shared)
+            .to_vec();
         let tail = ring.tail();
         if progress.position < tail {
             // The trail is older than the ring: a backup was restored beside it.
@@ -498,6 +502,9 @@ impl Worker {
             shared.flushed.store(progress.position, Ordering::SeqCst);
         }
         self.broadcast();
+        if ring_file::ring().is_some_and(|ring| ring.fill() < ring.capacity() / 2) {
+            shared.warned.store(0, Ordering::Relaxed);
+        }
         // Demands that were lowered for a troublesome event rise again behind it.
         self.care = Care::Whole;
         self.max_rows = (self.max_rows * 2).min(MAX_ROWS);
@@ -643,6 +650,12 @@ impl Worker {
                 Ok(Drained::Stored { .. }) => {}
                 Ok(_) | Err(_) => return,
             }
+        }
+        if terminated() && !self.home_lost {
+            let progress = live.progress();
+            let stop = self.own.stop(&progress.ring_id, progress.position).to_vec();
+            self.queue(stop, false);
+            let _ = self.try_step(live);
         }
         if let Some(publisher) = self.publisher.as_mut().filter(|_| !self.home_lost) {
             publisher.publish(&self.tree);

@@ -244,9 +244,10 @@ fn nested_statements_have_depth_and_a_place_in_their_statement() {
         rows,
         [
             "0 | 1 | 0 | SELECT | 1 | SELECT add(1)",
-            "0 | 2 | 1 | INSERT | 1 | INSERT INTO t VALUES (x)",
-            "0 | 3 | 2 | INSERT | 1 | INSERT INTO copy_of_t VALUES (NEW.x)",
-            "0 | 4 | 1 | UPDATE | 1 | UPDATE t SET x = t.x",
+            // 2 is the call of the function.
+            "0 | 3 | 1 | INSERT | 1 | INSERT INTO t VALUES (x)",
+            "0 | 4 | 2 | INSERT | 1 | INSERT INTO copy_of_t VALUES (NEW.x)",
+            "0 | 5 | 1 | UPDATE | 1 | UPDATE t SET x = t.x",
         ]
     );
 }
@@ -405,7 +406,7 @@ fn grants_name_grantees_privileges_and_columns() {
             "class = 'ROLE' AND command <> 'CREATE ROLE'"
         ),
         [
-            r#"GRANT | public.t | {"columns": ["a", "b"], "grantees": ["r1", "PUBLIC"], "privileges": ["select", "update"], "grant_option": true}"#,
+            r#"GRANT | public.t | {"columns": ["a", "b"], "grantees": ["r1", "PUBLIC"], "privileges": ["select", "update"], "grant_option": true, "column_privileges": {"update": ["a", "b"]}}"#,
             r#"REVOKE | public.t | {"grantees": ["r2"], "privileges": ["ALL"]}"#,
             r#"GRANT ROLE | r1 | {"roles": ["r1"], "members": ["r2"]}"#,
             r#"ALTER DEFAULT PRIVILEGES | ~ | {"grantees": ["r1"], "privileges": ["select"]}"#,
