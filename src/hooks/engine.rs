@@ -34,6 +34,8 @@ pub struct Engine {
     #[allow(clippy::vec_box)]
     pool: Vec<Box<Frame>>,
     free: Vec<Id>,
+    /// A frame for what fails unseen, its buffers as long as they can get: to take it allocates nothing.
+    spare: Option<Id>,
     /// Statements being run, the outermost first.
     pub running: Vec<Id>,
     /// Queries begun and not yet ended, running ones included.
@@ -76,6 +78,7 @@ pub struct Planned {
 static mut ENGINE: Engine = Engine {
     pool: Vec::new(),
     free: Vec::new(),
+    spare: None,
     running: Vec::new(),
     open: Vec::new(),
     dead: Vec::new(),
@@ -150,11 +153,35 @@ impl Engine {
         id
     }
 
+    /// Sets the spare frame aside, when a session begins.
+    pub fn make_spare(&mut self) -> &mut Frame {
+        let id = self.take_frame();
+        self.pool[id].spare = true;
+        self.give_back(id);
+        &mut self.pool[id]
+    }
+
+    /// Takes the spare frame; another one if it is under way.
+    pub fn take_spare(&mut self) -> Id {
+        let Some(id) = self.spare.take() else {
+            return self.take_frame();
+        };
+        let frame = &mut self.pool[id];
+        frame.reset();
+        frame.spare = true;
+        frame.in_use = true;
+        id
+    }
+
     pub fn give_back(&mut self, id: Id) {
         self.pool[id].unprotect();
         self.pool[id].in_use = false;
         self.open.retain(|other| *other != id);
-        self.free.push(id);
+        if self.pool[id].spare {
+            self.spare = Some(id);
+        } else {
+            self.free.push(id);
+        }
     }
 
     /// Called first in every hook, with an address on the hook's own stack: concludes what has died,
@@ -223,7 +250,9 @@ impl Engine {
             frame.numbers.duration = (self.error.at - frame.numbers.started_at).max(0);
         }
         frame.error.clear();
-        frame.error.extend_from_slice(&self.error.message);
+        if frame.error.try_reserve(self.error.message.len()).is_ok() {
+            frame.error.extend_from_slice(&self.error.message);
+        }
         self.error.attempted.hand_over(id, frame);
         if frame.sent {
             self.commit_failed = true;
