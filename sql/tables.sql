@@ -15,7 +15,8 @@ CREATE TABLE audit.event (
     error text,
     statement_sha256 bytea,
     parameters text[],
-    details jsonb
+    details jsonb,
+    salt bytea
 ) PARTITION BY RANGE (recorded_at);
 COMMENT ON TABLE audit.event IS 'Events as the worker stores them; read them through the view audit.log';
 COMMENT ON COLUMN audit.event.seq IS 'Position in the trail: 1, 2, 3 ... without gaps';
@@ -29,6 +30,7 @@ COMMENT ON COLUMN audit.event.error IS 'Message of the error';
 COMMENT ON COLUMN audit.event.statement_sha256 IS 'SHA-256 of the full text where it was cut';
 COMMENT ON COLUMN audit.event.parameters IS 'Bind parameters';
 COMMENT ON COLUMN audit.event.details IS 'What is specific to the command';
+COMMENT ON COLUMN audit.event.salt IS 'Random bytes for the digests of text, error, statement_sha256, parameters and details; digests of those that were erased';
 
 CREATE TABLE audit.session (
     ref bigint NOT NULL,
@@ -47,6 +49,7 @@ CREATE TABLE audit.session (
     backend_type text,
     context jsonb,
     unstorable jsonb,
+    salt bytea,
     PRIMARY KEY (ref)
 ) PARTITION BY RANGE (ref);
 COMMENT ON TABLE audit.session IS 'Attributes of sessions, one row per version of them';
@@ -66,6 +69,7 @@ COMMENT ON COLUMN audit.session.application_name IS 'Name that the application g
 COMMENT ON COLUMN audit.session.backend_type IS 'Kind of process, as in pg_stat_activity';
 COMMENT ON COLUMN audit.session.context IS 'Application context';
 COMMENT ON COLUMN audit.session.unstorable IS 'Attributes that their column could not hold, as text';
+COMMENT ON COLUMN audit.session.salt IS 'Random bytes for the digest of context; its digest where it was erased';
 
 CREATE TABLE audit.statement (
     ref bigint NOT NULL,
@@ -78,6 +82,7 @@ CREATE TABLE audit.statement (
     query_id bigint,
     text text,
     unstorable jsonb,
+    salt bytea,
     PRIMARY KEY (ref)
 ) PARTITION BY RANGE (ref);
 COMMENT ON TABLE audit.statement IS 'Statements that repeat, with their text; and kinds of statements (without text) whose text is in the event';
@@ -91,6 +96,15 @@ COMMENT ON COLUMN audit.statement.relations IS 'Every table, view, foreign table
 COMMENT ON COLUMN audit.statement.query_id IS 'As pg_stat_statements.queryid';
 COMMENT ON COLUMN audit.statement.text IS 'Text of the statement; NULL: it is in the event';
 COMMENT ON COLUMN audit.statement.unstorable IS 'Which of its texts are escaped, as the encoding of the home lacks their characters';
+COMMENT ON COLUMN audit.statement.salt IS 'Random bytes for the digest of text; its digest where it was erased';
+
+-- ANALYZE keeps samples of what it reads: a value that was erased would live on in pg_statistic.
+ALTER TABLE audit.event
+    ALTER COLUMN text SET STATISTICS 0, ALTER COLUMN error SET STATISTICS 0,
+    ALTER COLUMN statement_sha256 SET STATISTICS 0, ALTER COLUMN parameters SET STATISTICS 0,
+    ALTER COLUMN details SET STATISTICS 0, ALTER COLUMN salt SET STATISTICS 0;
+ALTER TABLE audit.session ALTER COLUMN context SET STATISTICS 0, ALTER COLUMN salt SET STATISTICS 0;
+ALTER TABLE audit.statement ALTER COLUMN text SET STATISTICS 0, ALTER COLUMN salt SET STATISTICS 0;
 
 CREATE TABLE audit.fate (
     recorded_at timestamptz NOT NULL,
@@ -121,7 +135,8 @@ CREATE TABLE audit.batch (
     first_seq bigint NOT NULL,
     last_seq bigint NOT NULL,
     dropped bigint NOT NULL,
-    frontier bytea
+    frontier bytea NOT NULL,
+    checks bytea NOT NULL
 ) PARTITION BY RANGE (recorded_at);
 CREATE INDEX batch_last_seq_idx ON audit.batch (last_seq);
 CREATE INDEX batch_ring_idx ON audit.batch (ring_id, position);
@@ -130,16 +145,21 @@ COMMENT ON COLUMN audit.batch.recorded_at IS 'When the batch was stored';
 COMMENT ON COLUMN audit.batch.ring_id IS 'The ring that the batch came from';
 COMMENT ON COLUMN audit.batch.position IS 'Position in the ring up to which everything is stored';
 COMMENT ON COLUMN audit.batch.first_seq IS 'seq of its first event';
-COMMENT ON COLUMN audit.batch.last_seq IS 'seq of its last event; first_seq - 1 where it has none';
+COMMENT ON COLUMN audit.batch.last_seq IS 'seq of its last event';
 COMMENT ON COLUMN audit.batch.dropped IS 'Drops of the ring that the trail tells of up to here';
-COMMENT ON COLUMN audit.batch.frontier IS 'Frontier of the Merkle tree after the batch';
+COMMENT ON COLUMN audit.batch.frontier IS 'Frontier of the Merkle tree after the batch: those of its subtrees that end in the batch';
+COMMENT ON COLUMN audit.batch.checks IS 'First four bytes of the leaf hash of each of its events: audit.verify() names the event by them';
+-- They don''t compress.
+ALTER TABLE audit.batch ALTER COLUMN frontier SET STORAGE EXTERNAL, ALTER COLUMN checks SET STORAGE EXTERNAL,
+    ALTER COLUMN frontier SET STATISTICS 0, ALTER COLUMN checks SET STATISTICS 0;
 
 CREATE TABLE audit.period (
     starts_at timestamptz PRIMARY KEY,
     ends_at timestamptz NOT NULL CHECK (ends_at > starts_at),
     suffix text NOT NULL,
     closed_at timestamptz,
-    frozen_at timestamptz
+    frozen_at timestamptz,
+    size bigint
 );
 COMMENT ON TABLE audit.period IS 'Periods of the trail: each has a partition of event, session, statement, fate and batch';
 COMMENT ON COLUMN audit.period.starts_at IS 'Begin of the period (recorded_at), inclusive';
@@ -147,3 +167,86 @@ COMMENT ON COLUMN audit.period.ends_at IS 'End of the period, exclusive';
 COMMENT ON COLUMN audit.period.suffix IS 'Suffix of the names of its partitions';
 COMMENT ON COLUMN audit.period.closed_at IS 'When it got its indexes and bounds, after its end';
 COMMENT ON COLUMN audit.period.frozen_at IS 'When its partitions were frozen';
+COMMENT ON COLUMN audit.period.size IS 'Bytes of its partitions, once they are frozen';
+
+CREATE TABLE audit.dropped (
+    starts_at timestamptz PRIMARY KEY,
+    ends_at timestamptz NOT NULL,
+    first_seq bigint,
+    last_seq bigint,
+    events bigint NOT NULL,
+    size bigint NOT NULL,
+    reason text NOT NULL,
+    dropped_at timestamptz NOT NULL,
+    told_by bigint
+);
+COMMENT ON TABLE audit.dropped IS 'Periods that were dropped: audit.retention, audit.max_size';
+COMMENT ON COLUMN audit.dropped.starts_at IS 'Begin of the period (recorded_at), inclusive';
+COMMENT ON COLUMN audit.dropped.ends_at IS 'End of the period, exclusive';
+COMMENT ON COLUMN audit.dropped.first_seq IS 'seq of its first event; NULL where it had none';
+COMMENT ON COLUMN audit.dropped.last_seq IS 'seq of its last event';
+COMMENT ON COLUMN audit.dropped.events IS 'Number of its events';
+COMMENT ON COLUMN audit.dropped.size IS 'Bytes of its partitions';
+COMMENT ON COLUMN audit.dropped.reason IS 'retention or max_size';
+COMMENT ON COLUMN audit.dropped.dropped_at IS 'When it was dropped';
+COMMENT ON COLUMN audit.dropped.told_by IS 'seq of the RETENTION event that tells of it';
+
+CREATE TABLE audit.hold (
+    id bigint PRIMARY KEY,
+    held_from timestamptz NOT NULL,
+    held_to timestamptz NOT NULL CHECK (held_to >= held_from),
+    reason text NOT NULL,
+    held_by text NOT NULL,
+    held_at timestamptz NOT NULL,
+    released_at timestamptz,
+    released_by text,
+    release_reason text
+);
+COMMENT ON TABLE audit.hold IS 'Legal holds: periods that overlap with one are not dropped; see the view audit.holds';
+COMMENT ON COLUMN audit.hold.id IS 'Number of the hold';
+COMMENT ON COLUMN audit.hold.held_from IS 'Begin of what is held, inclusive';
+COMMENT ON COLUMN audit.hold.held_to IS 'End of what is held, inclusive';
+COMMENT ON COLUMN audit.hold.reason IS 'What for';
+COMMENT ON COLUMN audit.hold.held_by IS 'Who made it';
+COMMENT ON COLUMN audit.hold.held_at IS 'When it was made';
+COMMENT ON COLUMN audit.hold.released_at IS 'When it was released; NULL while it holds';
+COMMENT ON COLUMN audit.hold.released_by IS 'Who released it';
+COMMENT ON COLUMN audit.hold.release_reason IS 'Why it was released';
+
+-- What outlives the partitions. Small: a row per checkpoint, per dropped partition, per change of
+-- key or origin.
+
+CREATE TABLE audit.checkpoint (
+    size bigint NOT NULL,
+    published_at timestamptz NOT NULL,
+    root bytea NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (size, published_at)
+);
+COMMENT ON TABLE audit.checkpoint IS 'Checkpoints as the worker published them, to pg_audit/checkpoints and the server log';
+COMMENT ON COLUMN audit.checkpoint.size IS 'Size of the tree: the last seq that the checkpoint covers';
+COMMENT ON COLUMN audit.checkpoint.published_at IS 'When it was signed';
+COMMENT ON COLUMN audit.checkpoint.root IS 'Root of the tree';
+COMMENT ON COLUMN audit.checkpoint.note IS 'The signed note (C2SP signed-note, tlog-checkpoint)';
+
+CREATE TABLE audit.subtree (
+    first_seq bigint PRIMARY KEY,
+    last_seq bigint NOT NULL CHECK (last_seq >= first_seq),
+    nodes bytea NOT NULL
+);
+COMMENT ON TABLE audit.subtree IS 'What is left of events whose partition was dropped: hashes of subtrees, so that proofs and checkpoints stay valid';
+COMMENT ON COLUMN audit.subtree.first_seq IS 'seq of the first event that it stands for';
+COMMENT ON COLUMN audit.subtree.last_seq IS 'seq of the last event that it stands for';
+COMMENT ON COLUMN audit.subtree.nodes IS 'Roots of the fewest complete subtrees that cover these events, from left to right';
+
+CREATE TABLE audit.origin (
+    seq bigint PRIMARY KEY,
+    recorded_at timestamptz NOT NULL,
+    command text NOT NULL,
+    details jsonb NOT NULL
+);
+COMMENT ON TABLE audit.origin IS 'Copies of the events that say where the trail comes from and who signs it: ORIGIN, KEY, FORK, RESTORE, UPGRADE. They outlive their partitions';
+COMMENT ON COLUMN audit.origin.seq IS 'seq of the event';
+COMMENT ON COLUMN audit.origin.recorded_at IS 'When it was stored';
+COMMENT ON COLUMN audit.origin.command IS 'ORIGIN, KEY, FORK, RESTORE or UPGRADE';
+COMMENT ON COLUMN audit.origin.details IS 'Details of the event';

@@ -228,7 +228,7 @@ SELECT
     w.gaps,
     w.panics,
     w.last_error,
-    NULL::timestamptz AS last_checkpoint,
+    (SELECT max(c.published_at) FROM audit.checkpoint c) AS last_checkpoint,
     z.store_size,
     (z.store_size / greatest(1, extract(epoch FROM now() - p.since) / 86400))::bigint AS bytes_per_day,
     w.worker_ns AS own_cost_ns

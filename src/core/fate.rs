@@ -34,18 +34,29 @@ pub struct FateTracker {
 
 impl Default for FateTracker {
     fn default() -> Self {
-        FateTracker {
-            last_event: 0,
-            undecided_from: 0,
-            // Deeper nesting reallocates where a subtransaction starts, never where one aborts.
-            subs: Vec::with_capacity(16),
-            pending: [Decision::default(); MOST_PENDING],
-            pending_len: 0,
-        }
+        Self::new()
     }
 }
 
 impl FateTracker {
+    /// A session without events. (`const`: a backend has one in a static, without a first use to
+    /// look out for.)
+    pub const fn new() -> Self {
+        const NONE: Decision = Decision {
+            first: 0,
+            last: 0,
+            fate: Fate::Open,
+        };
+        FateTracker {
+            last_event: 0,
+            undecided_from: 0,
+            // Grows where a subtransaction starts, never where one aborts.
+            subs: Vec::new(),
+            pending: [NONE; MOST_PENDING],
+            pending_len: 0,
+        }
+    }
+
     /// The number of the session's last event, 0 before the first.
     pub fn last_event(&self) -> u64 {
         self.last_event
@@ -63,6 +74,21 @@ impl FateTracker {
     /// Whether events of the running transaction wait for their fate.
     pub fn undecided(&self) -> bool {
         self.undecided_from != 0
+    }
+
+    /// First event of the running transaction that waits for its fate, 0 if there is none.
+    pub fn undecided_from(&self) -> u64 {
+        self.undecided_from
+    }
+
+    /// Writes the decisions that wait to `out`, without forgetting them; returns the bytes used.
+    pub fn write_pending(&self, out: &mut [u8; MOST_BYTES]) -> usize {
+        let mut at = 0;
+        for decision in &self.pending[..self.pending_len] {
+            out[at..at + DECISION_LEN].copy_from_slice(&encode_decision(decision));
+            at += DECISION_LEN;
+        }
+        at
     }
 
     /// Whether decisions wait for an event to carry them.
@@ -133,13 +159,9 @@ impl FateTracker {
 
     /// Writes the pending decisions to `out` and forgets them; returns the bytes used.
     pub fn take_pending(&mut self, out: &mut [u8; MOST_BYTES]) -> usize {
-        let mut at = 0;
-        for decision in &self.pending[..self.pending_len] {
-            out[at..at + DECISION_LEN].copy_from_slice(&encode_decision(decision));
-            at += DECISION_LEN;
-        }
+        let used = self.write_pending(out);
         self.pending_len = 0;
-        at
+        used
     }
 }
 

@@ -2,7 +2,14 @@
 
 use std::io::Write;
 
+/// The two hexadecimal digits of a byte.
+fn digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [byte >> 4, byte & 15].map(|digit| DIGITS[digit as usize])
+}
+
 /// Appends `text` as a JSON string. Bytes that are no UTF-8 appear as `\xNN`, literally.
+/// Allocates nothing but room in `out`.
 pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     for chunk in text.utf8_chunks() {
@@ -11,12 +18,16 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
                 '"' => out.extend_from_slice(b"\\\""),
                 '\\' => out.extend_from_slice(b"\\\\"),
                 '\0' => out.extend_from_slice(b"\\\\x00"), // jsonb refuses \u0000
-                c if c < ' ' => out.extend_from_slice(format!("\\u{:04x}", c as u32).as_bytes()),
+                c if c < ' ' => {
+                    out.extend_from_slice(b"\\u00");
+                    out.extend_from_slice(&digits(c as u8));
+                }
                 c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         for byte in chunk.invalid() {
-            out.extend_from_slice(format!("\\\\x{byte:02x}").as_bytes());
+            out.extend_from_slice(b"\\\\x");
+            out.extend_from_slice(&digits(*byte));
         }
     }
     out.push(b'"');
@@ -48,6 +59,11 @@ impl Object {
     /// Room for so many bytes more, which are then written without an allocation.
     pub fn reserve(&mut self, room: usize) {
         self.0.reserve(room + 1);
+    }
+
+    /// Makes room without a panic; `false` where there is no memory.
+    pub fn try_reserve(&mut self, room: usize) -> bool {
+        self.0.try_reserve(room + 1).is_ok()
     }
 
     /// Begins anew; keeps at most so much of the buffer.

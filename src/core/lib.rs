@@ -1,7 +1,8 @@
 //! The pure part of audit_ext: what an event is, how it travels through the ring, what the level
-//! grammar means, how SQL text is cut and redacted. It knows no PostgreSQL and does no I/O, so that
+//! grammar means, how SQL text is cut and redacted, how the trail is hashed and proven. It knows no PostgreSQL and does no I/O, so that
 //! the extension, `audit-verify`, tests, fuzzers and benches share one implementation.
 
+pub mod calendar;
 pub mod classify;
 pub mod codec;
 pub mod drops;
@@ -10,6 +11,13 @@ pub mod fate;
 pub mod fit;
 pub mod json;
 pub mod level;
+pub mod note;
 pub mod numbers;
+pub mod proof;
+pub mod record;
 pub mod ring;
+pub mod sha;
+#[cfg(not(loom))]
+pub mod slot;
 pub mod sql;
+pub mod tree;

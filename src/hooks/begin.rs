@@ -1,7 +1,7 @@
 //! What is taken down when a statement begins: who, when, where, its number and its text.
 
 use audit_core::event::Classes;
-use audit_core::ring::Limit;
+use audit_core::level::Level;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
@@ -10,9 +10,8 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use super::settings;
-use crate::pg::guc::{self, OnFull};
-use crate::pg::{raw, report, ring_file, session};
+use super::{harmless, settings};
+use crate::pg::{guc, raw, session, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -45,14 +44,24 @@ pub unsafe fn session() {
 /// Whether a statement of these classes that begins at this depth may be recorded.
 #[inline]
 pub fn wanted(depth: u32, classes: Classes) -> bool {
-    guc::level().could_record(classes) && possible(depth)
+    level().could_record(classes) && possible(depth)
 }
 
 /// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
 #[inline]
 pub fn possible(depth: u32) -> bool {
     let in_script = unsafe { pg_sys::creating_extension };
-    depth == 0 || (!in_script && guc::nested())
+    depth == 0 || (!in_script && guc::nested()) || unlock::is_open()
+}
+
+/// `audit.level`; all while the session has unlocked the trail.
+#[inline]
+pub fn level() -> Level {
+    if unlock::is_open() {
+        Level::ALL
+    } else {
+        guc::level()
+    }
 }
 
 /// Takes a frame for a statement that begins now, and lets it run. Never throws.
@@ -67,6 +76,9 @@ pub unsafe fn statement(
     address: usize,
 ) -> Id {
     settings::check(engine);
+    if engine.committing() {
+        engine.end_fast_path();
+    }
     if runs_in_commit(text) {
         engine.commit_begins();
     }
@@ -89,7 +101,7 @@ pub unsafe fn statement(
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let source_end = engine.last_source.2;
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;
@@ -115,7 +127,7 @@ pub unsafe fn statement(
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
 /// string that the client's message holds.
 fn runs_in_commit(text: Text) -> bool {
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     client && unsafe { pg_sys::debug_query_string } != text.source
 }
 
@@ -138,7 +150,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     };
     engine.last_source = (source, message_at, end);
     let later_part = last_source == source && last_message == message_at;
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    let client = session::has_client();
     let started_at = if later_part || !client {
         unsafe { raw::GetCurrentTimestamp() }
     } else {
@@ -174,7 +186,12 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
 
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
 pub fn take_text(frame: &mut Frame, text: &[u8]) {
-    take_text_as(frame, text, false);
+    if text.len() <= guc::statement_max_size() && harmless::is_harmless(text) {
+        frame.text.clear();
+        frame.text.extend_from_slice(text);
+    } else {
+        take_text_as(frame, text, false);
+    }
 }
 
 /// As [`take_text`]; `unparsed` where the server could not parse the text.
@@ -195,52 +212,5 @@ pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool) {
     if cut.sha256.is_some() {
         frame.state.sha256 = cut.sha256;
         frame.state.numbers.statement_length = cut.full_len.min(u64::from(u32::MAX)) as u32;
-    }
-}
-
-/// Acts on a ring that is nearly full, as `audit.on_full` says: waits until the worker has made
-/// room, refuses, or goes on. Throws (the refusal; a cancel while waiting).
-#[inline]
-pub unsafe fn wait_for_room() {
-    let Some(ring) = ring_file::ring() else {
-        return;
-    };
-    if ring.is_filled_to(Limit::ThreeQuarters) {
-        unsafe { nearly_full(ring) };
-    }
-}
-
-/// Longest pause between two looks at the ring, in microseconds.
-const LOOK_EVERY: i64 = 10_000;
-
-#[cold]
-unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
-    static mut GAVE_UP: bool = false;
-    unsafe {
-        if let Some(shared) = crate::pg::shared::shared() {
-            shared.set_worker_latch();
-        }
-        match guc::on_full() {
-            OnFull::Drop => return,
-            OnFull::Refuse => report::ring_full(),
-            // One wait per overflow: who has waited in vain doesn't wait again until it is over.
-            OnFull::Wait if GAVE_UP => return,
-            OnFull::Wait => {}
-        }
-        let until = raw::GetCurrentTimestamp() + guc::full_timeout_ms() as i64 * 1000;
-        while ring.is_filled_to(Limit::ThreeQuarters) {
-            if raw::GetCurrentTimestamp() >= until {
-                GAVE_UP = true;
-                return;
-            }
-            if let Some(shared) = crate::pg::shared::shared() {
-                shared.remind_postmaster();
-            }
-            raw::pg_usleep(LOOK_EVERY);
-            if pg_sys::InterruptPending != 0 {
-                raw::ProcessInterrupts();
-            }
-        }
-        GAVE_UP = false;
     }
 }

@@ -52,6 +52,10 @@ fn decide() -> bool {
     if unsafe { pg_sys::RecoveryInProgress() } {
         return false;
     }
+    // SAFETY: a plain global; without a PGPROC (before authentication) locks can't be waited for.
+    if let Some(shared) = shared::shared().filter(|_| !unsafe { pg_sys::MyProc }.is_null()) {
+        shared.note_first_xid();
+    }
     // SAFETY: plain globals of this process.
     let skip = unsafe {
         session::is_worker()

@@ -142,7 +142,7 @@ pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
         .gid
         .extend_from_slice(unsafe { raw::bytes((*stmt).gid) });
     match unsafe { (*stmt).kind } {
-        TRANS_STMT_BEGIN | TRANS_STMT_START => frame.begins_transaction = true,
+        _ if unsafe { begins_transaction(node) } => frame.begins_transaction = true,
         TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK | TRANS_STMT_PREPARE => {
             frame.ends_transaction = true;
         }
@@ -154,6 +154,16 @@ pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
     }
 }
 
+/// Whether this transaction statement is BEGIN. Never throws.
+///
+/// # Safety
+/// `node` is a TransactionStmt.
+pub unsafe fn begins_transaction(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_BEGIN, TRANS_STMT_START};
+    let kind = unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind };
+    matches!(kind, TRANS_STMT_BEGIN | TRANS_STMT_START)
+}
+
 /// Statements that must go through however full the ring is (spec/delivery.md, "Full ring").
 ///
 /// # Safety
@@ -161,19 +171,21 @@ pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
 pub unsafe fn never_waits(node: *mut pg_sys::Node) -> bool {
     unsafe {
         match (*node).type_ {
-            T_TransactionStmt => {
-                let kind = (*node.cast::<pg_sys::TransactionStmt>()).kind;
-                !matches!(
-                    kind,
-                    pg_sys::TransactionStmtKind::TRANS_STMT_BEGIN
-                        | pg_sys::TransactionStmtKind::TRANS_STMT_START
-                )
-            }
+            T_TransactionStmt => !begins_transaction(node),
             T_VariableSetStmt => {
                 let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
                 raw::bytes(name).starts_with(b"audit.")
             }
             _ => false,
         }
+    }
+}
+
+/// Whether the statement is COMMIT PREPARED. Never throws.
+pub unsafe fn commits_prepared(node: *mut pg_sys::Node) -> bool {
+    unsafe {
+        (*node).type_ == T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
     }
 }

@@ -8,9 +8,11 @@ use audit_core::fit;
 use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
+use super::begin;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use crate::pg::{raw, ring_file, session, shared};
+use crate::pg::names::Relation;
+use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -26,6 +28,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
     frame.numbers.fate = fate;
     frame.numbers.event_no = event_no;
@@ -44,7 +47,11 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
         (decided > 0).then_some(&decisions[..decided]),
         (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
+    slot::begin_push(event_no, undecided_from, numbers.started_at);
     send(&numbers, sections);
+    slot::keep_fates(&engine.fates);
+    engine.frame(id).unprotect();
+    slot::end_push();
 }
 
 /// Completes the details and lays out the shape; cuts what would make the record too long.
@@ -107,13 +114,22 @@ pub fn fate_event(engine: &mut Engine) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
+    let failed = core::mem::take(&mut engine.commit_failed);
     let numbers = Numbers {
         started_at: now,
         duration: 0,
         event_no: engine.fates.number_event(false),
+        // Why a statement was rolled back that had succeeded, and was told of, before its commit.
+        sqlstate: if failed { engine.error.sqlstate } else { 0 },
+        outcome: if failed {
+            Outcome::Failed
+        } else {
+            Outcome::Success
+        },
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"FATE",
@@ -135,6 +151,7 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Audit),
         b"SETTING",
@@ -142,6 +159,51 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
         Some(details),
         (decided > 0).then_some(&decisions[..decided]),
     );
+}
+
+/// Sends an AUDIT event that `fill` completes. With `tracked` it takes the fate of the transaction.
+pub fn audit_event(
+    engine: &mut Engine,
+    command: &[u8],
+    tracked: bool,
+    fill: impl FnOnce(&mut Frame),
+) {
+    let id = engine.take_frame();
+    let statement_id = engine.statement_id;
+    let frame = engine.frame(id);
+    frame.classes = Classes::of(Class::Audit);
+    frame.command.extend_from_slice(command);
+    frame.session.extend_from_slice(session::encoded());
+    frame.numbers.started_at = unsafe { raw::GetCurrentTimestamp() };
+    frame.numbers.duration = 0;
+    frame.numbers.statement_id = statement_id;
+    fill(frame);
+    push(engine, id, Fate::Open, tracked);
+    engine.give_back(id);
+}
+
+/// Sends an AUDIT event `REFUSED`: an attempt that the guard stopped, with the text that the client
+/// sent.
+pub fn refused_event(
+    engine: &mut Engine,
+    command: &[u8],
+    what: &[u8],
+    relation: Option<&Relation>,
+) {
+    audit_event(engine, b"REFUSED", false, |frame| {
+        frame.numbers.outcome = Outcome::Failed;
+        frame.numbers.sqlstate = report::GUARDED as i32 as u32;
+        let message = report::guarded_message(command, what);
+        frame.error.extend_from_slice(message.as_bytes());
+        frame.details.text("command", command).text("object", what);
+        if let Some(relation) = relation {
+            frame.object_type = relation.kind;
+            frame.object_name.extend_from_slice(&relation.name);
+            frame.add_relation(&relation.name);
+        }
+        // SAFETY: NULL or the string of the client's message.
+        begin::take_text(frame, unsafe { raw::bytes(pg_sys::debug_query_string) });
+    });
 }
 
 /// Sends an event of the session itself. It carries the decisions that wait.
@@ -156,6 +218,7 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
         ..Numbers::default()
     };
     small(
+        engine,
         &numbers,
         Classes::of(Class::Session),
         command,
@@ -199,6 +262,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
 
 /// Sends an event without a statement.
 fn small(
+    engine: &Engine,
     numbers: &Numbers,
     classes: Classes,
     command: &[u8],
@@ -223,7 +287,30 @@ fn small(
         decisions,
         None,
     ];
+    slot::begin_push(
+        numbers.event_no,
+        engine.fates.undecided_from(),
+        numbers.started_at,
+    );
     send(numbers, sections);
+    slot::keep_fates(&engine.fates);
+    slot::end_push();
+}
+
+/// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
+const STAGE: usize = 16 * 1024;
+
+/// Where a payload is put together. Allocated by [`begin`].
+static mut STAGED: Vec<u8> = Vec::new();
+
+fn staged() -> &'static mut Vec<u8> {
+    // SAFETY: one thread; no reference outlives `begin` or `send`, which call nothing of ours.
+    unsafe { &mut *(&raw mut STAGED) }
+}
+
+/// A session begins: sets aside what pushing needs.
+pub fn begin() {
+    staged().reserve(STAGE);
 }
 
 /// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted.
@@ -233,10 +320,24 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     };
     let encoded = Encoded::new(numbers, sections);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
-    match ring.try_push(&encoded.parts(), pid, Limit::Whole) {
-        Ok(_) => {}
-        Err(PushError::Full) => ring.count_drop(numbers.started_at),
+    let staged = staged();
+    let pushed = if encoded.len() <= staged.capacity() {
+        staged.clear();
+        for part in encoded.parts() {
+            staged.extend_from_slice(part);
+        }
+        ring.try_push(&[staged.as_slice()], pid, Limit::Whole)
+    } else {
+        ring.try_push(&encoded.parts(), pid, Limit::Whole)
+    };
+    match pushed {
+        Ok(pushed) => durability::pushed(pushed.end),
+        Err(PushError::Full) => {
+            durability::dropped();
+            ring.count_drop(numbers.started_at);
+        }
         Err(_) => {
+            durability::dropped();
             ring.count_drop(numbers.started_at);
             shared.panics.fetch_add(1, Ordering::Relaxed);
         }

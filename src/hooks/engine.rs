@@ -18,16 +18,17 @@
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
+use super::attempted::Place;
+use super::error::LastError;
 use super::frame::Frame;
 use super::{capture, checks, emit, settings};
-use crate::pg::raw;
+use crate::pg::{raw, slot};
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Index of a frame in the pool.
 pub type Id = usize;
 
-#[derive(Default)]
 pub struct Engine {
     /// Boxed: a frame's address stays while the pool grows.
     #[allow(clippy::vec_box)]
@@ -40,20 +41,22 @@ pub struct Engine {
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
     dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
-    held: Option<Id>,
+    pub(super) held: Option<Id>,
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
     pub checks: Vec<Id>,
     pub fates: FateTracker,
     /// Number of the session's last top-level statement.
     pub statement_id: u64,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
-    committing: bool,
+    pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
     pub explicit: bool,
     /// Where the last top-level statement was found: the string, its message's time, its end there.
     pub last_source: (usize, i64, usize),
     /// The top-level statement that was just planned: its execution is the same statement.
     pub plan: Option<Planned>,
+    /// The commit of a statement failed whose event was sent ahead of it.
+    pub commit_failed: bool,
     pub error: LastError,
 }
 
@@ -70,27 +73,23 @@ pub struct Planned {
     pub last_sub: u32,
 }
 
-/// The last error reported in this backend. Its buffer is allocated once.
-pub struct LastError {
-    pub sqlstate: u32,
-    pub message: Vec<u8>,
-    pub at: i64,
-}
-
-/// Longer messages are cut.
-pub const ERROR_MAX: usize = 8 * 1024;
-
-impl Default for LastError {
-    fn default() -> Self {
-        LastError {
-            sqlstate: 0,
-            message: Vec::with_capacity(ERROR_MAX),
-            at: 0,
-        }
-    }
-}
-
-static mut ENGINE: Option<Engine> = None;
+static mut ENGINE: Engine = Engine {
+    pool: Vec::new(),
+    free: Vec::new(),
+    running: Vec::new(),
+    open: Vec::new(),
+    dead: Vec::new(),
+    held: None,
+    checks: Vec::new(),
+    fates: FateTracker::new(),
+    statement_id: 0,
+    committing: false,
+    explicit: false,
+    last_source: (0, 0, 0),
+    plan: None,
+    commit_failed: false,
+    error: LastError::new(),
+};
 
 /// The engine of this backend.
 ///
@@ -98,7 +97,7 @@ static mut ENGINE: Option<Engine> = None;
 /// may report an error (the error callback uses the engine) or run a hook.
 #[inline]
 pub fn engine() -> &'static mut Engine {
-    unsafe { (*(&raw mut ENGINE)).get_or_insert_default() }
+    unsafe { &mut *(&raw mut ENGINE) }
 }
 
 /// Runs `f` on the engine from a hook. A panic in it is a bug of ours: it is counted (audit.status),
@@ -152,6 +151,7 @@ impl Engine {
     }
 
     pub fn give_back(&mut self, id: Id) {
+        self.pool[id].unprotect();
         self.pool[id].in_use = false;
         self.open.retain(|other| *other != id);
         self.free.push(id);
@@ -162,7 +162,8 @@ impl Engine {
     #[inline]
     pub fn enter(&mut self, address: usize) {
         if !self.running.is_empty() {
-            self.bury(address);
+            let catcher = catcher();
+            self.bury(|frame| frame.address > address && frame.catcher >= catcher);
         }
         if !self.dead.is_empty() {
             let verdict = if self.running.is_empty() {
@@ -174,17 +175,21 @@ impl Engine {
         }
     }
 
-    /// Moves running statements that can't be alive to the dead.
-    fn bury(&mut self, address: usize) {
-        let catcher = catcher();
+    /// Moves running statements to the dead, from the innermost on, up to the first that `lives`.
+    fn bury(&mut self, lives: impl Fn(&Frame) -> bool) {
         while let Some(&id) = self.running.last() {
-            let frame = &self.pool[id];
-            if frame.address > address && frame.catcher >= catcher {
+            if lives(&self.pool[id]) {
                 break;
             }
             self.running.pop();
             self.die(id);
         }
+    }
+
+    /// Buries what died of an ERROR that jumped over its hook: its catcher is gone.
+    fn bury_unwound(&mut self) {
+        let catcher = catcher();
+        self.bury(|frame| frame.catcher >= catcher);
     }
 
     fn die(&mut self, id: Id) {
@@ -219,10 +224,19 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
-        if frame.recorded(true) {
+        self.error.attempted.hand_over(id, frame);
+        if frame.sent {
+            self.commit_failed = true;
+        } else if frame.recorded(true) {
             emit::push(self, id, fate, true);
         }
         self.give_back(id);
+    }
+
+    /// Notes what the statement that the last error came up in was aimed at.
+    pub fn attempted(&mut self, id: Id, place: &Place, unseen: bool) {
+        let Engine { pool, error, .. } = self;
+        error.attempted.collect(id, &pool[id], place, unseen);
     }
 
     /// A statement begins to run (or runs on): its hook's stack address identifies it.
@@ -303,6 +317,13 @@ impl Engine {
         self.running.is_empty() && self.dead.is_empty() && self.held.is_none()
     }
 
+    /// Whether a hook that looks for the statement of its query would find none, and has none to
+    /// bury.
+    #[inline]
+    pub fn knows_no_query(&self) -> bool {
+        self.running.is_empty() && self.dead.is_empty() && self.open.is_empty()
+    }
+
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own
     /// number whatever came in between.
     fn top_level(&mut self) -> Option<&mut Frame> {
@@ -345,6 +366,12 @@ impl Engine {
     pub fn succeed(&mut self, id: Id) {
         settings::check(self);
         let frame = &mut self.pool[id];
+        if !frame.captured {
+            let depth = frame.numbers.depth;
+            checks::flush_below(self, depth);
+            self.give_back(id);
+            return;
+        }
         if frame.numbers.duration < 0 {
             let now = unsafe { raw::GetCurrentTimestamp() };
             frame.numbers.duration = (now - frame.numbers.started_at).max(0);
@@ -371,6 +398,10 @@ impl Engine {
             emit::push(self, id, fate, true);
         } else if top && (frame.ends_transaction || !self.explicit) {
             self.release_held();
+            let frame = &self.pool[id];
+            if let Some(entry) = frame.in_flight {
+                slot::finish(entry, frame.numbers.duration, frame.numbers.rows);
+            }
             self.held = Some(id);
             return;
         } else {
@@ -382,15 +413,30 @@ impl Engine {
     /// Keeps a finished check until its statement ends.
     pub fn park(&mut self, id: Id) {
         self.open.retain(|other| *other != id);
+        // It has ended, and others need the entry.
+        self.pool[id].unprotect();
         self.checks.push(id);
     }
 
     /// Sends the held statement without its fate: another statement of the same transaction begins.
     #[inline]
     pub fn release_held(&mut self) {
-        if let Some(id) = self.held.take() {
-            emit::push(self, id, Fate::Open, true);
+        if let Some(id) = self.take_held(false) {
+            if !self.pool[id].sent {
+                emit::push(self, id, Fate::Open, true);
+            }
             self.give_back(id);
+        }
+    }
+
+    /// Sends the held statement ahead of its transaction's end, which another event will tell.
+    pub fn send_held(&mut self) {
+        if let Some(id) = self.held
+            && !self.pool[id].sent
+            && self.complete(id, true)
+        {
+            emit::push(self, id, Fate::Open, true);
+            self.pool[id].sent = true;
         }
     }
 
@@ -428,28 +474,11 @@ impl Engine {
         }
     }
 
-    /// Moves running statements whose catcher is gone to the dead.
-    fn bury_unwound(&mut self) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].catcher >= catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
-    }
-
     /// A subtransaction is aborted. With no statement running any more, the error has reached the
     /// client, or ROLLBACK TO has done its work.
     pub fn abort_sub(&mut self, subxact: u32) {
-        while let Some(&id) = self.running.last() {
-            if self.pool[id].subxact < subxact && self.pool[id].catcher >= catcher() {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
+        let catcher = catcher();
+        self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
         for at in 0..self.dead.len() {
             let id = self.dead[at];
             if self.pool[id].subxact >= subxact {
@@ -460,6 +489,7 @@ impl Engine {
             emit::fate_event(self);
         }
         self.fates.abort_sub(subxact);
+        slot::keep_fates(&self.fates);
         if self.running.is_empty() {
             self.judge(Outcome::Failed);
             self.release_held();
@@ -468,14 +498,28 @@ impl Engine {
 
     /// The transaction has ended.
     pub fn end_transaction(&mut self, fate: Fate) {
+        if self.knows_no_query() && self.held.is_none() && self.checks.is_empty() {
+            // Nothing was recorded, or all that was has left: what remains is its fate.
+            self.explicit = false;
+            self.fates.end(fate);
+            if !self.fates.has_pending() {
+                return;
+            }
+        }
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
         self.committing = false;
         if fate == Fate::RolledBack {
-            self.bury_all_or_outer(exiting);
+            // What doesn't have a catcher of its own inside the one that is in force now is dead (a
+            // procedure that rolls back does so under catchers further in); when the process exits
+            // all are.
+            let catcher = catcher();
+            self.bury(|frame| !exiting && frame.catcher > catcher);
         }
         if !self.running.is_empty() {
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
             self.fates.end(fate);
+            slot::keep_fates(&self.fates);
+            slot::keep_transaction(0);
             return;
         }
         self.explicit = false;
@@ -485,27 +529,18 @@ impl Engine {
         checks::flush(self);
         // First the range, then the events that carry it.
         self.fates.end(fate);
+        slot::keep_fates(&self.fates);
         self.judge(Outcome::Failed);
-        if let Some(id) = self.held.take() {
-            emit::push(self, id, fate, false);
+        if let Some(id) = self.take_held(true) {
+            if !self.pool[id].sent {
+                emit::push(self, id, fate, false);
+            }
             self.give_back(id);
-        } else if self.fates.has_pending() && !exiting {
+        }
+        if self.fates.has_pending() && !exiting {
             emit::fate_event(self);
         }
-    }
-
-    /// At an abort: statements that don't have a catcher of their own inside the one that is in force
-    /// now are dead (a procedure that rolls back does so under catchers further in); when the process
-    /// exits all are.
-    fn bury_all_or_outer(&mut self, exiting: bool) {
-        let catcher = catcher();
-        while let Some(&id) = self.running.last() {
-            if !exiting && self.pool[id].catcher > catcher {
-                break;
-            }
-            self.running.pop();
-            self.die(id);
-        }
+        slot::keep_transaction(0);
     }
 
     /// The client has its error, and no abort callback has told so: the transaction had failed

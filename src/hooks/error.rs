@@ -8,12 +8,13 @@
 use core::ffi::c_void;
 use pgrx::pg_sys;
 
+use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
-use super::engine::{ERROR_MAX, Id, engine, shield, with};
-use super::{capture, session as sessions};
-use crate::pg::{guc, raw, session};
+use super::engine::{Id, engine, shield, with};
+use super::{apply, capture, emit, functions, replication, session as sessions};
+use crate::pg::{raw, session};
 use audit_core::classify::classes_of_command;
-use audit_core::event::pack_sqlstate;
+use audit_core::event::{Classes, pack_sqlstate};
 use audit_core::sql::command::command_of_first_keyword;
 use audit_core::sql::redact;
 use audit_core::sql::{cut::CutSink, split};
@@ -38,6 +39,33 @@ static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
+
+/// The last error reported in this backend. Its buffers are allocated once, by [`begin`].
+pub struct LastError {
+    pub sqlstate: u32,
+    pub message: Vec<u8>,
+    pub at: i64,
+    pub attempted: Attempted,
+}
+
+/// Longer messages are cut.
+pub const ERROR_MAX: usize = 8 * 1024;
+
+impl LastError {
+    pub const fn new() -> Self {
+        LastError {
+            sqlstate: 0,
+            message: Vec::new(),
+            at: 0,
+            attempted: Attempted::new(),
+        }
+    }
+
+    fn reserve(&mut self) {
+        self.message.reserve(ERROR_MAX);
+        self.attempted.reserve();
+    }
+}
 
 /// Makes the callback the outermost one, unless others are there (ours is then among them).
 #[inline]
@@ -74,6 +102,8 @@ pub fn begin() {
     let id = engine().take_frame();
     engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
     engine().give_back(id);
+    engine().error.reserve();
+    emit::begin();
     watch();
 }
 
@@ -123,11 +153,39 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         match statement {
             Some(text) => {
                 let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
+                if sqlstate != SYNTAX_ERROR {
+                    attempted(error, id, true);
+                }
                 engine().died_unseen(id);
             }
             None if engine().running.is_empty() && !unseen => engine().held_failed(),
-            None => {}
+            None => {
+                if let Some(id) = engine().running.last().copied() {
+                    attempted(error, id, false);
+                }
+            }
         }
+    }
+}
+
+/// Notes what the statement that the error came up in was aimed at.
+unsafe fn attempted(error: *const pg_sys::ErrorData, id: Id, unseen: bool) {
+    unsafe {
+        let nested = !(*error).internalquery.is_null();
+        let place = Place {
+            sqlstate: (*error).sqlerrcode as u32,
+            source: raw::bytes(if nested {
+                (*error).internalquery
+            } else {
+                pg_sys::debug_query_string
+            }),
+            position: if nested {
+                (*error).internalpos
+            } else {
+                (*error).cursorpos
+            },
+        };
+        engine().attempted(id, &place, unseen);
     }
 }
 
@@ -137,6 +195,7 @@ fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>) {
     let error = &mut engine().error;
     error.sqlstate = sqlstate;
     error.at = unsafe { raw::GetCurrentTimestamp() };
+    error.attempted.clear();
     error.message.clear();
     let mut sink = CutSink::new(&mut error.message, ERROR_MAX);
     redact::redact_error_message(message, text, &mut sink);
@@ -152,7 +211,7 @@ fn belongs_to_held() -> bool {
         return false;
     };
     if committing || source.is_null() {
-        return true;
+        return !frame.fast_path || frame.message_at == message_at;
     }
     frame.message_at == message_at
         && unsafe {
@@ -173,8 +232,7 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
     if source.is_null() {
         // The message itself could not be read (invalid bytes, an unknown prepared statement): its
         // text is not to be had. Without a client's message there is no statement.
-        let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
-        return (client && !fatal).then_some(&[]);
+        return ((session::has_client() && !fatal) || apply::is_failing()).then_some(&[]);
     }
     let all = unsafe { raw::bytes(source) };
     let (last, message_at, end) = engine().last_source;
@@ -227,23 +285,34 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let (statement_id, substatement_id);
     if depth == 0 {
         engine.release_held();
-        engine.statement_id += 1;
+        if !replication::is_under_way() {
+            engine.statement_id += 1;
+        }
         (statement_id, substatement_id) = (engine.statement_id, 1);
         started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     } else {
         (statement_id, substatement_id) = engine.number_nested();
     }
-    let command = command_of_first_keyword(text);
-    let classes = classes_of_command(command);
+    let (command, classes) = if depth == 0 && text.is_empty() && functions::is_fast_path() {
+        (functions::COMMAND, functions::CLASSES)
+    } else if text.is_empty() && apply::is_worker() {
+        (apply::COMMAND, apply::CLASSES)
+    } else if replication::is_walsender() && command_of_first_keyword(text) == "UNKNOWN" {
+        let (command, class) = replication::command_of(text);
+        (command, Classes::of(class))
+    } else {
+        let command = command_of_first_keyword(text);
+        (command.as_bytes(), classes_of_command(command))
+    };
     let wanted = begin::wanted(depth, classes);
     let id = engine.take_frame();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = begin::level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;
-    frame.command.extend_from_slice(command.as_bytes());
+    frame.command.extend_from_slice(command);
     frame.session.extend_from_slice(session::encoded());
     frame.numbers.started_at = started_at;
     frame.numbers.statement_id = statement_id;

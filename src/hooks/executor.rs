@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
-use super::{begin, capture, parameters};
+use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
-use crate::pg::{acl, compat, guc, names, raw};
+use crate::pg::{acl, compat, guc, names, raw, unlock};
 
 static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
@@ -42,12 +42,17 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         let address = &raw const marker as usize;
         let id = if !capture::on() {
             None
-        } else if guc::level().is_none() && !guc::has_role() && engine().idle() {
+        } else if guc::level().is_none()
+            && !guc::has_role()
+            && !unlock::is_open()
+            && engine().idle()
+        {
             engine().statement_id += 1;
             None
         } else {
             begin_query(query, eflags, address)
         };
+        guard::check_query(query, eflags);
         match NEXT_START {
             Some(next) => next(query, eflags),
             None => raw::standard_ExecutorStart(query, eflags),
@@ -98,6 +103,11 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             parameters::collect((*query).params);
             let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
             let classes = if explain_only { Classes::NONE } else { classes };
+            with(|engine| {
+                if let Some(frame) = engine.innermost() {
+                    frame.explains_only = explain_only;
+                }
+            });
             let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
             with(|engine| join_wrapper(engine, stmt, classes, audited));
             return None;
@@ -106,7 +116,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
         let wanted = audited || begin::wanted(depth, classes);
         if wanted {
-            begin::wait_for_room();
+            room::wait_for(|| room::is_about_audit(stmt));
             learn_names(stmt);
             parameters::collect((*query).params);
         }
@@ -130,6 +140,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
                     objects.add(relid, privileges);
                 });
                 objects.finish();
+                engine.frame(id).protect();
             }
             id
         })
@@ -311,6 +322,9 @@ executor_run_fn! {
             let address = &raw const marker as usize;
             let id = resume(query, address);
             proceed!();
+            if engine().knows_no_query() {
+                return;
+            }
             let rows = (*(*query).estate).es_processed as i64;
             if writes_for_rule(query) {
                 // Counted for us alone: see `count_rows_of_rule`.
@@ -347,6 +361,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
         }
+        guard::check_database(query);
         if let Some(id) = id {
             with(|engine| engine.pause(id));
         }
@@ -376,7 +391,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 
 /// The statement of a query runs on, if it has one of its own.
 unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
-    if !capture::on() {
+    if engine().knows_no_query() || !capture::on() {
         return None;
     }
     with(|engine| {

@@ -4,7 +4,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
-use super::drops;
+use super::{drops, functions, guard_objects};
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, home, raw};
 
@@ -71,7 +71,7 @@ unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const
     value
 }
 
-/// A plain frame; only drops are looked at.
+/// A plain frame; only calls of functions and drops are looked at.
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -80,6 +80,11 @@ unsafe extern "C-unwind" fn object_access(
     arg: *mut c_void,
 ) {
     unsafe {
+        if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
+            functions::called(object);
+        } else {
+            guard_objects::check(access, class, object, sub, arg);
+        }
         if access == pg_sys::ObjectAccessType::OAT_DROP {
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);

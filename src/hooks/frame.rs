@@ -7,6 +7,9 @@ use audit_core::event::{Classes, Fate, Numbers};
 use audit_core::fit;
 use audit_core::json::Object;
 use audit_core::level::Level;
+use audit_core::slot::Statement;
+
+use crate::pg::slot;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
 const KEEP: usize = 64 * 1024;
@@ -37,6 +40,10 @@ pub struct State {
     pub captured: bool,
     /// Recorded whatever the level: it uses a privilege granted to `audit.role`.
     pub audited_object: bool,
+    /// EXPLAIN without ANALYZE: its query is planned and made ready, not run.
+    pub explains_only: bool,
+    /// A fast-path call: nothing says when it ends; see `hooks::functions`.
+    pub fast_path: bool,
     /// A wrapper that reads nothing but the catalog, which `audit.catalog` leaves out.
     pub left_out: bool,
     /// It began in a transaction that had already failed.
@@ -80,6 +87,10 @@ pub struct State {
     pub calls: u64,
     /// `parameters` holds a list, perhaps an empty one.
     pub with_parameters: bool,
+    /// Its event is in the ring already, ahead of its transaction's end (`audit.durability`).
+    pub sent: bool,
+    /// Its entry in the session's in-flight slot.
+    pub in_flight: Option<u8>,
     /// The server analyzes a query of it, whose relations are its own: PREPARE, CREATE VIEW.
     pub analyzes: bool,
     /// What is dropped while it runs went with it.
@@ -175,6 +186,39 @@ impl Frame {
         if !known && !name.is_empty() {
             self.relations.extend_from_slice(name);
             self.relations.push(0);
+        }
+    }
+
+    /// Writes the statement down in the session's slot: to be called before it runs, when all is
+    /// known that is known before. Never throws.
+    #[inline]
+    pub fn protect(&mut self) {
+        if !self.captured || self.in_flight.is_some() {
+            return;
+        }
+        let s = &self.state;
+        self.state.in_flight = slot::open(&Statement {
+            statement_id: s.numbers.statement_id,
+            substatement_id: s.numbers.substatement_id,
+            depth: s.numbers.depth,
+            started_at: s.numbers.started_at,
+            query_id: s.query_id,
+            classes: s.classes.0,
+            full_length: s.numbers.statement_length,
+            command: &self.command,
+            object_type: s.object_type.as_bytes(),
+            object_name: &self.object_name,
+            relations: &self.relations,
+            gid: &self.gid,
+            text: &self.text,
+        });
+    }
+
+    /// The statement needs its entry no more.
+    #[inline]
+    pub fn unprotect(&mut self) {
+        if let Some(entry) = self.in_flight.take() {
+            slot::close(entry);
         }
     }
 

@@ -10,6 +10,8 @@ macro_rules! field {
 }
 
 pub mod analyze;
+pub mod apply;
+pub mod attempted;
 pub mod begin;
 pub mod capture;
 pub mod checks;
@@ -23,11 +25,22 @@ pub mod executor;
 pub mod extension;
 pub mod found;
 pub mod frame;
+pub mod functions;
+pub mod guard;
+pub mod guard_names;
+pub mod guard_objects;
+pub mod guard_roles;
+pub mod guard_session;
+pub mod guard_trigger;
+pub mod guard_utility;
+pub mod harmless;
 pub mod object;
 pub mod objects;
 pub mod parameters;
 pub mod planner;
 pub mod relations;
+pub mod replication;
+pub mod room;
 pub mod session;
 pub mod settings;
 pub mod utility;
@@ -46,5 +59,7 @@ pub unsafe fn install() {
         utility::install();
         xact::install();
         extension::install();
+        replication::install();
+        guard_session::install();
     }
 }

@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 
 use super::engine::{Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, executor};
-use crate::pg::{compat, names, raw};
+use super::{begin, capture, executor, functions};
+use crate::pg::{compat, guc, names, raw};
 
 static mut NEXT: pg_sys::planner_hook_type = None;
 
@@ -63,7 +63,10 @@ unsafe fn begin_plan(
             .innermost()
             .is_some_and(|frame| frame.wraps != Wraps::Nothing);
         let classes = executor::classes_of((*query).commandType, (*query).hasModifyingCTE);
-        if inside_wrapper || source.is_null() || !begin::wanted(engine().depth(), classes) {
+        let wanted = begin::wanted(engine().depth(), classes);
+        // What the planner evaluates calls functions, which are then nested in the statement.
+        let functions = guc::level().records(functions::CLASSES, false);
+        if inside_wrapper || source.is_null() || !(wanted || functions) {
             return None;
         }
         compat::for_each_query_relation(query, &mut |relid, _| names::learn_relation(relid));
@@ -73,8 +76,11 @@ unsafe fn begin_plan(
             len: (*query).stmt_len,
         };
         with(|engine| {
-            let id = begin::statement(engine, text, classes, true, address);
+            let id = begin::statement(engine, text, classes, wanted, address);
             let frame = engine.frame(id);
+            if !wanted {
+                return id;
+            }
             let command = executor::command_of((*query).commandType);
             frame.command.extend_from_slice(command);
             frame.query_id = (*query).queryId as i64;

@@ -8,8 +8,8 @@ use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::{Engine, engine, with};
-use super::{capture, emit, error, settings};
-use crate::pg::{connection, guc, raw, session};
+use super::{apply, capture, emit, error, guard_session, replication, settings};
+use crate::pg::{connection, guc, raw, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
 ///
@@ -17,14 +17,21 @@ use crate::pg::{connection, guc, raw, session};
 /// Where catalogs can be read.
 pub unsafe fn connected() {
     unsafe {
-        if pg_sys::MyBackendType != pg_sys::BackendType::B_BACKEND
-            || pg_sys::MyDatabaseId == pg_sys::InvalidOid
-        {
+        if apply::is_worker() {
+            session::begin();
+            session::learn();
+            begun();
+            return;
+        }
+        // Physical replication runs without a database.
+        let replication = replication::is_walsender();
+        if !session::has_client() || (pg_sys::MyDatabaseId == pg_sys::InvalidOid && !replication) {
             return;
         }
         session::begin();
         session::learn();
         begun();
+        replication::listen();
         if guc::level().records(Classes::of(Class::Session), false) {
             let details = connect_details();
             emit::session_event(engine(), b"CONNECT", pg_sys::MyStartTimestamp, &details);
@@ -49,8 +56,7 @@ fn connect_details() -> Vec<u8> {
 /// The server turned a client away, or could not start its session. Runs while a FATAL is being
 /// reported: throws nothing; what it allocates is a few hundred bytes in a process that ends.
 pub fn logon_failed(sqlstate: u32, message: &[u8]) {
-    let client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
-    let Some(request) = connection::request().filter(|_| client) else {
+    let Some(request) = connection::request().filter(|_| session::has_client()) else {
         return;
     };
     if !guc::level().records(Classes::of(Class::Session), true) {
@@ -85,21 +91,26 @@ pub unsafe fn begun() {
     // After the abort of an open transaction (a before_shmem_exit callback), before the backend
     // gives its PGPROC back.
     unsafe { raw::on_shmem_exit(Some(disconnected), pg_sys::Datum::from(0)) };
+    slot::claim();
 }
 
 unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
-    if !capture::on_quietly() || !session::known() {
+    if !session::known() {
+        return;
+    }
+    if !capture::on_quietly() {
+        slot::release();
         return;
     }
     with(|engine| disconnect(engine, code));
+    // Behind the last record of the session.
+    slot::release();
 }
 
 fn disconnect(engine: &mut Engine, code: c_int) {
+    guard_session::close(engine, "end of session");
     engine.release_held();
-    // SAFETY: a plain global.
-    if unsafe { pg_sys::MyBackendType } != pg_sys::BackendType::B_BACKEND
-        || !guc::level().records(Classes::of(Class::Session), false)
-    {
+    if !session::has_client() || !guc::level().records(Classes::of(Class::Session), false) {
         if engine.fates.has_pending() {
             emit::fate_event(engine);
         }
@@ -121,11 +132,27 @@ fn disconnect(engine: &mut Engine, code: c_int) {
         let sqlstate = sqlstate_text(engine.error.sqlstate);
         write!(
             rest,
-            "\"error\", \"sqlstate\": \"{}\"}}",
+            "\"{}\", \"sqlstate\": \"{}\"}}",
+            reason(&sqlstate),
             core::str::from_utf8(&sqlstate).unwrap_or("")
         )
     };
     let len = room - rest.len();
     let now = unsafe { raw::GetCurrentTimestamp() };
     emit::session_event(engine, b"DISCONNECT", now, &details[..len]);
+}
+
+/// Why the server ended a session, by the error it ended with.
+fn reason(sqlstate: &[u8; 5]) -> &'static str {
+    match sqlstate {
+        // pg_terminate_backend and the server's stop say the same.
+        b"57P01" => "terminated",
+        b"57P02" => "crash of another process",
+        b"57P04" => "database dropped",
+        b"57P05" => "idle_session_timeout",
+        b"25P03" => "idle_in_transaction_session_timeout",
+        b"25P04" => "transaction_timeout",
+        [b'0', b'8', ..] => "connection lost",
+        _ => "error",
+    }
 }

@@ -11,8 +11,10 @@ use pgrx::pg_sys;
 use super::engine::{Id, engine, with};
 use super::found::found;
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, drops, error, extension};
-use crate::pg::{compat, guc, raw};
+use super::{
+    begin, capture, describe, details, drops, error, extension, guard_utility, replication, room,
+};
+use crate::pg::{compat, durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -41,11 +43,12 @@ unsafe extern "C-unwind" fn process(
         let marker = 0u8;
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
-        let id = if own && capture::on() {
-            begin_utility(pstmt, query_string, &raw const marker as usize)
-        } else {
+        let id = if !own || !capture::on() || passes(pstmt) {
             None
+        } else {
+            begin_utility(pstmt, query_string, &raw const marker as usize)
         };
+        let outer = guard_utility::enter((*pstmt).utilityStmt);
         match NEXT {
             Some(next) => next(
                 pstmt,
@@ -68,9 +71,29 @@ unsafe extern "C-unwind" fn process(
                 qc,
             ),
         }
+        guard_utility::leave(outer);
         if let Some(id) = id {
             end_utility(id, qc);
+            replication::listen();
         }
+    }
+}
+
+/// Whether nothing is taken down of a statement but that there was one: BEGIN, COMMIT and their like
+/// where the level leaves them out and nothing is under way. Never throws.
+#[inline]
+unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
+    unsafe {
+        let node = (*pstmt).utilityStmt;
+        if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt
+            || !engine().idle()
+            || begin::wanted(0, Classes::of(Class::Misc))
+        {
+            return false;
+        }
+        engine().statement_id += 1;
+        engine().explicit |= describe::begins_transaction(node);
+        true
     }
 }
 
@@ -109,11 +132,15 @@ unsafe fn begin_utility(
         let mut wanted = begin::wanted(depth, possible);
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
         if wanted && !describe::never_waits(node) {
-            begin::wait_for_room();
+            room::wait_for(|| false);
         }
         let catalog = raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState();
         if catalog {
             extension::make_way(node);
+        }
+        if durability::on_commit() && describe::commits_prepared(node) {
+            // What it prepared may have been told by another session.
+            durability::ensure(true);
         }
         let by_object = guc::has_role() && begin::possible(depth);
         let looks = (wanted || by_object) && catalog && !transaction;
@@ -151,6 +178,7 @@ unsafe fn begin_utility(
                     frame.drops_objects = drops::drops_objects(node);
                     frame.names_dropped = (*node).type_ == pg_sys::NodeTag::T_DropStmt;
                 }
+                frame.protect();
             }
             id
         })

@@ -222,6 +222,50 @@ pub unsafe fn target_of_query(query: *const pg_sys::Query) -> Target {
     }
 }
 
+/// Calls `f` with each table that the transaction has changed so far, and how many rows; `false` where
+/// that isn't to be had: the server keeps it to itself.
+#[cfg(feature = "pg14")]
+pub unsafe fn for_each_written(_f: impl FnMut(pg_sys::Oid, i64)) -> bool {
+    false
+}
+
+/// Calls `f` with each table that the transaction has changed so far, and how many rows; `false` where
+/// nothing is counted (track_counts is off). Throws only what `f` does, or for lack of memory.
+///
+/// # Safety
+/// In a transaction, outside of subtransactions.
+#[cfg(not(feature = "pg14"))]
+pub unsafe fn for_each_written(mut f: impl FnMut(pg_sys::Oid, i64)) -> bool {
+    /// utils/pgstat_internal.h, which pgrx doesn't bind; the same from 15 to 18 but for names.
+    #[repr(C)]
+    struct SubXact {
+        nest_level: core::ffi::c_int,
+        previous: *mut SubXact,
+        dropped: [*mut core::ffi::c_void; 2],
+        dropped_count: core::ffi::c_int,
+        first: *mut pg_sys::PgStat_TableXactStatus,
+    }
+    unsafe extern "C-unwind" {
+        fn pgstat_get_xact_stack_level(nest_level: core::ffi::c_int) -> *mut SubXact;
+    }
+    unsafe {
+        if !pg_sys::pgstat_track_counts {
+            return false;
+        }
+        let mut table = (*pgstat_get_xact_stack_level(1)).first;
+        while let Some(counts) = table.as_ref() {
+            let rows = counts.tuples_inserted + counts.tuples_updated + counts.tuples_deleted;
+            // PgStat_TableStatus begins with the relation's OID.
+            let relid = *counts.parent.cast::<pg_sys::Oid>();
+            if rows > 0 || counts.truncdropped {
+                f(relid, rows);
+            }
+            table = counts.next;
+        }
+        true
+    }
+}
+
 /// Takes the rows that a query has counted back. Never throws.
 ///
 /// # Safety
@@ -419,4 +463,54 @@ pub unsafe fn admin_option(stmt: *const pg_sys::GrantRoleStmt) -> bool {
         });
     }
     found
+}
+
+/// Columns conrelid and confrelid of pg_constraint (catalog/pg_constraint.h): 18 has conenforced
+/// before them.
+pub const CONSTRAINT_RELATIONS: [core::ffi::c_int; 2] = if cfg!(feature = "pg18") {
+    [9, 13]
+} else {
+    [8, 12]
+};
+
+/// Whether CREATEROLE is enough to grant any role that is no superuser's (until 15).
+pub const CREATEROLE_GRANTS_ANY: bool = cfg!(any(feature = "pg14", feature = "pg15"));
+
+/// Whether this process holds just this lock. Never throws.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    unsafe extern "C-unwind" {
+        fn LockHeldByMe(tag: *const pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool;
+    }
+    unsafe { LockHeldByMe(tag, mode) }
+}
+
+/// Whether this process holds just this lock. Never throws.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    unsafe extern "C-unwind" {
+        fn LockHeldByMe(
+            tag: *const pg_sys::LOCKTAG,
+            mode: pg_sys::LOCKMODE,
+            or_stronger: bool,
+        ) -> bool;
+    }
+    unsafe { LockHeldByMe(tag, mode, false) }
+}
+
+/// The timeline that this server writes; outside of recovery. Doesn't throw.
+#[cfg(feature = "pg14")]
+pub fn timeline() -> u32 {
+    // SAFETY: RecoveryInProgress() sets the variable where it isn't yet.
+    unsafe {
+        pg_sys::RecoveryInProgress();
+        pg_sys::ThisTimeLineID
+    }
+}
+
+/// The timeline that this server writes; outside of recovery. Doesn't throw.
+#[cfg(not(feature = "pg14"))]
+pub fn timeline() -> u32 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
 }

@@ -25,6 +25,8 @@ static mut PARTITION_INTERVAL: c_int = 86_400;
 static mut DATABASE: *mut c_char = null_mut();
 static mut RING_SIZE: c_int = 16 * 1024;
 static mut RING_DIRECTORY: *mut c_char = null_mut();
+static mut KEY_FILE: *mut c_char = null_mut();
+static mut CHECKPOINT_INTERVAL: c_int = 3600;
 
 /// What a statement does that starts while the ring is nearly full (`audit.on_full`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub enum OnFull {
 
 /// Settings whose changes are recorded. `audit.context` is not among them: it changes with each
 /// request of an application and is on every event anyway.
-pub const NAMES: [&core::ffi::CStr; 15] = [
+pub const NAMES: &[&core::ffi::CStr] = &[
     c"audit.level",
     c"audit.role",
     c"audit.catalog",
@@ -51,15 +53,30 @@ pub const NAMES: [&core::ffi::CStr; 15] = [
     c"audit.branch",
     c"audit.on_full",
     c"audit.full_timeout",
+    c"audit.durability",
     c"audit.flush_interval",
     c"audit.partition_interval",
+    c"audit.retention",
+    c"audit.max_size",
+    c"audit.on_max_size",
     c"audit.database",
     c"audit.ring_size",
     c"audit.ring_directory",
+    c"audit.key_file",
+    c"audit.checkpoint_interval",
 ];
 
 /// Whether a setting was assigned since [`take_assigned`].
 static mut ASSIGNED: bool = false;
+
+/// Counts assignments of what every event of the session carries: `audit.context`, `audit.branch`.
+static mut ATTRIBUTES_VERSION: u32 = 0;
+
+/// Changes when `audit.context` or `audit.branch` may have changed.
+#[inline]
+pub fn attributes_version() -> u32 {
+    unsafe { ATTRIBUTES_VERSION }
+}
 
 /// Whether a value may have changed.
 #[inline]
@@ -72,11 +89,22 @@ pub fn take_assigned() {
     unsafe { ASSIGNED = false };
 }
 
+unsafe extern "C-unwind" fn assigned_context(_value: *const c_char, _extra: *mut c_void) {
+    unsafe { ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1) };
+}
+
+unsafe extern "C-unwind" fn assigned_branch(_value: *const c_char, _extra: *mut c_void) {
+    unsafe {
+        ASSIGNED = true;
+        ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1);
+    }
+}
+
 unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_void) {
     unsafe { ASSIGNED = true };
 }
 
-unsafe extern "C-unwind" fn assigned_int(_value: c_int, _extra: *mut c_void) {
+pub unsafe extern "C-unwind" fn assigned_int(_value: c_int, _extra: *mut c_void) {
     unsafe { ASSIGNED = true };
 }
 
@@ -176,6 +204,16 @@ pub fn ring_size() -> usize {
 /// `audit.ring_directory`, relative to the data directory unless absolute.
 pub fn ring_directory() -> &'static [u8] {
     unsafe { super::raw::bytes(RING_DIRECTORY) }
+}
+
+/// `audit.key_file`, relative to the data directory unless absolute.
+pub fn key_file() -> &'static [u8] {
+    unsafe { super::raw::bytes(KEY_FILE) }
+}
+
+/// `audit.checkpoint_interval` in seconds.
+pub fn checkpoint_interval_seconds() -> u64 {
+    unsafe { CHECKPOINT_INTERVAL as u64 }
 }
 
 /// Sets the DETAIL and HINT that the server reports for a refused value. The texts are kept in
@@ -295,25 +333,28 @@ fn memory_kilobytes() -> u64 {
 }
 
 /// A NUL-terminated array that `DefineCustomEnumVariable` keeps a pointer to.
-struct EnumOptions([pg_sys::config_enum_entry; 4]);
+pub struct EnumOptions<const N: usize>(pub [pg_sys::config_enum_entry; N]);
 // SAFETY: only ever read.
-unsafe impl Sync for EnumOptions {}
+unsafe impl<const N: usize> Sync for EnumOptions<N> {}
 
-static ON_FULL_OPTIONS: EnumOptions = EnumOptions([
-    entry(c"wait", OnFull::Wait),
-    entry(c"drop", OnFull::Drop),
-    entry(c"refuse", OnFull::Refuse),
-    pg_sys::config_enum_entry {
-        name: null(),
-        val: 0,
-        hidden: false,
-    },
+static ON_FULL_OPTIONS: EnumOptions<4> = EnumOptions([
+    entry(c"wait", OnFull::Wait as c_int),
+    entry(c"drop", OnFull::Drop as c_int),
+    entry(c"refuse", OnFull::Refuse as c_int),
+    END,
 ]);
 
-const fn entry(name: &'static core::ffi::CStr, value: OnFull) -> pg_sys::config_enum_entry {
+/// What ends such an array.
+pub const END: pg_sys::config_enum_entry = pg_sys::config_enum_entry {
+    name: null(),
+    val: 0,
+    hidden: false,
+};
+
+pub const fn entry(name: &'static core::ffi::CStr, val: c_int) -> pg_sys::config_enum_entry {
     pg_sys::config_enum_entry {
         name: name.as_ptr(),
-        val: value as c_int,
+        val,
         hidden: false,
     }
 }
@@ -328,14 +369,14 @@ struct Text {
     assign: pg_sys::GucStringAssignHook,
 }
 
-struct Int {
-    name: &'static core::ffi::CStr,
-    short: &'static core::ffi::CStr,
-    value: *mut c_int,
-    range: core::ops::RangeInclusive<c_int>,
-    context: pg_sys::GucContext::Type,
-    unit: u32,
-    check: pg_sys::GucIntCheckHook,
+pub struct Int {
+    pub name: &'static core::ffi::CStr,
+    pub short: &'static core::ffi::CStr,
+    pub value: *mut c_int,
+    pub range: core::ops::RangeInclusive<c_int>,
+    pub context: pg_sys::GucContext::Type,
+    pub unit: u32,
+    pub check: pg_sys::GucIntCheckHook,
 }
 
 unsafe fn define_text(t: Text) {
@@ -355,7 +396,7 @@ unsafe fn define_text(t: Text) {
     }
 }
 
-unsafe fn define_int(i: Int) {
+pub unsafe fn define_int(i: Int) {
     unsafe {
         pg_sys::DefineCustomIntVariable(
             i.name.as_ptr(),
@@ -460,7 +501,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_USERSET,
             check: Some(check_context),
-            assign: None,
+            assign: Some(assigned_context),
         });
         define_text(Text {
             name: c"audit.branch",
@@ -469,7 +510,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_SIGHUP,
             check: None,
-            assign: Some(assigned_text),
+            assign: Some(assigned_branch),
         });
         pg_sys::DefineCustomEnumVariable(
             c"audit.on_full".as_ptr(),
@@ -494,6 +535,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_MS,
             check: None,
         });
+        super::durability::define();
         define_int(Int {
             name: c"audit.flush_interval",
             short: c"Longest time that a record waits in the ring.",
@@ -512,6 +554,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_S,
             check: None,
         });
+        super::limits::define();
         define_text(Text {
             name: c"audit.database",
             short: c"The only database in which CREATE EXTENSION audit_ext may be run; empty: any.",
@@ -538,6 +581,24 @@ pub unsafe fn define() {
             context: PGC_POSTMASTER,
             check: None,
             assign: Some(assigned_text),
+        });
+        define_text(Text {
+            name: c"audit.key_file",
+            short: c"File of the key that signs checkpoints, relative to the data directory unless absolute; made when missing.",
+            value: &raw mut KEY_FILE,
+            boot: c"pg_audit/key",
+            context: PGC_POSTMASTER,
+            check: None,
+            assign: Some(assigned_text),
+        });
+        define_int(Int {
+            name: c"audit.checkpoint_interval",
+            short: c"Longest time between two signed checkpoints while events are stored.",
+            value: &raw mut CHECKPOINT_INTERVAL,
+            range: 1..=7 * 86_400,
+            context: PGC_SIGHUP,
+            unit: pg_sys::GUC_UNIT_S,
+            check: None,
         });
     }
 }

@@ -4,8 +4,31 @@
 use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::raw;
+
+/// For keys that are OIDs: they are the server's own counter, nobody can make them collide on
+/// purpose, and the default hash costs more than the rest of a look-up.
+#[derive(Default)]
+struct OidHasher(u64);
+
+impl Hasher for OidHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+    fn write_u32(&mut self, oid: u32) {
+        // Fibonacci hashing: hashbrown takes the upper bits for its tags.
+        self.0 = (self.0 ^ u64::from(oid)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type ByOid<T> = HashMap<u32, T, BuildHasherDefault<OidHasher>>;
 
 /// A relation as the trail names it.
 pub struct Relation {
@@ -17,20 +40,42 @@ pub struct Relation {
     pub catalog: bool,
 }
 
+/// A function as the trail names it.
+pub struct Function {
+    /// Schema-qualified, with the types of its arguments.
+    pub name: Box<[u8]>,
+    /// `FUNCTION`, `PROCEDURE` or `AGGREGATE`.
+    pub kind: &'static str,
+    /// In pg_catalog, or one of our own.
+    pub internal: bool,
+}
+
 /// Upper bound of each cache: a backend that walks through more relations starts over.
 const MOST: usize = 1024;
 
-#[derive(Default)]
 struct Cache {
-    relations: HashMap<u32, Relation>,
-    roles: HashMap<u32, Box<[u8]>>,
+    relations: ByOid<Relation>,
+    roles: ByOid<Box<[u8]>>,
+    functions: ByOid<Function>,
 }
 
-static mut CACHE: Option<Cache> = None;
+static mut CACHE: Cache = Cache {
+    relations: HashMap::with_hasher(BuildHasherDefault::new()),
+    roles: HashMap::with_hasher(BuildHasherDefault::new()),
+    functions: HashMap::with_hasher(BuildHasherDefault::new()),
+};
+
+static mut ROLES_VERSION: u32 = 0;
+
+/// Changes when names of roles may have changed: the cache has forgotten them.
+#[inline]
+pub fn roles_version() -> u32 {
+    unsafe { ROLES_VERSION }
+}
 
 /// SAFETY of all uses: one thread; no reference outlives a call that may run a callback below.
 fn cache() -> &'static mut Cache {
-    unsafe { (*(&raw mut CACHE)).get_or_insert_default() }
+    unsafe { &mut *(&raw mut CACHE) }
 }
 
 /// Registers the callbacks that empty the caches. Called once per backend, in a transaction.
@@ -45,9 +90,14 @@ pub unsafe fn register() {
     }
     unsafe extern "C-unwind" fn schema_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
         cache().relations.clear();
+        cache().functions.clear();
+    }
+    unsafe extern "C-unwind" fn function_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
+        cache().functions.clear();
     }
     unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
         cache().roles.clear();
+        unsafe { ROLES_VERSION = ROLES_VERSION.wrapping_add(1) };
     }
     let none = pg_sys::Datum::from(0);
     unsafe {
@@ -62,6 +112,12 @@ pub unsafe fn register() {
             Some(role_changed),
             none,
         );
+        for catalog in [
+            pg_sys::SysCacheIdentifier::PROCOID,
+            pg_sys::SysCacheIdentifier::TYPEOID,
+        ] {
+            pg_sys::CacheRegisterSyscacheCallback(catalog as c_int, Some(function_changed), none);
+        }
     }
 }
 
@@ -171,6 +227,51 @@ pub unsafe fn learn_role(roleid: pg_sys::Oid) {
             roles.clear();
         }
         roles.insert(roleid.to_u32(), raw::bytes(name).into());
+        raw::pfree(name.cast());
+    }
+}
+
+/// A function known to the cache. Never throws.
+#[inline]
+pub fn function(oid: pg_sys::Oid) -> Option<&'static Function> {
+    cache().functions.get(&oid.to_u32())
+}
+
+/// Looks a function up unless the cache has it. Throws; the caller has nothing to drop.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn learn_function(oid: pg_sys::Oid) {
+    unsafe {
+        if function(oid).is_some() {
+            return;
+        }
+        let schema = raw::get_func_namespace(oid);
+        if schema == pg_sys::InvalidOid {
+            return;
+        }
+        let kind = match raw::get_func_prokind(oid) as u8 {
+            b'p' => "PROCEDURE",
+            b'a' => "AGGREGATE",
+            _ => "FUNCTION",
+        };
+        let name = raw::format_procedure_qualified(oid);
+        let extension = raw::getExtensionOfObject(pg_sys::ProcedureRelationId, oid);
+        let ours = extension != pg_sys::InvalidOid
+            && extension == raw::get_extension_oid(c"audit_ext".as_ptr(), true);
+        // From here on nothing throws.
+        let functions = &mut cache().functions;
+        if functions.len() >= MOST {
+            functions.clear();
+        }
+        functions.insert(
+            oid.to_u32(),
+            Function {
+                name: raw::bytes(name).into(),
+                kind,
+                internal: ours || schema.to_u32() == pg_sys::PG_CATALOG_NAMESPACE,
+            },
+        );
         raw::pfree(name.cast());
     }
 }

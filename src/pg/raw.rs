@@ -8,6 +8,12 @@
 use core::ffi::{c_char, c_int, c_void};
 use pgrx::pg_sys;
 
+/// From 17 on it says whether it was signalled.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+pub type CancelSleep = ();
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+pub type CancelSleep = bool;
+
 unsafe extern "C-unwind" {
     // --- throw: the statement itself runs in them -------------------------------------------
     pub fn standard_ExecutorStart(query_desc: *mut pg_sys::QueryDesc, eflags: c_int);
@@ -103,7 +109,68 @@ unsafe extern "C-unwind" {
     ) -> *mut c_char;
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub fn CacheRegisterRelcacheCallback(
+        function: pg_sys::RelcacheCallbackFunction,
+        arg: pg_sys::Datum,
+    );
+    pub fn systable_beginscan(
+        relation: pg_sys::Relation,
+        index: pg_sys::Oid,
+        index_ok: bool,
+        snapshot: pg_sys::Snapshot,
+        keys: c_int,
+        key: pg_sys::ScanKey,
+    ) -> pg_sys::SysScanDesc;
+    pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+    pub fn systable_endscan(scan: pg_sys::SysScanDesc);
+    pub fn ScanKeyInit(
+        entry: pg_sys::ScanKey,
+        attribute: pg_sys::AttrNumber,
+        strategy: pg_sys::StrategyNumber,
+        procedure: pg_sys::RegProcedure,
+        argument: pg_sys::Datum,
+    );
+    pub fn nocachegetattr(
+        tuple: pg_sys::HeapTuple,
+        attribute: c_int,
+        desc: pg_sys::TupleDesc,
+    ) -> pg_sys::Datum;
+    pub fn get_object_oid_index(class: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_object_attnum_oid(class: pg_sys::Oid) -> pg_sys::AttrNumber;
+    pub fn get_object_attnum_namespace(class: pg_sys::Oid) -> pg_sys::AttrNumber;
+    pub fn getObjectDescription(
+        object: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
+    pub fn get_object_address(
+        kind: pg_sys::ObjectType::Type,
+        object: *mut pg_sys::Node,
+        relation: *mut pg_sys::Relation,
+        lockmode: pg_sys::LOCKMODE,
+        missing_ok: bool,
+    ) -> pg_sys::ObjectAddress;
+    pub fn relation_close(relation: pg_sys::Relation, lockmode: pg_sys::LOCKMODE);
+    pub fn LookupFuncWithArgs(
+        kind: pg_sys::ObjectType::Type,
+        function: *mut pg_sys::ObjectWithArgs,
+        missing_ok: bool,
+    ) -> pg_sys::Oid;
+    pub fn get_rolespec_oid(role: *const pg_sys::RoleSpec, missing_ok: bool) -> pg_sys::Oid;
+    pub fn is_member_of_role_nosuper(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn is_admin_of_role(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn superuser_arg(role: pg_sys::Oid) -> bool;
+    pub fn defGetBoolean(option: *mut pg_sys::DefElem) -> bool;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
+    pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn SetConfigOption(
+        name: *const c_char,
+        value: *const c_char,
+        context: pg_sys::GucContext::Type,
+        source: pg_sys::GucSource::Type,
+    );
+    pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
+    pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
+    pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
@@ -152,20 +219,29 @@ unsafe extern "C-unwind" {
     pub fn ShmemInitStruct(name: *const c_char, size: usize, found: *mut bool) -> *mut c_void;
     pub fn RequestAddinShmemSpace(size: usize);
     pub fn ProcessInterrupts();
+    pub fn ConditionVariablePrepareToSleep(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableSleep(cv: *mut pg_sys::ConditionVariable, wait_event: u32);
     pub fn pg_usleep(microseconds: core::ffi::c_long);
     #[cfg(not(feature = "pg14"))]
     #[cfg(not(feature = "pg15"))]
     pub fn GetSystemUser() -> *const c_char;
 
     // --- never throw --------------------------------------------------------------------------
+    pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
+    pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
+    pub fn pg_fdatasync(fd: c_int) -> c_int;
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableCancelSleep() -> CancelSleep;
+    pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
     pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
@@ -177,12 +253,15 @@ unsafe extern "C-unwind" {
     pub fn hba_authname(auth_method: c_int) -> *const c_char;
     pub fn command_tag_display_rowcount(tag: pg_sys::CommandTag::Type) -> bool;
     pub fn GetDatabaseEncoding() -> c_int;
+    pub fn pg_database_encoding_max_length() -> c_int;
     pub fn GetBackendTypeDesc(backend_type: pg_sys::BackendType::Type) -> *const c_char;
     pub fn GetConfigOption(
         name: *const c_char,
         missing_ok: bool,
         restrict_privileged: bool,
     ) -> *const c_char;
+    /// For a name that is known.
+    pub fn GetConfigOptionResetString(name: *const c_char) -> *const c_char;
     /// The SQLSTATE of the error being reported; only inside an error context callback.
     pub fn geterrcode() -> c_int;
     pub fn MemoryContextReset(context: pg_sys::MemoryContext);
@@ -190,6 +269,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::MemoryContext,
         callback: *mut pg_sys::MemoryContextCallback,
     );
+    pub fn on_proc_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
     pub fn on_shmem_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
 }
 
@@ -202,4 +282,32 @@ pub unsafe fn bytes<'a>(s: *const c_char) -> &'a [u8] {
         return &[];
     }
     unsafe { core::ffi::CStr::from_ptr(s) }.to_bytes()
+}
+
+/// An OID column of a catalog row, which is never NULL. Never throws.
+///
+/// # Safety
+/// `tuple` is a row of the catalog that `desc` describes.
+pub unsafe fn oid_column(
+    tuple: pg_sys::HeapTuple,
+    column: c_int,
+    desc: pg_sys::TupleDesc,
+) -> pg_sys::Oid {
+    pg_sys::Oid::from_u32(unsafe { nocachegetattr(tuple, column, desc) }.value() as u32)
+}
+
+/// A key "column = oid" of a catalog scan. Throws (look-up of the operator).
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn oid_key(key: &mut pg_sys::ScanKeyData, column: i16, oid: pg_sys::Oid) {
+    unsafe {
+        ScanKeyInit(
+            key,
+            column,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::Oid::from_u32(pg_sys::F_OIDEQ),
+            pg_sys::Datum::from(oid),
+        );
+    }
 }

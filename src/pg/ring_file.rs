@@ -6,26 +6,49 @@
 //! `ring.<n>.old`; the worker drains those in order and removes them.
 
 use audit_core::ring::{HEADER_LEN, Ring};
+use audit_core::slot::SLOT_LEN;
+use core::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys;
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Name of the ring in use, inside the ring directory.
 const CURRENT: &str = "ring";
+/// The ring being made.
+const NEW: &str = "ring.new";
 
-/// Set in the postmaster before any child exists; children inherit it with the mapping.
-static RING: OnceLock<Ring> = OnceLock::new();
+/// A ring with its file.
+struct Mapped {
+    ring: Ring,
+    file: OwnedFd,
+    size: usize,
+}
+
+/// Set in the postmaster while no child exists; children inherit it with mapping and descriptor.
+/// Never freed: the ring in use.
+static MAPPED: AtomicPtr<Mapped> = AtomicPtr::new(core::ptr::null_mut());
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
 /// The ring; `None` where it could not be made (the server log says why) or nothing is preloaded.
 #[inline]
 pub fn ring() -> Option<&'static Ring> {
-    RING.get()
+    mapped().map(|mapped| &mapped.ring)
+}
+
+/// The file of [`ring`].
+pub fn file() -> Option<BorrowedFd<'static>> {
+    mapped().map(|mapped| mapped.file.as_fd())
+}
+
+#[inline]
+fn mapped() -> Option<&'static Mapped> {
+    // SAFETY: NULL, or leaked by `startup`.
+    unsafe { MAPPED.load(Ordering::Relaxed).as_ref() }
 }
 
 /// The directory that holds the ring. Empty before server start has come to it.
@@ -42,23 +65,44 @@ pub fn leftovers() -> Vec<PathBuf> {
 }
 
 /// Makes and maps the ring; runs in the postmaster at server start, and again at each crash restart,
-/// when the mapping and its records are still there and nothing is to be done. A failure is told to
-/// the server log and leaves the server without capture rather than without service.
+/// when the mapping and its records are still there and, mostly, nothing is to be done. A failure is
+/// told to the server log and leaves the server without capture rather than without service.
 pub fn startup() {
-    if RING.get().is_some() {
+    if mapped().is_some_and(|mapped| !mapped.was_cut()) {
         return;
     }
     let directory = full_path(super::guc::ring_directory());
     let _ = DIRECTORY.set(directory.clone());
-    match open(&directory, super::guc::ring_size()) {
-        Ok(ring) => {
-            let _ = RING.set(ring);
-        }
+    match open(&directory, super::guc::ring_size(), slots()) {
+        Ok(made) => MAPPED.store(Box::into_raw(Box::new(made)), Ordering::Relaxed),
         Err(message) => pgrx::warning!(
             "audit_ext cannot make its ring in \"{}\" and records nothing: {message}",
             directory.display()
         ),
     }
+}
+
+impl Mapped {
+    /// Somebody has cut the file: to touch the mapping would be SIGBUS. What is left of it is put
+    /// aside.
+    fn was_cut(&self) -> bool {
+        let cut = fs::fstat(&self.file).is_ok_and(|stat| stat.st_size < self.size as i64);
+        if cut {
+            MAPPED.store(core::ptr::null_mut(), Ordering::Relaxed);
+            pgrx::warning!(
+                "audit_ext: somebody cut the ring's file in \"{}\" while it was in use; it is put aside",
+                directory().display()
+            );
+        }
+        cut
+    }
+}
+
+/// In-flight slots: one for each session that there can be, and as many for sessions that died in a
+/// crash and are not yet told of.
+fn slots() -> u32 {
+    // SAFETY: set before shared memory is made.
+    2 * unsafe { pg_sys::MaxBackends }.max(1) as u32
 }
 
 fn full_path(setting: &[u8]) -> PathBuf {
@@ -71,10 +115,15 @@ fn full_path(setting: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(data_dir)).join(path)
 }
 
-fn open(directory: &Path, capacity: usize) -> Result<Ring, String> {
+fn open(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, String> {
     prepare_directory(directory)?;
     put_aside(directory)?;
-    create(directory, capacity)
+    let made = create(directory, capacity, slots);
+    if made.is_err() {
+        // What was written of it would only fill the disk further.
+        let _ = fs::unlink(directory.join(NEW));
+    }
+    made
 }
 
 /// Makes the directory, or refuses one that somebody else could have prepared.
@@ -125,9 +174,9 @@ fn numbered(directory: &Path) -> Vec<(u64, PathBuf)> {
 
 /// Writes a new ring full of zeros and maps it. Written, not sparse: a disk that is full shows here,
 /// as an error, and not later as SIGBUS in somebody's statement.
-fn create(directory: &Path, capacity: usize) -> Result<Ring, String> {
-    let temporary = directory.join("ring.new");
-    let size = HEADER_LEN + capacity;
+fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, String> {
+    let temporary = directory.join(NEW);
+    let size = HEADER_LEN + capacity + slots as usize * SLOT_LEN;
     let file = write_zeros(&temporary, size)
         .map_err(|e| format!("{size} bytes cannot be written to \"ring.new\": {e}"))?;
     // SAFETY: a new private mapping of a file that only this server uses; it is never unmapped.
@@ -143,11 +192,16 @@ fn create(directory: &Path, capacity: usize) -> Result<Ring, String> {
     }
     .map_err(|e| format!("the file cannot be mapped: {e}"))?;
     // SAFETY: `memory` is `size` zeroed bytes, page-aligned, used by nobody else yet.
-    let ring = unsafe { Ring::create(memory.cast(), size, random_id(), now()) }
+    let ring = unsafe { Ring::create_with_slots(memory.cast(), size, slots, random_id(), now()) }
         .map_err(|e| format!("the file cannot be formatted: {e}"))?;
     fs::rename(&temporary, directory.join(CURRENT))
         .map_err(|e| format!("\"ring.new\" cannot be renamed: {e}"))?;
-    Ok(ring)
+    // A record is no safer than the name of its file.
+    let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::open(directory, folder, Mode::empty())
+        .and_then(|folder| fs::fsync(&folder))
+        .map_err(|e| format!("the directory cannot be synced: {e}"))?;
+    Ok(Mapped { ring, file, size })
 }
 
 fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {

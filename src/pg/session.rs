@@ -11,12 +11,37 @@ use super::{compat, guc, names, raw};
 /// What can change while a session runs, as last seen.
 #[derive(Default)]
 struct Seen {
-    current_user: u32,
-    session_user: u32,
+    roles: Roles,
+    attributes_version: u32,
     application_name: Vec<u8>,
-    context: Vec<u8>,
     branch: Vec<u8>,
 }
+
+/// Whose names an event carries besides the one who logged on.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Roles {
+    current_user: u32,
+    session_user: u32,
+    /// Of their names.
+    version: u32,
+}
+
+impl Roles {
+    /// Never throws.
+    #[inline]
+    unsafe fn now() -> Roles {
+        unsafe {
+            Roles {
+                current_user: raw::GetUserId().to_u32(),
+                session_user: raw::GetSessionUserId().to_u32(),
+                version: names::roles_version(),
+            }
+        }
+    }
+}
+
+/// The roles whose names are known.
+static mut LEARNED: Option<Roles> = None;
 
 struct State {
     user_name: Vec<u8>,
@@ -28,6 +53,13 @@ struct State {
 
 static mut STATE: Option<State> = None;
 static mut IS_WORKER: bool = false;
+static mut VERSION: u32 = 0;
+
+/// Changes with [`encoded`].
+#[inline]
+pub fn version() -> u32 {
+    unsafe { VERSION }
+}
 
 /// Says that this process is our own worker: its statements are not recorded.
 pub fn set_worker() {
@@ -38,6 +70,14 @@ pub fn set_worker() {
 #[inline]
 pub fn is_worker() -> bool {
     unsafe { IS_WORKER }
+}
+
+/// Whether this process serves a client, be it one of the replication protocol.
+#[inline]
+pub fn has_client() -> bool {
+    use pg_sys::BackendType::{B_BACKEND, B_WAL_SENDER};
+    let kind = unsafe { pg_sys::MyBackendType };
+    kind == B_BACKEND || kind == B_WAL_SENDER
 }
 
 /// Whether [`begin`] has run.
@@ -76,14 +116,20 @@ pub unsafe fn begin() {
 #[inline]
 pub unsafe fn learn() {
     unsafe {
-        let user = raw::GetUserId();
-        if names::role(user).is_none() {
-            names::learn_role(user);
+        let roles = Roles::now();
+        if LEARNED != Some(roles) {
+            learn_roles(roles);
         }
-        let session_user = raw::GetSessionUserId();
-        if session_user != user && names::role(session_user).is_none() {
-            names::learn_role(session_user);
-        }
+    }
+}
+
+#[cold]
+unsafe fn learn_roles(roles: Roles) {
+    unsafe {
+        names::learn_role(pg_sys::Oid::from(roles.current_user));
+        names::learn_role(pg_sys::Oid::from(roles.session_user));
+        // The look-ups may themselves have seen a name change: then they are repeated next time.
+        LEARNED = Some(roles);
     }
 }
 
@@ -106,25 +152,24 @@ impl State {
     unsafe fn changed(&self) -> bool {
         let seen = &self.seen;
         unsafe {
-            seen.current_user != raw::GetUserId().to_u32()
-                || seen.session_user != raw::GetSessionUserId().to_u32()
+            seen.roles != Roles::now()
                 || seen.application_name != raw::bytes(pg_sys::application_name)
-                || seen.context != guc::context()
-                || seen.branch != branch()
                 || self.encoded.is_empty()
+                || seen.attributes_version != guc::attributes_version()
+                || (guc::branch().is_empty() && seen.branch != neon_branch())
         }
     }
 
     unsafe fn encode(&mut self) {
         unsafe {
+            VERSION = VERSION.wrapping_add(1);
             let seen = &mut self.seen;
-            seen.current_user = raw::GetUserId().to_u32();
-            seen.session_user = raw::GetSessionUserId().to_u32();
+            seen.roles = Roles::now();
+            seen.attributes_version = guc::attributes_version();
             set(
                 &mut seen.application_name,
                 raw::bytes(pg_sys::application_name),
             );
-            set(&mut seen.context, guc::context());
             set(&mut seen.branch, branch());
             let role = names::role(raw::GetUserId());
             let session_user = names::role(raw::GetSessionUserId());
@@ -137,16 +182,28 @@ impl State {
                     role_name: role,
                     auth_identity: not_empty(raw::bytes(compat::system_user())),
                     session_user: session_user.filter(|name| *name != &*self.user_name),
-                    database_name: Some(&self.database_name),
+                    // A walsender of physical replication has none.
+                    database_name: not_empty(&self.database_name),
                     branch: not_empty(&seen.branch),
                     client_addr: self.peer.address.as_deref().map(str::as_bytes),
                     client_port: self.peer.port,
                     application_name: Some(&seen.application_name),
-                    backend_type: Some(raw::bytes(raw::GetBackendTypeDesc(pg_sys::MyBackendType))),
-                    context: not_empty(&seen.context),
+                    backend_type: Some(backend_type()),
+                    context: not_empty(guc::context()),
                 },
                 &mut self.encoded,
             );
+        }
+    }
+}
+
+/// The kind of this process, as pg_stat_activity shows it. Never throws.
+fn backend_type() -> &'static [u8] {
+    // SAFETY: MyBgworkerEntry is NULL or valid; its strings are NUL-terminated.
+    unsafe {
+        match pg_sys::MyBgworkerEntry.as_ref() {
+            Some(worker) => raw::bytes(worker.bgw_type.as_ptr()),
+            None => raw::bytes(raw::GetBackendTypeDesc(pg_sys::MyBackendType)),
         }
     }
 }
@@ -160,24 +217,29 @@ fn not_empty(value: &[u8]) -> Option<&[u8]> {
     (!value.is_empty()).then_some(value)
 }
 
-/// `audit.branch`, else `neon.branch_id` where that setting exists. Never throws: the setting is
-/// looked for once, and only its value is read afterwards.
-fn branch() -> &'static [u8] {
-    let own = guc::branch();
-    if !own.is_empty() {
-        return own;
+/// `audit.branch`, else `neon.branch_id` where that setting exists. Never throws.
+pub fn branch() -> &'static [u8] {
+    match guc::branch() {
+        [] => neon_branch(),
+        own => own,
     }
-    static mut NEON: Option<bool> = None;
+}
+
+/// `neon.branch_id`; empty where there is no such setting. Never throws: the setting is looked for
+/// once, and only its value is read afterwards.
+#[inline]
+fn neon_branch() -> &'static [u8] {
+    static mut KNOWN: Option<bool> = None;
     let name = c"neon.branch_id".as_ptr();
     unsafe {
-        let known = *(&raw mut NEON)
-            .as_mut()
-            .unwrap()
-            .get_or_insert_with(|| !raw::GetConfigOption(name, true, false).is_null());
-        if known {
-            raw::bytes(raw::GetConfigOption(name, true, false))
-        } else {
-            &[]
+        let known = match KNOWN {
+            Some(known) => known,
+            None => !raw::GetConfigOption(name, true, false).is_null(),
+        };
+        KNOWN = Some(known);
+        match known {
+            true => raw::bytes(raw::GetConfigOption(name, true, false)),
+            false => &[],
         }
     }
 }

@@ -32,6 +32,10 @@ pub struct Shared {
     pub flushed: AtomicU64,
     /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
     pub flush_wanted: AtomicU64,
+    /// Size of the last published checkpoint since server start.
+    pub checkpointed: AtomicU64,
+    /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
+    pub checkpoint_wanted: AtomicU64,
     /// Left-over rings that the worker still has to drain before the current one.
     pub leftover_rings: AtomicU32,
     /// The last seq of the trail.
@@ -44,12 +48,33 @@ pub struct Shared {
     pub gaps: AtomicU64,
     /// Panics swallowed in hooks since server start; always a bug.
     pub panics: AtomicU64,
+    /// 1 while the ring is nearly full and somebody has said so.
+    pub warned: AtomicU32,
+    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
+    pub trail_full: AtomicU32,
+    /// 1: periods were dropped of which the trail doesn't tell yet.
+    pub news: AtomicU32,
+    /// Sessions that found no in-flight slot since server start.
+    pub unprotected: AtomicU64,
+    /// Position of the ring in use before which every producer is dead: its head when shared memory
+    /// was made.
+    pub dead_before: AtomicU64,
+    /// The first transaction id that can belong to this run of the server; 0 while nobody has looked.
+    first_xid: AtomicU64,
     /// Nanoseconds that the worker spent on batches since server start.
     pub worker_ns: AtomicU64,
+    /// How the server stopped before it started ([`super::witness::LastStop`]); the worker's first START
+    /// tells it.
+    pub last_stop: AtomicU32,
+    /// WAL that was written without the library.
+    pub unwatched_from: AtomicU64,
+    pub unwatched_to: AtomicU64,
     /// Even: `error` is stable. Written by the worker only.
     error_version: AtomicU32,
     error_len: AtomicU32,
     error: [AtomicU32; ERROR_LEN / 4],
+    /// Syncs of the ring's file (`audit.durability`).
+    pub syncs: super::durability::Syncs,
     /// Signalled after each batch; `audit.flush()` waits on it.
     pub flush_cv: pg_sys::ConditionVariable,
 }
@@ -72,6 +97,23 @@ impl Shared {
         let _ = self
             .home
             .compare_exchange(HOME_UNKNOWN, home, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Notes the next transaction id, unless somebody has since (re)start: whatever ran before the
+    /// last crash and left a trace on disk has a smaller one. Never throws; not during recovery.
+    pub fn note_first_xid(&self) {
+        if self.first_xid.load(Ordering::Relaxed) == 0 {
+            // SAFETY: reads shared memory under a lock of the server's.
+            let next = unsafe { super::raw::ReadNextFullTransactionId() }.value;
+            let _ = self
+                .first_xid
+                .compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// See [`Self::note_first_xid`].
+    pub fn first_xid(&self) -> u64 {
+        self.first_xid.load(Ordering::Relaxed)
     }
 
     /// Whoever waits for the worker and finds none reminds the postmaster to start it. Up to 15 a
@@ -227,8 +269,23 @@ unsafe extern "C-unwind" fn startup() {
         if !found {
             core::ptr::write_bytes(at.cast::<u8>(), 0, size_of::<Shared>());
             super::raw::ConditionVariableInit(&raw mut (*at).flush_cv);
+            super::durability::Syncs::init(&raw mut (*at).syncs);
         }
         SHARED = at;
         super::ring_file::startup();
+        // An old ring that was put aside just now shows that the library has run here before.
+        let new = super::ring_file::leftovers().is_empty();
+        if let Some(found) = super::witness::startup(new) {
+            (*at)
+                .last_stop
+                .store(found.last_stop as u32, Ordering::Relaxed);
+            (*at).unwatched_from.store(found.from, Ordering::Relaxed);
+            (*at).unwatched_to.store(found.to, Ordering::Relaxed);
+        }
+        // Nobody else runs now: no child of before, none of after.
+        if let Some(ring) = super::ring_file::ring() {
+            ring.slots().orphan_all();
+            (*at).dead_before.store(ring.head(), Ordering::Relaxed);
+        }
     }
 }

@@ -119,6 +119,87 @@ pub fn query(sql: &str, mut f: impl FnMut(&Row)) {
     }
 }
 
+/// Runs `f` inside an SPI connection of a SQL function. Throws what `f` throws.
+pub fn connected<R>(f: impl FnOnce() -> R) -> R {
+    unsafe {
+        pg_sys::SPI_connect();
+        let value = f();
+        pg_sys::SPI_finish();
+        value
+    }
+}
+
+/// A query whose rows are fetched a few at a time. Its end, or the transaction's, closes it.
+pub struct Cursor {
+    portal: pg_sys::Portal,
+    table: *mut pg_sys::SPITupleTable,
+    rows: usize,
+    next: usize,
+}
+
+impl Cursor {
+    /// Throws; inside an SPI connection.
+    pub fn open(sql: &str) -> Cursor {
+        let text = CString::new(sql).unwrap_or_default();
+        let portal = unsafe {
+            pg_sys::SPI_cursor_open_with_args(
+                core::ptr::null(),
+                text.as_ptr(),
+                0,
+                core::ptr::null_mut(),
+                core::ptr::null_mut(),
+                core::ptr::null(),
+                true,
+                0,
+            )
+        };
+        Cursor {
+            portal,
+            table: core::ptr::null_mut(),
+            rows: 0,
+            next: 0,
+        }
+    }
+
+    /// The next row, which is valid until the next call. Throws; can be cancelled.
+    pub fn next(&mut self) -> Option<Row> {
+        const AT_ONCE: core::ffi::c_long = 1000;
+        if self.portal.is_null() {
+            return None;
+        }
+        if self.next == self.rows {
+            pgrx::check_for_interrupts!();
+            unsafe {
+                if !self.table.is_null() {
+                    pg_sys::SPI_freetuptable(self.table);
+                }
+                pg_sys::SPI_cursor_fetch(self.portal, true, AT_ONCE);
+                self.table = pg_sys::SPI_tuptable;
+                self.rows = pg_sys::SPI_processed as usize;
+                self.next = 0;
+            }
+            if self.rows == 0 || self.table.is_null() {
+                self.rows = 0;
+                unsafe {
+                    pg_sys::SPI_freetuptable(self.table);
+                    pg_sys::SPI_cursor_close(self.portal);
+                }
+                self.portal = core::ptr::null_mut();
+                self.table = core::ptr::null_mut();
+                return None;
+            }
+        }
+        self.next += 1;
+        // SAFETY: `next` was below `rows`, the number of tuples in the table.
+        unsafe {
+            Some(Row {
+                tuple: *(*self.table).vals.add(self.next - 1),
+                desc: (*self.table).tupdesc,
+            })
+        }
+    }
+}
+
 /// A row of a result; columns are numbered from 1.
 pub struct Row {
     tuple: pg_sys::HeapTuple,
@@ -126,11 +207,32 @@ pub struct Row {
 }
 
 impl Row {
-    /// A column of a type that is passed by value; `None` for NULL.
-    pub fn number(&self, column: c_int) -> Option<i64> {
+    /// A column as it is; `None` for NULL. Valid until the next row.
+    pub fn datum(&self, column: c_int) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, column, &mut is_null) };
-        (!is_null).then(|| datum.value() as i64)
+        (!is_null).then_some(datum)
+    }
+
+    /// A column of a type that is passed by value; `None` for NULL.
+    pub fn number(&self, column: c_int) -> Option<i64> {
+        self.datum(column).map(|datum| datum.value() as i64)
+    }
+
+    /// All columns at once. As many as there are, at most N.
+    pub fn datums<const N: usize>(&self) -> [Option<pg_sys::Datum>; N] {
+        let mut values = [pg_sys::Datum::null(); N];
+        let mut nulls = [true; N];
+        unsafe {
+            assert!((*self.desc).natts as usize <= N);
+            pg_sys::heap_deform_tuple(
+                self.tuple,
+                self.desc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+        core::array::from_fn(|i| (!nulls[i]).then_some(values[i]))
     }
 
     /// A column as text; `None` for NULL.
@@ -161,12 +263,33 @@ impl Plan {
 
     /// Runs it for its effect. Throws; inside [`transaction`].
     pub fn execute<const N: usize>(&self, arguments: [Option<pg_sys::Datum>; N]) {
+        self.returning(arguments, |_| {});
+    }
+
+    /// Runs it and gives `f` each row that it returns. Throws; inside [`transaction`].
+    pub fn returning<const N: usize>(
+        &self,
+        arguments: [Option<pg_sys::Datum>; N],
+        mut f: impl FnMut(&Row),
+    ) {
         let mut values = arguments.map(|a| a.unwrap_or(pg_sys::Datum::null()));
         let nulls = arguments.map(|a| if a.is_some() { b' ' } else { b'n' } as c_char);
         let result = unsafe {
             pg_sys::SPI_execute_plan(self.0, values.as_mut_ptr(), nulls.as_ptr(), false, 0)
         };
         check(result, "a prepared statement");
+        unsafe {
+            let table = pg_sys::SPI_tuptable;
+            if !table.is_null() {
+                for i in 0..pg_sys::SPI_processed as usize {
+                    f(&Row {
+                        tuple: *(*table).vals.add(i),
+                        desc: (*table).tupdesc,
+                    });
+                }
+                pg_sys::SPI_freetuptable(table);
+            }
+        }
     }
 }
 

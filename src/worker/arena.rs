@@ -83,6 +83,13 @@ impl Arena {
         }
     }
 
+    /// The content of a value kept by [`Arena::put_varlena`].
+    pub fn content(&self, piece: Piece) -> &[u8] {
+        let bytes = self.get(piece).unwrap_or_default();
+        let header = if bytes.len() <= SHORT + 1 { 1 } else { 4 };
+        bytes.get(header..).unwrap_or_default()
+    }
+
     /// A value kept by [`Arena::put_varlena`]. It is valid until the arena changes.
     pub fn datum(&self, piece: Piece) -> Option<pg_sys::Datum> {
         // The allocator aligns the beginning to 16, which offsets build upon.

@@ -88,6 +88,8 @@ pub struct Batch {
     pub arena: Arena,
     pub fates: Fates,
     pub prepared: Vec<Prepared>,
+    /// Rows of events that audit.origin keeps a copy of.
+    pub landmarks: Vec<u32>,
     packed: Vec<u8>,
 }
 
@@ -99,6 +101,7 @@ impl Batch {
         self.arena.clear(MAX_BYTES);
         self.fates.clear();
         self.prepared.clear();
+        self.landmarks.clear();
     }
 
     pub fn is_full(&self, max_rows: usize) -> bool {

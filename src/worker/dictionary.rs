@@ -5,13 +5,14 @@
 //! emptied at any time: the price is a second row of the same content, which harms nothing.
 
 use super::fates::Identity;
+use audit_core::sha::Hash;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::{BuildHasher, Hasher};
 
 /// Bytes that each of the two caches may hold.
 const LIMIT: usize = 12 * 1024 * 1024;
 /// What an entry takes besides its key.
-const ENTRY: usize = 64;
+const ENTRY: usize = 96;
 /// Hashes of texts seen lately (a power of two): a text is kept once from its second time on.
 const RECENT: usize = 1 << 16;
 
@@ -64,9 +65,6 @@ impl<T: Copy> Cache<T> {
 
     fn insert(&mut self, hash: u64, pieces: &[&[u8]], value: T) {
         let key = pieces.concat().into_boxed_slice();
-        if self.bytes > LIMIT {
-            self.clear();
-        }
         self.bytes += key.len() + ENTRY;
         self.table
             .insert_unique(hash, Cached { hash, key, value }, |c| c.hash);
@@ -85,6 +83,32 @@ fn is_joined(whole: &[u8], pieces: &[&[u8]]) -> bool {
     rest.is_empty()
 }
 
+/// Digests of the rows that events may still refer to, by reference: these count up one by one.
+struct Digests {
+    first: i64,
+    digests: Vec<Hash>,
+}
+
+impl Digests {
+    fn new(next: i64) -> Digests {
+        Digests {
+            first: next,
+            digests: Vec::new(),
+        }
+    }
+
+    /// Rows are learned in the order of their references.
+    fn learn(&mut self, reference: i64, digest: Hash) {
+        debug_assert_eq!(reference, self.first + self.digests.len() as i64);
+        self.digests.push(digest);
+    }
+
+    fn get(&self, reference: i64) -> Option<&Hash> {
+        self.digests
+            .get(usize::try_from(reference - self.first).ok()?)
+    }
+}
+
 /// How an event refers to its statement.
 pub enum Text {
     /// The dictionary holds the text, if there is one.
@@ -101,6 +125,8 @@ pub struct Dictionary {
     recent: Vec<u64>,
     next_session: i64,
     next_statement: i64,
+    session_digests: Digests,
+    statement_digests: Digests,
     /// The last session looked up: events of a session come in a row.
     last: Option<(Vec<u8>, SessionEntry)>,
 }
@@ -115,6 +141,8 @@ impl Dictionary {
             recent: vec![0; RECENT],
             next_session,
             next_statement,
+            session_digests: Digests::new(next_session),
+            statement_digests: Digests::new(next_statement),
             last: None,
         }
     }
@@ -123,7 +151,36 @@ impl Dictionary {
     pub fn forget(&mut self) {
         self.sessions.clear();
         self.statements.clear();
+        self.session_digests = Digests::new(self.next_session);
+        self.statement_digests = Digests::new(self.next_statement);
         self.last = None;
+    }
+
+    /// Between two batches: forgets all rows where they have become too many.
+    pub fn trim(&mut self) {
+        if self.sessions.bytes > LIMIT || self.statements.bytes > LIMIT {
+            self.forget();
+        }
+    }
+
+    /// The row of a session was written. In the order of the references.
+    pub fn learn_session(&mut self, reference: i64, digest: Hash) {
+        self.session_digests.learn(reference, digest);
+    }
+
+    /// The row of a statement was written. In the order of the references.
+    pub fn learn_statement(&mut self, reference: i64, digest: Hash) {
+        self.statement_digests.learn(reference, digest);
+    }
+
+    /// Digest of a written row of audit.session that this dictionary gave out.
+    pub fn session_digest(&self, reference: i64) -> Option<&Hash> {
+        self.session_digests.get(reference)
+    }
+
+    /// Digest of a written row of audit.statement that this dictionary gave out.
+    pub fn statement_digest(&self, reference: i64) -> Option<&Hash> {
+        self.statement_digests.get(reference)
     }
 
     fn hash(&self, pieces: &[&[u8]]) -> u64 {

@@ -1,10 +1,12 @@
 //! Rings that earlier server runs left behind: drained in order before the ring in use, then
 //! removed.
 
+use super::orphans;
 use super::run::Worker;
 use super::source::Left;
 use crate::pg::ring_file;
 use audit_core::ring::Leftover;
+use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::path::Path;
 
@@ -16,8 +18,14 @@ struct Mapping {
 
 impl Mapping {
     fn open(path: &Path) -> std::io::Result<Mapping> {
-        let file = std::fs::File::open(path)?;
-        let len = file.metadata()?.len() as usize;
+        // What somebody else put there is not followed, and not waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let stat = file.metadata()?;
+        if !stat.is_file() {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
+        let len = stat.len() as usize;
         if len == 0 {
             return Err(std::io::Error::other("the file is empty"));
         }
@@ -76,7 +84,9 @@ fn drain(worker: &mut Worker, path: &Path) -> bool {
         return false;
     };
     let mut source = Left::new(&ring, known);
-    if !worker.drain_until_empty(&mut source) {
+    if !worker.drain_until_empty(&mut source)
+        || !orphans::end(worker, &mut source, &ring.orphans(), "server ended")
+    {
         return false;
     }
     remove(path);

@@ -64,6 +64,7 @@ pub extern "C-unwind" fn audit_ext_worker_main(_argument: pg_sys::Datum) {
     let Some(shared) = shared() else {
         return; // not preloaded: cannot be
     };
+    shared.note_first_xid();
     publish(shared);
     // A connection that fails ends the process without further ado; the mark then tells the next.
     let attach = shared.attach.swap(ATTACHING, Ordering::SeqCst);

@@ -5,8 +5,10 @@
 //! run         the loop: sleep, gather, drain, back off                  (Worker)
 //! source      records and gaps, from the ring in use or a left-over one
 //! batch       rows put together; dictionary: what repeats; fates: who decided what
-//! store       a batch into the tables; period: partitions made ahead; trail: where it stands
-//! maintenance closes periods, in a process of its own
+//! orphans     last events of sessions that were found dead
+//! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
+//! provenance  whether the trail was forked or restored; publish: key and checkpoints
+//! maintenance closes periods, in a process of its own; retention: and drops those that are too old
 //! ```
 //!
 //! # Exactly once
@@ -20,14 +22,18 @@
 
 mod arena;
 mod batch;
-mod calendar;
+mod decided;
 mod dictionary;
 mod fates;
 mod leftover;
 mod lifecycle;
 mod maintenance;
+mod orphans;
 mod own_events;
 mod period;
+mod provenance;
+mod publish;
+mod retention;
 mod run;
 mod source;
 mod store;

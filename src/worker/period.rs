@@ -4,9 +4,9 @@
 //! SHARE UPDATE EXCLUSIVE on the parent, where CREATE TABLE … PARTITION OF would take ACCESS
 //! EXCLUSIVE and wait for every reader that idles in a transaction.
 
-use super::calendar::{rfc3339, suffix};
 use super::dictionary::first_ref;
 use crate::pg::spi::{execute, query};
+use audit_core::calendar::{rfc3339, suffix};
 use audit_core::event::Timestamp;
 use pgrx::pg_sys;
 
@@ -83,6 +83,7 @@ pub fn find_or_make(at: Timestamp, interval_seconds: u64) -> Period {
 }
 
 fn make(at: Timestamp, interval_seconds: u64) {
+    lock_extension();
     let (starts_at, ends_at) = bounds(at, interval_seconds);
     let suffix = suffix(starts_at);
     let (from, to) = (rfc3339(starts_at), rfc3339(ends_at));
@@ -98,14 +99,44 @@ fn make(at: Timestamp, interval_seconds: u64) {
     ));
 }
 
+/// First of all locks, as DROP EXTENSION does it: taken later, it would make a deadlock with that.
+/// Throws; in a transaction.
+pub fn lock_extension() {
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), false);
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+    }
+}
+
 /// Makes one partition and puts it under its parent and the extension.
 fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     let name = format!("audit.{table}_{suffix}");
     // Rows are only ever added, and frozen once when the period is closed.
     execute(&format!(
-        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING COMMENTS) \
+        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMMENTS) \
          WITH (autovacuum_vacuum_insert_threshold = -1)"
     ));
+    // LIKE doesn't copy these: of what can be erased no samples are kept.
+    let unsampled: &[&str] = match table {
+        "event" => &[
+            "text",
+            "error",
+            "statement_sha256",
+            "parameters",
+            "details",
+            "salt",
+        ],
+        "session" => &["context", "salt"],
+        "statement" => &["text", "salt"],
+        "batch" => &["frontier", "checks"],
+        _ => &[],
+    };
+    for column in unsampled {
+        execute(&format!(
+            "ALTER TABLE {name} ALTER COLUMN {column} SET STATISTICS 0"
+        ));
+    }
     if table == "event" {
         execute(&format!(
             "CREATE INDEX event_{suffix}_brin ON {name} USING brin (seq, recorded_at, started_at) \
@@ -117,6 +148,13 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     ));
     execute(&format!(
         "ALTER TABLE audit.{table} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to})"
+    ));
+    // Triggers of rows come from the parent; those of statements don't.
+    execute(&format!(
+        "CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION audit.guard()"
+    ));
+    execute(&format!(
+        "ALTER TABLE {name} ENABLE ALWAYS TRIGGER guard_truncate"
     ));
     execute(&format!("ALTER EXTENSION audit_ext ADD TABLE {name}"));
 }

@@ -5,15 +5,19 @@ use super::dictionary::Dictionary;
 use super::lifecycle::{flush_interval, is_home, service, terminated, wait};
 use super::own_events::OwnEvents;
 use super::period::{self, Period};
+use super::provenance::Provenance;
+use super::publish::Publisher;
 use super::source::{Live, Source, Step};
-use super::store::{Progress, Store};
+use super::store::{Destination, Progress, Store};
 use super::text::Texts;
-use super::{leftover, maintenance, trail};
+use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
+use crate::pg::trail::keys;
 use crate::pg::{guc, ring_file};
 use audit_core::event::Timestamp;
 use audit_core::ring::Ring;
+use audit_core::tree::Frontier;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
@@ -47,24 +51,38 @@ struct Current {
     dictionary: Dictionary,
 }
 
+/// An own event that waits for the next batch.
+struct Queued {
+    payload: Vec<u8>,
+    /// audit.origin keeps a copy of it.
+    landmark: bool,
+}
+
 pub struct Worker {
     shared: &'static Shared,
     texts: Texts,
     own: OwnEvents,
     store: Option<Store>,
     current: Option<Current>,
-    /// Of the trail.
-    last_seq: u64,
+    /// Of the trail: its size is the last seq.
+    tree: Frontier,
+    /// With the leaves of the batch under way.
+    next_tree: Frontier,
     last_recorded_at: Timestamp,
     batch: Batch,
     payload: Vec<u8>,
     /// Own events that go first into the next batch.
-    queued: Vec<Vec<u8>>,
+    queued: Vec<Queued>,
+    publisher: Option<Publisher>,
+    /// Dropped periods that `queued` tells of: where they began, index in `queued`.
+    telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
     care: Care,
     /// Set while the trail can't be written to.
     back_off: Option<Duration>,
     home_lost: bool,
+    /// Sessions that died in a crash restart are not yet told of.
+    orphans_wait: bool,
     upkeep: maintenance::Upkeep,
 }
 
@@ -81,15 +99,19 @@ impl Worker {
             own: OwnEvents::new(&home.unwrap_or_default(), texts.encoding()),
             store: None,
             current: None,
-            last_seq: 0,
+            tree: Frontier::default(),
+            next_tree: Frontier::default(),
             last_recorded_at: 0,
             batch: Batch::default(),
             payload: Vec::new(),
             queued: Vec::new(),
+            telling: Vec::new(),
+            publisher: None,
             max_rows: MAX_ROWS,
             care: Care::Whole,
             back_off: None,
             home_lost: false,
+            orphans_wait: false,
             upkeep: maintenance::Upkeep::default(),
         }
     }
@@ -113,17 +135,26 @@ impl Worker {
         let Some(progress) = self.attach(ring) else {
             return Some(self.end());
         };
+        let dead_before = self.shared.dead_before.load(Ordering::Relaxed);
         // SAFETY: the postmaster runs one worker at a time.
-        let mut live = unsafe { Live::new(ring, progress) };
+        let mut live = unsafe { Live::new(ring, progress, dead_before) };
         if !leftover::drain_all(self) {
             return Some(self.end());
         }
         live.stored(); // finishes what a predecessor may have been killed in
+        if !orphans::end_all(self, ring, &mut live, dead_before) {
+            return Some(self.end());
+        }
+        self.orphans_wait = false;
+        self.set_leftovers(0);
         self.shared
             .flushed
-            .store(progress.position, Ordering::SeqCst);
-        self.broadcast();
+            .store(live.progress().position, Ordering::SeqCst);
         while !self.is_over() {
+            if let Some(publisher) = &mut self.publisher {
+                publisher.publish_if_due(&self.tree);
+                self.broadcast();
+            }
             match self.step(&mut live) {
                 // More is waiting: the batch was full, or failed and is to be tried again.
                 Drained::Stored { full: true } => {
@@ -156,10 +187,10 @@ impl Worker {
     /// Reads where the trail stands, and queues START. `None`: the worker has to end.
     fn attach(&mut self, ring: &Ring) -> Option<Progress> {
         let id = ring.id();
-        let known = self.insist(|worker| {
+        let (known, mut provenance) = self.insist(|worker| {
             transaction(|| {
                 worker.read_trail();
-                trail::progress(id)
+                (trail::progress(id), Provenance::read(worker.tree.size()))
             })
         })?;
         let mut progress = known.unwrap_or(Progress {
@@ -168,9 +199,12 @@ impl Worker {
             dropped: ring.dropped_total(),
         });
         let leftovers = ring_file::leftovers().len();
+        self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
-        let start = self.own.start(&id, progress.position, leftovers).to_vec();
-        self.queued.push(start);
+        let start = self
+            .own
+            .start(&id, progress.position, leftovers, self.shared)
+            .to_vec();
         let tail = ring.tail();
         if progress.position < tail {
             // The trail is older than the ring: a backup was restored beside it.
@@ -180,16 +214,53 @@ impl Worker {
                 tail,
                 "the trail is older than the ring: these records were given back already",
             );
-            self.queued.push(gap.to_vec());
+            let gap = gap.to_vec();
+            self.queue(gap, false);
+            provenance.older_than_ring(self.tree.size());
             progress.position = tail;
         }
+        self.introduce(&provenance, start);
         Some(progress)
     }
 
+    /// Puts first what the trail has to begin with: that it was forked or restored, the start, a
+    /// key.
+    fn introduce(&mut self, provenance: &Provenance, start: Vec<u8>) {
+        let mut first: Vec<_> = provenance
+            .events(&self.tree, &mut self.own)
+            .into_iter()
+            .map(|payload| Queued {
+                payload,
+                landmark: true,
+            })
+            .collect();
+        first.push(Queued {
+            payload: start,
+            landmark: provenance.is_new(),
+        });
+        let known = transaction(keys::known).unwrap_or_default();
+        let (publisher, key) =
+            Publisher::begin(self.shared, &known, provenance.moved(), &mut self.own);
+        first.extend(key.map(|payload| Queued {
+            payload,
+            landmark: true,
+        }));
+        self.publisher = Some(publisher);
+        self.queued.splice(0..0, first);
+    }
+
+    fn queue(&mut self, payload: Vec<u8>, landmark: bool) {
+        self.queued.push(Queued { payload, landmark });
+    }
+
     fn read_trail(&mut self) {
-        (self.last_seq, self.last_recorded_at) = trail::last();
+        let (last_seq, last_recorded_at) = trail::last();
+        self.last_recorded_at = last_recorded_at;
+        self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
-        self.shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+        self.shared.last_seq.store(last_seq, Ordering::Relaxed);
+        // A predecessor may not have told of all that was dropped.
+        self.shared.news.store(1, Ordering::SeqCst);
     }
 
     /// What the trail holds of a ring. Outer `None`: the worker has to end.
@@ -198,7 +269,7 @@ impl Worker {
     }
 
     /// Repeats `f` with back-off until it succeeds; `None`: the worker has to end.
-    fn insist<R>(&mut self, mut f: impl FnMut(&mut Self) -> Result<R, Failure>) -> Option<R> {
+    pub fn insist<R>(&mut self, mut f: impl FnMut(&mut Self) -> Result<R, Failure>) -> Option<R> {
         while !self.is_over() {
             match f(self) {
                 Ok(value) => {
@@ -220,6 +291,40 @@ impl Worker {
             service();
         }
         false
+    }
+
+    /// Drains the ring in use up to a position at least. `false`: the worker has to end before.
+    pub fn drain_up_to(&mut self, live: &mut Live, position: u64) -> bool {
+        while live.progress().position < position && !self.is_over() {
+            match self.step(live) {
+                Drained::Stored { .. } => service(),
+                Drained::Nothing => break,
+                Drained::Pending => {
+                    wait(Some(PENDING));
+                }
+            }
+        }
+        !self.is_over()
+    }
+
+    /// Events that go first into the next batch.
+    pub fn queue_all(&mut self, events: Vec<Vec<u8>>) {
+        for payload in events {
+            self.queue(payload, false);
+        }
+    }
+
+    /// Stores what is queued, with what `source` has. `false`: the worker has to end before.
+    pub fn store_queued(&mut self, source: &mut dyn Source) -> bool {
+        while !self.queued.is_empty() && !self.is_over() {
+            self.step(source);
+        }
+        self.queued.is_empty()
+    }
+
+    /// Transaction ids below are of before the last start, or crash.
+    pub fn first_xid(&self) -> u64 {
+        self.shared.first_xid()
     }
 
     /// Stores one batch, or backs off.
@@ -249,12 +354,30 @@ impl Worker {
         // A clock that steps back must not make recorded_at do so.
         let at = super::now().max(self.last_recorded_at);
         self.enter_period(at)?;
+        self.note_dropped()?;
         let (worker, source_again) = (&mut *self, &mut *source);
         let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
         Ok(drained)
+    }
+
+    /// Queues a RETENTION event for each dropped period that the trail doesn't tell of yet.
+    fn note_dropped(&mut self) -> Result<(), Failure> {
+        if self.shared.news.swap(0, Ordering::SeqCst) == 0 || !self.telling.is_empty() {
+            return Ok(());
+        }
+        let untold = transaction(retention::untold).inspect_err(|_| {
+            self.shared.news.store(1, Ordering::SeqCst);
+        })?;
+        for dropped in untold {
+            self.telling.push((dropped.starts_at, self.queued.len()));
+            let event = self.own.retention(&dropped).to_vec();
+            self.queue(event, false);
+        }
+        self.upkeep.dropped();
+        Ok(())
     }
 
     /// Makes sure that the period of `at` is the current one.
@@ -290,11 +413,14 @@ impl Worker {
         let before = source.progress();
         let mut gaps = 0;
         batch.clear();
+        current.dictionary.trim();
         let mut add = |batch: &mut Batch, payload: &[u8], care| {
             batch.add(payload, &mut current.dictionary, texts, care)
         };
         for own in &self.queued {
-            let _ = add(batch, own, Care::Whole);
+            if add(batch, &own.payload, care).is_ok() && own.landmark {
+                batch.landmarks.push(batch.rows.len() as u32 - 1);
+            }
         }
         if let Some(dropped) = source.take_dropped() {
             gaps += 1;
@@ -323,7 +449,9 @@ impl Worker {
             let _ = add(batch, gap, Care::Whole);
         }
         let progress = source.progress();
-        if batch.rows.is_empty() && progress.position == before.position {
+        // Each batch ends with an event, whose leaf covers the batch's own row. (The position alone
+        // moves only at the beginning of a left-over ring, where there is nothing.)
+        if batch.rows.is_empty() {
             let drained = if pending {
                 Drained::Pending
             } else {
@@ -339,7 +467,19 @@ impl Worker {
             at
         };
         batch.finish();
-        store.write(batch, &current.period, at, self.last_seq + 1, &progress);
+        self.next_tree = self.tree.clone();
+        let to = Destination {
+            period: &current.period,
+            dictionary: &mut current.dictionary,
+            tree: &mut self.next_tree,
+            recorded_at: at,
+            progress,
+        };
+        let first_seq = to.tree.size() + 1;
+        store.write(batch, to);
+        for (starts_at, index) in &self.telling {
+            retention::tell(*starts_at, first_seq + *index as u64);
+        }
         let full = batch.is_full(self.max_rows);
         (gaps, at, Drained::Stored { full })
     }
@@ -347,20 +487,24 @@ impl Worker {
     /// A batch is in the trail and flushed: only now the ring may forget it.
     fn committed(&mut self, source: &mut dyn Source, at: Timestamp, gaps: u64) {
         let rows = self.batch.rows.len() as u64;
-        self.last_seq += rows;
+        core::mem::swap(&mut self.tree, &mut self.next_tree);
         self.last_recorded_at = at;
         self.queued.clear();
+        self.telling.clear();
         source.stored();
         let shared = self.shared;
         shared.recorded.fetch_add(rows, Ordering::Relaxed);
         shared.gaps.fetch_add(gaps, Ordering::Relaxed);
         shared.last_batch_at.store(at, Ordering::Relaxed);
-        shared.last_seq.store(self.last_seq, Ordering::Relaxed);
+        shared.last_seq.store(self.tree.size(), Ordering::Relaxed);
         let progress = source.progress();
         if ring_file::ring().is_some_and(|ring| ring.id() == progress.ring_id) {
             shared.flushed.store(progress.position, Ordering::SeqCst);
         }
         self.broadcast();
+        if ring_file::ring().is_some_and(|ring| ring.fill() < ring.capacity() / 2) {
+            shared.warned.store(0, Ordering::Relaxed);
+        }
         // Demands that were lowered for a troublesome event rise again behind it.
         self.care = Care::Whole;
         self.max_rows = (self.max_rows * 2).min(MAX_ROWS);
@@ -368,6 +512,7 @@ impl Worker {
         if let Some(current) = &self.current {
             self.upkeep.run(&current.period, at);
         }
+        self.upkeep.keep_limits(shared);
     }
 
     fn broadcast(&self) {
@@ -433,7 +578,9 @@ impl Worker {
         }
     }
 
-    pub fn set_leftovers(&self, count: usize) {
+    /// Left-over rings that are still to be drained; sessions that died in a crash count as one.
+    pub fn set_leftovers(&self, rings: usize) {
+        let count = rings + usize::from(self.orphans_wait);
         self.shared
             .leftover_rings
             .store(count as u32, Ordering::SeqCst);
@@ -447,7 +594,7 @@ impl Worker {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let reason = format!("the left-over ring \"{name}\" cannot be read: {reason}");
         let gap = self.own.unreadable(&[], 0, 0, &reason).to_vec();
-        self.queued.push(gap);
+        self.queue(gap, false);
         self.shared.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -459,7 +606,12 @@ impl Worker {
         if !live.has_news() {
             // Counts that autovacuum goes by.
             unsafe { pg_sys::pgstat_report_stat(true) };
-            wait(None);
+            // Only what has no checkpoint yet, and what becomes too old, is worth waking up for.
+            let publisher = self.publisher.as_ref();
+            let checkpoint = publisher.and_then(|p| p.due_in(&self.tree));
+            let retention = self.upkeep.sleep();
+            wait(checkpoint.into_iter().chain(retention).min());
+            self.upkeep.keep_limits(self.shared);
         }
         self.shared.worker_sleeping.store(0, Ordering::SeqCst);
         self.look_at_home();
@@ -498,6 +650,15 @@ impl Worker {
                 Ok(Drained::Stored { .. }) => {}
                 Ok(_) | Err(_) => return,
             }
+        }
+        if terminated() && !self.home_lost {
+            let progress = live.progress();
+            let stop = self.own.stop(&progress.ring_id, progress.position).to_vec();
+            self.queue(stop, false);
+            let _ = self.try_step(live);
+        }
+        if let Some(publisher) = self.publisher.as_mut().filter(|_| !self.home_lost) {
+            publisher.publish(&self.tree);
         }
     }
 }

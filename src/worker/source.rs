@@ -11,8 +11,8 @@ const SUSPICIOUS: Duration = Duration::from_millis(100);
 /// How long a process may keep an unfinished record that is no child of this server: somebody else
 /// got the number of a dead backend.
 const FOREIGN: Duration = Duration::from_secs(1);
-/// How long a span may stand of which nobody has said how long it is. A producer leaves that state
-/// after two instructions.
+/// How long a span may stand of which nobody has said how long it is, before those are asked who
+/// could have reserved it. A producer leaves that state after two instructions.
 const NAMELESS: Duration = Duration::from_secs(5);
 
 /// The next piece of a source.
@@ -47,13 +47,23 @@ pub struct Live {
     told: u64,
     done: Progress,
     /// The unfinished record at the cursor, and since when it was seen.
-    pending: Option<(u64, Instant)>,
+    pending: Option<Hole>,
+    /// Producers before that position are dead.
+    dead_before: u64,
+}
+
+/// A span that a producer has reserved and not published.
+struct Hole {
+    at: u64,
+    since: Instant,
+    /// Who was in the middle of a push when it was first seen: pid and event number.
+    suspects: Vec<(u32, u64)>,
 }
 
 impl Live {
     /// # Safety
     /// This process is the ring's only consumer.
-    pub unsafe fn new(ring: &'static Ring, done: Progress) -> Live {
+    pub unsafe fn new(ring: &'static Ring, done: Progress, dead_before: u64) -> Live {
         Live {
             ring,
             consumer: unsafe { ring.consumer() },
@@ -61,6 +71,7 @@ impl Live {
             told: done.dropped,
             done,
             pending: None,
+            dead_before,
         }
     }
 
@@ -73,19 +84,30 @@ impl Live {
 
     /// The span that a producer has not finished: given up if that producer can't be alive.
     fn unfinished(&mut self, at: u64, pid: Option<u32>, next: Option<u64>) -> Step {
-        let since = match self.pending {
-            Some((known, since)) if known == at => since,
-            _ => {
-                let now = Instant::now();
-                self.pending = Some((at, now));
-                now
-            }
+        let slots = self.ring.slots();
+        if self.pending.as_ref().is_none_or(|hole| hole.at != at) {
+            self.pending = Some(Hole {
+                at,
+                since: Instant::now(),
+                suspects: slots.pushing(),
+            });
+        }
+        let Some(hole) = &self.pending else {
+            return Step::Pending;
         };
-        let waited = since.elapsed();
-        let dead = match pid {
-            Some(pid) => waited > SUSPICIOUS && is_gone(pid, waited > FOREIGN),
-            None => waited > NAMELESS,
-        };
+        let waited = hole.since.elapsed();
+        let dead = at < self.dead_before
+            || match pid {
+                Some(pid) => waited > SUSPICIOUS && is_gone(pid, waited > FOREIGN),
+                // Whoever was pushing then has come out of it since.
+                None => {
+                    waited > NAMELESS
+                        && !slots
+                            .pushing()
+                            .iter()
+                            .any(|now| hole.suspects.contains(now))
+                }
+            };
         if !dead {
             return Step::Pending;
         }

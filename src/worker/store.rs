@@ -2,14 +2,21 @@
 //!
 //! Everything here throws; nothing of a batch is stored unless all of it is.
 
-use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Prepared, Row};
+use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Row};
+use super::decided::DecidedStore;
+use super::dictionary::Dictionary;
 use super::period::Period;
 use super::text::Texts;
 use crate::pg::heap::{CHUNK, Writer};
+use crate::pg::random;
 use crate::pg::spi::{Plan, parse_datum, text_array_datum, text_datum};
+use crate::pg::trail::canon::Canon;
 use audit_core::codec::{decode_parameters, decode_session, decode_shape};
-use audit_core::event::{Fate, Timestamp};
+use audit_core::event::Timestamp;
 use audit_core::json::Object;
+use audit_core::record::{BadSalt, BatchRow, FateRow, Record, Salts, fates_digest};
+use audit_core::sha::Hash;
+use audit_core::tree::Frontier;
 use pgrx::pg_sys::{self, Datum};
 
 /// Columns of audit.event that its BRIN has, in the same order: seq, recorded_at, started_at.
@@ -24,133 +31,131 @@ pub struct Progress {
     pub dropped: u64,
 }
 
+/// Where a batch goes.
+pub struct Destination<'w> {
+    pub period: &'w Period,
+    pub dictionary: &'w mut Dictionary,
+    /// The batch's leaves are added.
+    pub tree: &'w mut Frontier,
+    pub recorded_at: Timestamp,
+    /// What the batch ends at.
+    pub progress: Progress,
+}
+
+/// Bytes of each leaf hash that audit.batch keeps.
+const CHECK: usize = 4;
+
 /// The prepared statements.
 pub struct Store {
     texts: Texts,
+    canon: Canon,
+    salts: random::Salts,
     session: Plan,
     statement: Plan,
-    fate: Plan,
-    prepare: Plan,
-    end_prepared: Plan,
+    decided: DecidedStore,
     batch: Plan,
+    origin: Plan,
 }
 
 impl Store {
     /// In a transaction.
     pub fn new(texts: Texts) -> Store {
         use pg_sys::{
-            BYTEAOID, INETOID, INT2OID, INT4OID, INT8OID, JSONBOID, TEXTARRAYOID, TEXTOID,
-            TIMESTAMPTZOID,
+            BYTEAOID, INETOID, INT4OID, INT8OID, JSONBOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID,
         };
         Store {
             texts,
+            canon: Canon::new(unsafe { pg_sys::TopMemoryContext }),
+            salts: random::Salts::default(),
             session: Plan::new(
-                c"INSERT INTO audit.session (ref, session_id, started_at, pid, user_name, role_name, auth_identity, session_user_name, database_name, branch, client_addr, client_port, application_name, backend_type, context, unstorable) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                c"INSERT INTO audit.session (ref, session_id, started_at, pid, user_name, role_name, auth_identity, session_user_name, database_name, branch, client_addr, client_port, application_name, backend_type, context, unstorable, salt) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
                 &[
                     INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
                     TEXTOID, TEXTOID, INETOID, INT4OID, TEXTOID, TEXTOID, JSONBOID, JSONBOID,
+                    BYTEAOID,
                 ],
             ),
             statement: Plan::new(
-                c"INSERT INTO audit.statement (ref, class, classes, command, object_type, object_name, relations, query_id, text, unstorable) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                c"INSERT INTO audit.statement (ref, class, classes, command, object_type, object_name, relations, query_id, text, unstorable, salt) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                 &[
                     INT8OID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID,
-                    INT8OID, TEXTOID, JSONBOID,
+                    INT8OID, TEXTOID, JSONBOID, BYTEAOID,
                 ],
             ),
-            fate: Plan::new(
-                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                &[
-                    TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT2OID, INT8OID,
-                ],
-            ),
-            prepare: Plan::new(
-                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) VALUES ($1, $2, $3, $4, $5, 3, $6, $7)",
-                &[
-                    TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID, TEXTOID,
-                ],
-            ),
-            // A gid may be used again: the one prepared last is meant.
-            end_prepared: Plan::new(
-                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) SELECT $1, session_started, pid, first_event, last_event, $2, $3 FROM audit.fate WHERE gid = $4 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1",
-                &[TIMESTAMPTZOID, INT2OID, INT8OID, TEXTOID],
-            ),
+            decided: DecidedStore::new(texts),
             batch: Plan::new(
-                c"INSERT INTO audit.batch (recorded_at, ring_id, position, first_seq, last_seq, dropped) VALUES ($1, $2, $3, $4, $5, $6)",
+                c"INSERT INTO audit.batch (recorded_at, ring_id, position, first_seq, last_seq, dropped, frontier, checks) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[
-                    TIMESTAMPTZOID, BYTEAOID, INT8OID, INT8OID, INT8OID, INT8OID,
+                    TIMESTAMPTZOID, BYTEAOID, INT8OID, INT8OID, INT8OID, INT8OID, BYTEAOID,
+                    BYTEAOID,
                 ],
+            ),
+            origin: Plan::new(
+                c"INSERT INTO audit.origin (seq, recorded_at, command, details) SELECT e.seq, e.recorded_at, t.command, e.details FROM audit.event e JOIN audit.statement t ON t.ref = e.statement WHERE e.seq = $1 AND e.recorded_at = $2",
+                &[INT8OID, TIMESTAMPTZOID],
             ),
         }
     }
 
-    /// Stores a finished batch whose first event gets `first_seq`.
-    pub fn write(
-        &self,
-        batch: &Batch,
-        period: &Period,
-        recorded_at: Timestamp,
-        first_seq: u64,
-        progress: &Progress,
-    ) {
+    /// Stores a finished batch, which is not empty. Its first event follows the tree's last leaf.
+    pub fn write(&self, batch: &Batch, to: Destination) {
+        let first_seq = to.tree.size() + 1;
+        let last_seq = first_seq + batch.rows.len() as u64 - 1;
         for session in &batch.sessions {
-            self.write_session(batch, session);
+            if let Some(digest) = self.write_session(batch, session) {
+                to.dictionary.learn_session(session.reference, digest);
+            }
         }
         for statement in &batch.statements {
-            self.write_statement(batch, statement);
+            if let Some(digest) = self.write_statement(batch, statement) {
+                to.dictionary.learn_statement(statement.reference, digest);
+            }
         }
-        self.write_events(batch, period, recorded_at, first_seq);
-        for outside in &batch.fates.outside {
-            self.fate.execute([
-                int8(recorded_at),
-                int8(outside.session.started_at),
-                int4(outside.session.pid as i32),
-                int8(outside.decision.first as i64),
-                int8(outside.decision.last as i64),
-                Some(Datum::from(outside.decision.fate as i16)),
-                int8((first_seq + u64::from(outside.row)) as i64),
+        let decided = self.decided.write(batch, to.recorded_at, first_seq);
+        let row = BatchRow {
+            recorded_at: to.recorded_at,
+            ring_id: &to.progress.ring_id,
+            position: to.progress.position as i64,
+            first_seq: first_seq as i64,
+            last_seq: last_seq as i64,
+            dropped: to.progress.dropped as i64,
+        };
+        let leaves = Leaves {
+            decided,
+            recorded_at: to.recorded_at,
+            first_seq: first_seq as i64,
+            last: (batch.rows.len() - 1, row.digest()),
+        };
+        let checks = self.write_events(batch, &leaves, to.dictionary, to.period, to.tree);
+        for row in &batch.landmarks {
+            self.origin.execute([
+                int8((first_seq + u64::from(*row)) as i64),
+                int8(to.recorded_at),
             ]);
         }
-        for prepared in &batch.prepared {
-            self.write_prepared(prepared, recorded_at, first_seq);
-        }
+        let frontier = to.tree.since(first_seq - 1).concat();
         self.batch.execute([
-            int8(recorded_at),
-            Some(text_datum(&progress.ring_id)), // bytea has the same form
-            int8(progress.position as i64),
-            int8(first_seq as i64),
-            int8((first_seq + batch.rows.len() as u64) as i64 - 1),
-            int8(progress.dropped as i64),
+            int8(row.recorded_at),
+            Some(text_datum(row.ring_id)), // bytea has the same form
+            int8(row.position),
+            int8(row.first_seq),
+            int8(row.last_seq),
+            int8(row.dropped),
+            Some(text_datum(&frontier)),
+            Some(text_datum(&checks)),
         ]);
     }
 
-    fn write_prepared(&self, prepared: &Prepared, recorded_at: Timestamp, first_seq: u64) {
-        let gid = self.texts.convert(&prepared.gid, prepared.encoding);
-        let gid = Some(text_datum(&gid.text));
-        let decided_by = int8((first_seq + u64::from(prepared.row)) as i64);
-        match prepared.fate {
-            Fate::Prepared => self.prepare.execute([
-                int8(recorded_at),
-                int8(prepared.session.started_at),
-                int4(prepared.session.pid as i32),
-                int8(prepared.events.0 as i64),
-                int8(prepared.events.1 as i64),
-                decided_by,
-                gid,
-            ]),
-            fate => self.end_prepared.execute([
-                int8(recorded_at),
-                Some(Datum::from(fate as i16)),
-                decided_by,
-                gid,
-            ]),
-        }
-    }
-
-    fn write_events(&self, batch: &Batch, period: &Period, recorded_at: Timestamp, first_seq: u64) {
-        if batch.rows.is_empty() {
-            return;
-        }
+    /// Writes the events and adds their leaves to the tree; returns the beginnings of the leaves.
+    fn write_events(
+        &self,
+        batch: &Batch,
+        leaves: &Leaves,
+        dictionary: &Dictionary,
+        period: &Period,
+        tree: &mut Frontier,
+    ) -> Vec<u8> {
+        let mut checks = Vec::with_capacity(batch.rows.len() * CHECK);
         // SAFETY: the partition and its BRIN were made by period.rs with these leading columns.
         unsafe {
             let mut writer = Writer::open(
@@ -159,45 +164,78 @@ impl Store {
                 BRIN_KEYS,
                 batch.rows.len(),
             );
-            let mut seq = first_seq as i64;
-            for chunk in batch.rows.chunks(CHUNK) {
-                writer.insert(chunk.len(), |i, values, nulls| {
-                    let head = [seq + i as i64, recorded_at];
-                    self.event(batch, &chunk[i], head, values, nulls);
+            for (chunk, rows) in batch.rows.chunks(CHUNK).enumerate() {
+                writer.insert(rows.len(), |i, values, nulls| {
+                    let number = chunk * CHUNK + i;
+                    let leaf = self.event(batch, number, leaves, dictionary, values, nulls);
+                    checks.extend_from_slice(&leaf[..CHECK]);
+                    tree.push(leaf);
                 });
-                seq += chunk.len() as i64;
             }
             writer.close();
         }
+        checks
     }
 
-    /// The columns of audit.event, in their order.
+    /// The columns of audit.event, in their order; returns the leaf. In memory that lives until the
+    /// row is inserted.
     fn event(
         &self,
         batch: &Batch,
-        row: &Row,
-        [seq, recorded_at]: [i64; 2],
+        number: usize,
+        leaves: &Leaves,
+        dictionary: &Dictionary,
         values: &mut [Datum],
         nulls: &mut [bool],
-    ) {
-        let arena = &batch.arena;
-        let columns = [
-            int8(seq),
-            int8(recorded_at),
-            int8(row.numbers.started_at),
-            int8(row.session),
-            int8(row.statement),
-            arena.datum(row.packed),
+    ) -> Hash {
+        let (arena, row) = (&batch.arena, &batch.rows[number]);
+        let seq = leaves.first_seq + number as i64;
+        let fields = [
             arena.datum(row.text),
             arena.datum(row.error),
             arena.datum(row.sha256),
             self.parameters(arena.get(row.parameters), row.encoding),
             self.details(arena.get(row.details), row),
         ];
+        let salt = fields
+            .iter()
+            .any(Option::is_some)
+            .then(|| self.salts.next());
+        let [text, error, sha256, parameters, details] = fields;
+        let columns = [
+            int8(seq),
+            int8(leaves.recorded_at),
+            int8(row.numbers.started_at),
+            int8(row.session),
+            int8(row.statement),
+            arena.datum(row.packed),
+            text,
+            error,
+            sha256,
+            parameters,
+            details,
+            salt.as_ref().map(|salt| text_datum(salt)),
+        ];
         for (i, column) in columns.into_iter().enumerate() {
             nulls[i] = column.is_none();
             values[i] = column.unwrap_or(Datum::null());
         }
+        let known = |digest: Option<&Hash>| match digest {
+            Some(digest) => *digest,
+            None => pgrx::error!("audit_ext: a dictionary row of event {seq} has no digest"),
+        };
+        Record {
+            seq,
+            recorded_at: leaves.recorded_at,
+            started_at: row.numbers.started_at,
+            session: known(dictionary.session_digest(row.session)),
+            statement: known(dictionary.statement_digest(row.statement)),
+            fields: hashed(self.canon.fields(fields, salt.map(Salts::Whole).as_ref())),
+            fates: leaves.fates(number),
+            batch: (number == leaves.last.0).then_some(leaves.last.1),
+            numbers: arena.content(row.packed),
+        }
+        .leaf()
     }
 
     fn parameters(&self, raw: Option<&[u8]>, encoding: u8) -> Option<Datum> {
@@ -277,10 +315,10 @@ impl Store {
         Some(text_datum(&storable.text))
     }
 
-    fn write_session(&self, batch: &Batch, new: &NewSession) {
-        let Some(Ok(s)) = batch.arena.get(new.section).map(decode_session) else {
-            return; // decoded when it was added
-        };
+    /// Returns the row's digest.
+    fn write_session(&self, batch: &Batch, new: &NewSession) -> Option<Hash> {
+        // Decoded when it was added.
+        let s = decode_session(batch.arena.get(new.section)?).ok()?;
         let mut notes = Object::new();
         let mut text = |name, value| self.text(name, value, s.encoding, &mut notes);
         let names = [
@@ -303,7 +341,8 @@ impl Store {
         let context = s
             .context
             .and_then(|raw| self.jsonb("context", raw, s.encoding, &mut notes));
-        self.session.execute([
+        let salt = context.map(|_| text_datum(&self.salts.next()));
+        let row = [
             int8(new.reference),
             Some(text_datum(session_id(s.started_at, s.pid).as_bytes())),
             int8(s.started_at),
@@ -320,13 +359,16 @@ impl Store {
             names[7],
             context,
             self.notes(notes),
-        ]);
+            salt,
+        ];
+        self.session.execute(row);
+        Some(hashed(self.canon.session(&row)))
     }
 
-    fn write_statement(&self, batch: &Batch, new: &NewStatement) {
-        let Some(Ok(shape)) = batch.arena.get(new.shape).map(decode_shape) else {
-            return; // decoded when it was added
-        };
+    /// Returns the row's digest.
+    fn write_statement(&self, batch: &Batch, new: &NewStatement) -> Option<Hash> {
+        // Decoded when it was added.
+        let shape = decode_shape(batch.arena.get(new.shape)?).ok()?;
         let mut notes = Object::new();
         let mut text = |name, value| self.text(name, value, new.encoding, &mut notes);
         let command = text("command", Some(shape.command));
@@ -343,7 +385,8 @@ impl Store {
             .iter()
             .map(|class| Some(text_datum(class.name().as_bytes())))
             .collect();
-        self.statement.execute([
+        let salt = statement.map(|_| text_datum(&self.salts.next()));
+        let row = [
             int8(new.reference),
             Some(text_datum(shape.classes.strongest().name().as_bytes())),
             Some(text_array_datum(&classes)),
@@ -354,15 +397,54 @@ impl Store {
             Some(shape.query_id).filter(|id| *id != 0).and_then(int8),
             statement,
             self.notes(notes),
-        ]);
+            salt,
+        ];
+        self.statement.execute(row);
+        Some(hashed(self.canon.statement(&row)))
     }
 }
 
-fn int8(value: i64) -> Option<Datum> {
+/// What the leaves of a batch have in common.
+struct Leaves {
+    recorded_at: Timestamp,
+    first_seq: i64,
+    /// What the events at these rows decided, by row.
+    decided: Vec<(u32, FateRow)>,
+    /// The last row, and the digest of the batch's own row.
+    last: (usize, Hash),
+}
+
+impl Leaves {
+    /// Digest of the fates that the event at a row decided.
+    fn fates(&self, row: usize) -> Option<Hash> {
+        if self.decided.is_empty() {
+            return None;
+        }
+        let begin = self
+            .decided
+            .partition_point(|(other, _)| (*other as usize) < row);
+        let own: Vec<_> = self.decided[begin..]
+            .iter()
+            .take_while(|(other, _)| *other as usize == row)
+            .map(|(_, fate)| fate.clone())
+            .collect();
+        fates_digest(&own)
+    }
+}
+
+/// Digests of what was just given its salt.
+fn hashed<T>(digests: Result<T, BadSalt>) -> T {
+    match digests {
+        Ok(digests) => digests,
+        Err(BadSalt) => pgrx::error!("audit_ext: a value has no salt"),
+    }
+}
+
+pub(super) fn int8(value: i64) -> Option<Datum> {
     Some(Datum::from(value))
 }
 
-fn int4(value: i32) -> Option<Datum> {
+pub(super) fn int4(value: i32) -> Option<Datum> {
     Some(Datum::from(value))
 }
 

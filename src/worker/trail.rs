@@ -3,8 +3,10 @@
 
 use super::store::Progress;
 use crate::pg::spi::query;
+use crate::pg::trail::store::TreeStore;
 use audit_core::event::Timestamp;
 use audit_core::json::hex;
+use audit_core::tree::Frontier;
 
 /// The last seq and recorded_at; zeros for an empty trail. In a transaction; throws.
 pub fn last() -> (u64, Timestamp) {
@@ -40,4 +42,14 @@ pub fn progress(ring_id: [u8; 16]) -> Option<Progress> {
         },
     );
     progress
+}
+
+/// The tree of the trail's first `size` events, where a batch ended. What is missing counts as
+/// zeros: audit.verify() will say so, and recording goes on. In a transaction; throws.
+pub fn tree(size: u64) -> Frontier {
+    let (tree, missing) = TreeStore::default().frontier_anyhow(size);
+    if let Some(missing) = missing {
+        pgrx::warning!("the audit trail was damaged, see audit.verify(): {missing}");
+    }
+    tree
 }

@@ -30,6 +30,7 @@ pub enum Shutdown {
 /// What a cluster is like; the default is audited, not durable, with a database `app`.
 pub struct Builder {
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     preload: bool,
     extension: bool,
 }
@@ -37,6 +38,7 @@ pub struct Builder {
 pub struct Cluster {
     dir: PathBuf,
     port: u16,
+    environment: Vec<(String, String)>,
     postmaster: Mutex<Option<Child>>,
 }
 
@@ -44,6 +46,12 @@ impl Builder {
     /// A line for postgresql.conf; the value as it would stand there (quoted where needed).
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// A variable of the server's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -96,6 +104,7 @@ impl Builder {
         let dir = new_dir();
         let cluster = Cluster {
             port: free_port(),
+            environment: self.environment.clone(),
             postmaster: Mutex::new(None),
             dir,
         };
@@ -133,6 +142,7 @@ impl Cluster {
     pub fn builder() -> Builder {
         Builder {
             settings: Vec::new(),
+            environment: Vec::new(),
             preload: true,
             extension: true,
         }
@@ -213,6 +223,19 @@ impl Cluster {
         crate::eventually("the children of a killed postmaster end", || {
             !children.iter().any(|pid| crate::process_exists(*pid))
         });
+    }
+
+    /// SIGKILL to one of the server's children that the postmaster restarts everything for; waits
+    /// until the crash restart is over. False if there was no such process.
+    #[track_caller]
+    pub fn kill_child(&self, pid: u32) -> bool {
+        let ready = || self.log().matches("is ready to accept connections").count();
+        let before = ready();
+        if !kill(pid, "KILL") {
+            return false;
+        }
+        crate::eventually("the crash restart is over", || ready() > before);
+        true
     }
 
     /// psql as postgres in `app` over the unix socket, unless told otherwise.
@@ -308,6 +331,7 @@ impl Cluster {
         command
             .arg("-D")
             .arg(self.data_dir())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the server's log"))
             .stderr(log);

@@ -244,9 +244,10 @@ fn nested_statements_have_depth_and_a_place_in_their_statement() {
         rows,
         [
             "0 | 1 | 0 | SELECT | 1 | SELECT add(1)",
-            "0 | 2 | 1 | INSERT | 1 | INSERT INTO t VALUES (x)",
-            "0 | 3 | 2 | INSERT | 1 | INSERT INTO copy_of_t VALUES (NEW.x)",
-            "0 | 4 | 1 | UPDATE | 1 | UPDATE t SET x = t.x",
+            // 2 is the call of the function.
+            "0 | 3 | 1 | INSERT | 1 | INSERT INTO t VALUES (x)",
+            "0 | 4 | 2 | INSERT | 1 | INSERT INTO copy_of_t VALUES (NEW.x)",
+            "0 | 5 | 1 | UPDATE | 1 | UPDATE t SET x = t.x",
         ]
     );
 }

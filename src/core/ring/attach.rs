@@ -6,6 +6,7 @@ use super::layout::{
     ALIGN, CONSTANT_LEN, HEADER_LEN, Header, MAGIC, MAX_CAPACITY, MIN_CAPACITY, RING_FORMAT, Shared,
 };
 use super::memory::Memory;
+use crate::slot::{MAX_SLOTS, SLOT_LEN, Slots};
 
 /// Why a mapping is no ring, with the value that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum AttachError {
     Capacity { found: u64 },
     /// The header is of another length than this version's.
     HeaderLength { found: u32 },
+    /// More in-flight slots than there can be.
+    Slots { found: u32 },
     /// The file is longer or shorter than its header says.
     Length { expected: u64, found: u64 },
     /// Not `tail <= head <= tail + capacity`, or no positions at all.
@@ -56,6 +59,7 @@ impl std::fmt::Display for AttachError {
             AttachError::HeaderLength { found } => {
                 write!(f, "header length {found}, {HEADER_LEN} is expected")
             }
+            AttachError::Slots { found } => write!(f, "{found} in-flight slots are too many"),
             AttachError::Length { expected, found } => {
                 write!(f, "{found} bytes, {expected} are expected")
             }
@@ -79,6 +83,7 @@ pub(super) struct Constant {
     pub capacity: u64,
     pub id: [u8; 16],
     pub created_at: i64,
+    pub slots: u32,
 }
 
 const CRC_AT: usize = CONSTANT_LEN - 4;
@@ -102,6 +107,7 @@ impl Constant {
         bytes[16..24].copy_from_slice(&self.capacity.to_ne_bytes());
         bytes[24..40].copy_from_slice(&self.id);
         bytes[40..48].copy_from_slice(&self.created_at.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&self.slots.to_ne_bytes());
         let crc = crc32c::crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_ne_bytes());
         bytes
@@ -131,7 +137,11 @@ impl Constant {
         if !capacity_is_right(capacity) {
             return Err(AttachError::Capacity { found: capacity });
         }
-        let expected = HEADER_LEN as u64 + capacity;
+        let slots = u32::from_ne_bytes(array(bytes, 48));
+        if slots > MAX_SLOTS {
+            return Err(AttachError::Slots { found: slots });
+        }
+        let expected = file_len(capacity, slots);
         if len != expected {
             return Err(AttachError::Length {
                 expected,
@@ -142,8 +152,14 @@ impl Constant {
             capacity,
             id: array(bytes, 24),
             created_at: i64::from_ne_bytes(array(bytes, 40)),
+            slots,
         })
     }
+}
+
+/// Bytes of a ring file.
+pub(super) fn file_len(capacity: u64, slots: u32) -> u64 {
+    HEADER_LEN as u64 + capacity + u64::from(slots) * SLOT_LEN as u64
 }
 
 fn check_place(base: *mut u8, len: usize) -> Result<(), AttachError> {
@@ -174,7 +190,22 @@ fn positions(shared: &Shared) -> (u64, u64) {
 }
 
 impl Ring {
-    /// Makes a ring of a mapping of `HEADER_LEN + capacity` bytes.
+    /// [`Ring::create_with_slots`] without slots.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    pub unsafe fn create(
+        base: *mut u8,
+        len: usize,
+        id: [u8; 16],
+        created_at: i64,
+    ) -> Result<Ring, AttachError> {
+        // SAFETY: the caller's promise.
+        unsafe { Ring::create_with_slots(base, len, 0, id, created_at) }
+    }
+
+    /// Makes a ring of a mapping of `HEADER_LEN + capacity + slots * SLOT_LEN` bytes.
     ///
     /// `id` is random and never used twice; `created_at` is the caller's clock.
     ///
@@ -182,14 +213,15 @@ impl Ring {
     ///
     /// `base` points to `len` bytes that are all zero and can be read and written for as long as
     /// the ring lives. Nobody else accesses them before this returns, and afterwards only rings do.
-    pub unsafe fn create(
+    pub unsafe fn create_with_slots(
         base: *mut u8,
         len: usize,
+        slots: u32,
         id: [u8; 16],
         created_at: i64,
     ) -> Result<Ring, AttachError> {
         check_place(base, len)?;
-        let capacity = (len - HEADER_LEN) as u64;
+        let capacity = (len as u64).saturating_sub(file_len(0, slots));
         if !capacity_is_right(capacity) {
             return Err(AttachError::Capacity { found: capacity });
         }
@@ -197,14 +229,21 @@ impl Ring {
             capacity,
             id,
             created_at,
+            slots,
         };
-        // SAFETY: `len` is HEADER_LEN + capacity, and capacity a power of two.
+        // SAFETY: `len` is HEADER_LEN + capacity + slots, and capacity a power of two.
         let memory = unsafe { Memory::new(base, capacity) };
         memory.shared().begin();
         // The constant part comes last: without it the mapping is no ring.
         // SAFETY: aligned and long enough (`check_place`), ours alone by the caller's promise.
         unsafe { (&raw mut (*base.cast::<Header>()).constant.0).write(constant.to_bytes()) };
-        Ok(Ring::new(memory, capacity, id, created_at))
+        Ok(Ring::new(memory, capacity, slots, id, created_at))
+    }
+
+    /// The in-flight slots behind the records.
+    pub fn slots(&self) -> Slots {
+        // SAFETY: the mapping is as long as the header says, and lives as long as the ring.
+        unsafe { Slots::new(self.memory.behind(), self.slot_count) }
     }
 
     /// Takes part in a ring that another process made, or an earlier life of this one.
@@ -224,8 +263,9 @@ impl Ring {
             capacity,
             id,
             created_at,
+            slots,
         } = Constant::parse(&bytes, len as u64)?;
-        // SAFETY: `parse` found `len` to be HEADER_LEN + capacity, and capacity a power of two.
+        // SAFETY: `parse` found `len` to be at least HEADER_LEN + capacity, and capacity a power of two.
         let memory = unsafe { Memory::new(base, capacity) };
         let (tail, head) = positions(memory.shared());
         let plausible = [head, tail].iter().all(|p| p.is_multiple_of(ALIGN))
@@ -237,6 +277,6 @@ impl Ring {
                 capacity,
             });
         }
-        Ok(Ring::new(memory, capacity, id, created_at))
+        Ok(Ring::new(memory, capacity, slots, id, created_at))
     }
 }

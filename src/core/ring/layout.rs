@@ -11,7 +11,7 @@ pub(super) mod sync {
 use sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// Version of everything in this file, in the header and in each record.
-pub const RING_FORMAT: u32 = 1;
+pub const RING_FORMAT: u32 = 2;
 
 /// Length of the header: one page, so that the data begins on a page.
 pub const HEADER_LEN: usize = 4096;
@@ -163,10 +163,11 @@ pub(super) const MAGIC: [u8; 8] = *b"AUDITRNG";
 /// The constant part as bytes: what is at which offset, and its CRC at the end.
 ///
 /// ```text
-/// 0 magic  8 u32 format  12 u32 header length  16 u64 capacity  24 id  40 i64 created_at  48 u32 CRC
+/// 0 magic  8 u32 format  12 u32 header length  16 u64 capacity  24 id  40 i64 created_at
+/// 48 u32 number of in-flight slots behind the records  52 u32 CRC
 /// ```
 #[cfg(not(loom))]
-pub(super) const CONSTANT_LEN: usize = 52;
+pub(super) const CONSTANT_LEN: usize = 56;
 
 /// The header page as it lies in the file.
 #[cfg(not(loom))]

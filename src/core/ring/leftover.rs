@@ -12,12 +12,14 @@ use super::layout::{
     to_lap_end,
 };
 use super::seal::Seal;
+use crate::slot::{Orphan, SLOT_LEN};
 
 /// A ring file that nobody uses any more, as bytes (mapped or read).
 pub struct Leftover<'a> {
     constant: Constant,
     header: &'a [u8],
     data: &'a [u8],
+    slots: &'a [u8],
     seal: Seal,
 }
 
@@ -50,10 +52,14 @@ impl<'a> Leftover<'a> {
         let too_short = AttachError::TooShort { len: file.len() };
         let (header, data) = file.split_at_checked(HEADER_LEN).ok_or(too_short)?;
         let constant = Constant::parse(&bytes::<CONSTANT_LEN>(header, 0), file.len() as u64)?;
+        let (data, slots) = data
+            .split_at_checked(constant.capacity as usize)
+            .ok_or(too_short)?;
         Ok(Leftover {
             constant,
             header,
             data,
+            slots,
             seal: Seal::new(&constant.id),
         })
     }
@@ -71,6 +77,14 @@ impl<'a> Leftover<'a> {
     /// When the ring was made.
     pub fn created_at(&self) -> i64 {
         self.constant.created_at
+    }
+
+    /// The sessions that were alive when the ring was left: all of them are dead.
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.slots
+            .chunks_exact(SLOT_LEN)
+            .filter_map(Orphan::read)
+            .collect()
     }
 
     /// Drops beyond `told`, as [`super::Consumer::take_dropped`]; possibly stale.

@@ -11,7 +11,7 @@ const ID: [u8; 16] = *b"a ring for loom!";
 
 fn ring(start: u64) -> Arc<Ring> {
     let memory = Memory::new(CAPACITY, start);
-    Arc::new(Ring::new(memory, CAPACITY, ID, 0))
+    Arc::new(Ring::new(memory, CAPACITY, 0, ID, 0))
 }
 
 fn check(preemptions: usize, scenario: impl Fn() + Send + Sync + 'static) {

@@ -30,6 +30,12 @@ impl Memory {
         Memory { base, capacity }
     }
 
+    /// Where the mapping goes on behind the records.
+    pub fn behind(&self) -> *mut u8 {
+        // SAFETY: one past the records at most.
+        unsafe { self.base.add(HEADER_LEN + self.capacity as usize) }
+    }
+
     pub fn shared(&self) -> &Shared {
         // SAFETY: within the header page (const assertions in layout.rs); all of it are atomics,
         // for which any bytes are a value. 128 bytes of alignment come from the page's.

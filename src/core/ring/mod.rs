@@ -111,16 +111,20 @@ use seal::Seal;
 pub struct Ring {
     memory: Memory,
     capacity: u64,
+    /// In-flight slots behind the records.
+    #[cfg_attr(loom, allow(dead_code))]
+    slot_count: u32,
     id: [u8; 16],
     created_at: i64,
     seal: Seal,
 }
 
 impl Ring {
-    fn new(memory: Memory, capacity: u64, id: [u8; 16], created_at: i64) -> Ring {
+    fn new(memory: Memory, capacity: u64, slot_count: u32, id: [u8; 16], created_at: i64) -> Ring {
         Ring {
             memory,
             capacity,
+            slot_count,
             id,
             created_at,
             seal: Seal::new(&id),

@@ -303,7 +303,7 @@ fn every_kind_of_damage_is_named() {
     assert_eq!(damage(4, 1), Corruption::Checksum);
     assert_eq!(damage(8, 8), Corruption::Position(8));
     assert_eq!(damage(16, 1), Corruption::Header);
-    assert_eq!(damage(20, 2), Corruption::Format(3));
+    assert_eq!(damage(20, 4), Corruption::Format(6));
     assert_eq!(damage(22, 1), Corruption::Header);
     assert_eq!(damage(24, 1), Corruption::Checksum);
 }
@@ -360,9 +360,9 @@ fn a_damaged_header_is_named() {
     pages.bytes()[0] = b'\n';
     assert_eq!(text(&pages), "it begins with \"\\nUDITRNG\"");
     let pages = fresh();
-    pages.bytes()[8] = 2;
-    assert_eq!(text(&pages), "format 2 is unknown, 1 is expected");
-    for at in 12..52 {
+    pages.bytes()[8] = 3;
+    assert_eq!(text(&pages), "format 3 is unknown, 2 is expected");
+    for at in 12..56 {
         let pages = fresh();
         pages.bytes()[at] ^= 1;
         assert!(text(&pages).starts_with("the header's CRC is "));

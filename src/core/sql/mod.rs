@@ -4,6 +4,7 @@
 //! always that ASCII character), is linear in the text, allocates nothing but what a [`cut::Sink`]
 //! collects, and never panics, so that all of it may be called in an error path.
 
+pub mod attempted;
 pub mod command;
 pub mod cut;
 pub mod lexer;

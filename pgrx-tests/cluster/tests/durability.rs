@@ -1,0 +1,260 @@
+//! audit.durability = commit: no transaction that writes commits before its records are on disk.
+//!
+//! The loss of the operating system is played by keeping, at every fdatasync of the ring, the bytes
+//! that it makes durable (synced.c), and starting the killed server with the last of these copies.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use audit_cluster_tests::{Builder, Cluster, children, kill};
+
+use crate::load::{Load, check_event_numbers, check_order};
+
+/// The library that keeps what was synced.
+fn shim() -> &'static PathBuf {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let library = std::env::temp_dir().join(format!("audit_synced.{}.so", std::process::id()));
+        let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/synced.c");
+        let made = Command::new("gcc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .args([&library, &source])
+            .arg("-ldl")
+            .output()
+            .expect("gcc runs: it is needed to play the loss of the operating system");
+        assert!(made.status.success(), "gcc: {made:?}");
+        library
+    })
+}
+
+/// A cluster whose synced ring is kept in the returned file.
+fn watched(durability: &str) -> (Builder, PathBuf) {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let copy = std::env::temp_dir().join(format!("audit_synced.{}.{number}", std::process::id()));
+    let builder = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'4MB'")
+        .setting("audit.durability", durability)
+        .env("LD_PRELOAD", shim().to_str().expect("a plain path"))
+        .env("RING_COPY", copy.to_str().expect("a plain path"));
+    (builder, copy)
+}
+
+/// Kills everything at once and starts again with the ring as it was synced last.
+fn lose_the_operating_system(cluster: &Cluster, synced: &PathBuf) {
+    let everybody = children(cluster.postmaster_pid());
+    for pid in everybody {
+        kill(pid, "KILL");
+    }
+    cluster.kill_postmaster();
+    let ring = cluster.data_dir().join("pg_audit/ring");
+    fs::copy(synced, &ring).expect("the synced bytes");
+    cluster.start_again();
+    let _ = fs::remove_file(synced);
+}
+
+#[test]
+fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
+    let (builder, synced) = watched("'commit'");
+    let cluster = builder.start();
+    cluster.flush();
+    let worker = cluster.worker_pid().expect("runs");
+    let load = Load::during(&cluster, |load| {
+        // Nothing goes into the trail any more: what the disk has of the ring must be enough.
+        assert!(kill(worker, "STOP"));
+        load.more(300);
+    });
+    lose_the_operating_system(&cluster, &synced);
+    load.check(&cluster);
+    check_order(&cluster);
+}
+
+#[test]
+fn without_it_records_are_lost_with_the_operating_system() {
+    // The same, to show that the test above can fail.
+    let (builder, synced) = watched("'async'");
+    let cluster = builder.start();
+    cluster.flush();
+    assert!(kill(cluster.worker_pid().expect("runs"), "STOP"));
+    let ring = cluster.data_dir().join("pg_audit/ring");
+    fs::copy(&ring, &synced).expect("nothing was synced since the start");
+    cluster
+        .psql()
+        .run("CREATE TABLE t (x int); INSERT INTO t VALUES (1)")
+        .ok();
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(cluster.query("app", "SELECT count(*) FROM t"), ["1"]);
+    assert_eq!(cluster.count("command = 'INSERT'"), 0);
+}
+
+#[test]
+fn fates_come_with_an_event_of_their_own() {
+    let cluster = Cluster::builder()
+        .setting("audit.durability", "'commit'")
+        .start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (x int);
+             INSERT INTO t VALUES (1);
+             SELECT count(*) FROM t;
+             BEGIN; INSERT INTO t VALUES (2); COMMIT;
+             BEGIN; INSERT INTO t VALUES (3); ROLLBACK;",
+        )
+        .ok();
+    assert_eq!(
+        cluster.trail("command, outcome, transaction_outcome", "true"),
+        [
+            "CREATE TABLE | success | committed",
+            "INSERT | success | committed",
+            "SELECT | success | committed",
+            "BEGIN | success | committed",
+            "INSERT | success | committed",
+            "COMMIT | success | committed",
+            "BEGIN | success | rolled back",
+            "INSERT | success | rolled back",
+            "ROLLBACK | success | rolled back",
+        ]
+    );
+    assert_eq!(cluster.trail_of("command", "command = 'FATE'").len(), 3);
+    check_event_numbers(&cluster, "true");
+}
+
+#[test]
+fn prepared_transactions() {
+    let cluster = Cluster::builder()
+        .setting("audit.durability", "'commit'")
+        .setting("max_prepared_transactions", "5")
+        .start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (x int);
+             BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'one';
+             BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'two';
+             BEGIN; INSERT INTO t VALUES (3); PREPARE TRANSACTION 'three';",
+        )
+        .ok();
+    cluster
+        .psql()
+        .run("COMMIT PREPARED 'one'; ROLLBACK PREPARED 'two'")
+        .ok();
+    assert_eq!(
+        cluster.trail("statement, transaction_outcome", "command = 'INSERT'"),
+        [
+            "INSERT INTO t VALUES (1) | committed",
+            "INSERT INTO t VALUES (2) | rolled back",
+            "INSERT INTO t VALUES (3) | prepared"
+        ]
+    );
+}
+
+#[test]
+fn a_commit_that_fails_in_its_last_step() {
+    let cluster = Cluster::builder()
+        .setting("audit.durability", "'commit'")
+        .start();
+    cluster
+        .psql()
+        .run("CREATE TABLE t (x int); INSERT INTO t VALUES (1), (2)")
+        .ok();
+    let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(x) FROM t";
+    let (mut one, mut two) = (cluster.app(), cluster.app());
+    one.batch_execute(begin).expect("begins");
+    two.batch_execute(begin).expect("begins");
+    one.batch_execute("INSERT INTO t VALUES (10)")
+        .expect("inserts");
+    two.batch_execute("INSERT INTO t VALUES (20)")
+        .expect("inserts");
+    one.batch_execute("COMMIT").expect("commits");
+    assert!(two.batch_execute("COMMIT").is_err());
+    assert_eq!(
+        cluster.trail(
+            "statement, outcome, transaction_outcome",
+            "statement ~ '^(COMMIT|INSERT INTO t VALUES ..0)'"
+        ),
+        [
+            "INSERT INTO t VALUES (10) | success | committed",
+            "INSERT INTO t VALUES (20) | success | rolled back",
+            "COMMIT | success | committed",
+            "COMMIT | success | rolled back",
+        ]
+    );
+    assert_eq!(
+        cluster.trail_of("sqlstate", "command = 'FATE' AND outcome = 'failed'"),
+        ["40001"]
+    );
+    assert_eq!(
+        cluster.count("outcome = 'failed'"),
+        0,
+        "no event of nothing"
+    );
+}
+
+#[test]
+fn a_sync_that_fails_refuses_the_commit_and_all_after_it() {
+    let (builder, synced) = watched("'commit'");
+    let cluster = builder.start();
+    cluster.psql().run("CREATE TABLE t (x int)").ok();
+    let fail = synced.with_file_name(format!(
+        "{}.fail",
+        synced.file_name().expect("a name").to_string_lossy()
+    ));
+    fs::write(&fail, "").expect("written");
+    // The worker is kept from making the records durable in its own way.
+    assert!(kill(cluster.worker_pid().expect("runs"), "STOP"));
+    let refused = cluster.psql().run("INSERT INTO t VALUES (1)").error();
+    assert!(
+        refused.contains("audit records cannot be made durable"),
+        "{refused}"
+    );
+    fs::remove_file(&fail).expect("removed");
+    // The kernel tells of a lost page once: a second sync that works proves nothing.
+    cluster.psql().run("INSERT INTO t VALUES (2)").error();
+    // Reading goes on.
+    assert_eq!(cluster.psql().run("SELECT count(*) FROM t").ok(), "0\n");
+    assert!(kill(cluster.worker_pid().expect("runs"), "CONT"));
+    cluster.restart(audit_cluster_tests::Shutdown::Fast);
+    cluster.psql().run("INSERT INTO t VALUES (3)").ok();
+    assert_eq!(
+        cluster.trail("statement, transaction_outcome", "command = 'INSERT'"),
+        [
+            "INSERT INTO t VALUES (1) | rolled back",
+            "INSERT INTO t VALUES (2) | rolled back",
+            "INSERT INTO t VALUES (3) | committed"
+        ]
+    );
+    let _ = fs::remove_file(&synced);
+}
+
+#[test]
+fn a_commit_is_refused_whose_record_found_no_room() {
+    let cluster = Cluster::builder()
+        .setting("audit.ring_size", "'1MB'")
+        .setting("audit.on_full", "'drop'")
+        .setting("audit.durability", "'commit'")
+        .start();
+    cluster.psql().run("CREATE TABLE t (x int)").ok();
+    cluster.flush();
+    let worker = cluster.worker_pid().expect("runs");
+    assert!(kill(worker, "STOP"));
+    let mut client = cluster.app();
+    let filler = "x".repeat(20_000);
+    for _ in 0..60 {
+        client
+            .batch_execute(&format!("SELECT '{filler}'"))
+            .expect("reads go on");
+    }
+    let refused = client
+        .batch_execute(&format!("INSERT INTO t VALUES (1) -- {filler}"))
+        .expect_err("refused");
+    assert!(refused.to_string().contains("db error"), "{refused}");
+    assert!(kill(worker, "CONT"));
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(cluster.query("app", "SELECT count(*) FROM t"), ["0"]);
+}

@@ -1,0 +1,56 @@
+//! The trail as evidence: whether it is whole, what it commits to, and how to prove that.
+
+mod expect;
+mod numbers;
+mod proof;
+mod verify;
+
+use crate::pg::spi;
+use pgrx::prelude::*;
+
+/// A seq that was asked for; negative ones are none.
+fn seq_argument(value: Option<i64>) -> Option<u64> {
+    value.map(|seq| u64::try_from(seq).unwrap_or(0))
+}
+
+/// One row per problem found.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the macro wants the columns spelled out
+fn verify(
+    from_seq: Option<i64>,
+    to_seq: Option<i64>,
+) -> TableIterator<
+    'static,
+    (
+        name!(seq, Option<i64>),
+        name!(problem, &'static str),
+        name!(detail, String),
+    ),
+> {
+    let problems = spi::connected(|| verify::verify(seq_argument(from_seq), seq_argument(to_seq)));
+    TableIterator::new(
+        problems
+            .into_iter()
+            .map(|p| (p.seq.map(|seq| seq as i64), p.problem, p.detail)),
+    )
+}
+
+/// The signed head of the trail.
+#[pg_extern(sql = false)]
+fn checkpoint() -> String {
+    spi::connected(proof::checkpoint)
+}
+
+/// JSON.
+#[pg_extern(sql = false)]
+fn inclusion_proof(seq: i64, size: i64) -> String {
+    let json = spi::connected(|| proof::inclusion(seq, size));
+    String::from_utf8_lossy(&json).into_owned()
+}
+
+/// JSON.
+#[pg_extern(sql = false)]
+fn consistency_proof(size1: i64, size2: i64) -> String {
+    let json = spi::connected(|| proof::consistency(size1, size2));
+    String::from_utf8_lossy(&json).into_owned()
+}

@@ -1,0 +1,149 @@
+//! The last events of a session that was found dead.
+
+use super::Orphan;
+use super::read::Open;
+use crate::codec::{Encoded, SECTIONS, ShapeWriter, encode_decision};
+use crate::event::{Class, Classes, Decision, Fate, Numbers, Outcome, Timestamp};
+use crate::json::Object;
+
+/// What the trail holds of a session, as far as it matters here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its last event number, 0 if there is none.
+    pub last_event: u64,
+    /// Its end is there.
+    pub ended: bool,
+    /// Its statements, by statement_id and substatement_id.
+    pub statements: Vec<(u64, u32)>,
+}
+
+impl Orphan {
+    /// The first statement that must be looked for in the trail; `None`: nothing was under way.
+    pub fn oldest_open(&self) -> Option<u64> {
+        self.open.iter().map(|o| o.numbers.statement_id).min()
+    }
+
+    /// The session's last events, as payloads: statements that were under way and are not in the
+    /// trail, then its end, which carries what became of its transaction. Nothing if its end is
+    /// there already, so that doing it twice does it once.
+    ///
+    /// `fate_of`: of a transaction; `None` is one that was not about to commit. [`Fate::Open`] where
+    /// it can't be known.
+    pub fn events(
+        &self,
+        known: &Known,
+        fate_of: impl Fn(Option<u64>) -> Fate,
+        now: Timestamp,
+        reason: &str,
+    ) -> Vec<Vec<u8>> {
+        if known.ended {
+            return Vec::new();
+        }
+        // A number that was taken by an event which never came is free again; one whose event was
+        // dropped is not: a GAP counts it.
+        let last_used = match self.pushing {
+            Some(event_no) => event_no.saturating_sub(1),
+            None => self.last_event,
+        };
+        let first_new = last_used.max(known.last_event).saturating_add(1);
+        let mut next = first_new;
+        let open: Vec<_> = self
+            .open
+            .iter()
+            .filter(|o| {
+                let n = &o.numbers;
+                !known
+                    .statements
+                    .contains(&(n.statement_id, n.substatement_id))
+            })
+            .collect();
+        let last = first_new.saturating_add(open.len() as u64) - 1;
+        let fate = fate_of(self.xid);
+        let mut decisions = self.decisions.clone();
+        for (first, last, xid) in self.commits.iter().copied() {
+            let fate = fate_of(Some(xid));
+            if fate != Fate::Open {
+                decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
+            }
+        }
+        let first = self.undecided_from.unwrap_or(first_new);
+        if first <= last && fate != Fate::Open {
+            decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
+        }
+        let mut events = Vec::new();
+        for open in open {
+            // PREPARE TRANSACTION: whoever ends the transaction later refers to it.
+            let prepares =
+                fate == Fate::Prepared && !open.gid.is_empty() && open.numbers.depth == 0;
+            let carried = prepares.then(|| std::mem::take(&mut decisions));
+            events.push(self.statement(open, next, prepares, carried.as_deref()));
+            next = next.saturating_add(1);
+        }
+        if let Some(end) = self.end(next, &decisions, now, reason) {
+            events.push(end);
+        }
+        events
+    }
+
+    fn statement(
+        &self,
+        open: &Open,
+        event_no: u64,
+        prepares: bool,
+        decisions: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let numbers = Numbers {
+            event_no,
+            transaction_id: self.xid.unwrap_or(0),
+            fate: if prepares { Fate::Prepared } else { Fate::Open },
+            ..open.numbers
+        };
+        let mut sections = [None; SECTIONS];
+        sections[0] = Some(self.session.as_slice());
+        sections[1] = Some(open.shape.as_slice());
+        sections[2] = (!open.text.is_empty()).then_some(open.text.as_slice());
+        sections[7] = decisions.filter(|d| !d.is_empty());
+        sections[8] = (!open.gid.is_empty()).then_some(open.gid.as_slice());
+        payload(&numbers, sections)
+    }
+
+    /// DISCONNECT; where the level leaves that out, FATE if there is one to tell.
+    fn end(&self, event_no: u64, decisions: &[u8], now: Timestamp, why: &str) -> Option<Vec<u8>> {
+        let (command, class) = if self.wants_session {
+            (b"DISCONNECT".as_slice(), Class::Session)
+        } else if !decisions.is_empty() {
+            (b"FATE".as_slice(), Class::Audit)
+        } else {
+            return None;
+        };
+        let numbers = Numbers {
+            started_at: now,
+            duration: 0,
+            event_no,
+            outcome: if self.wants_session {
+                Outcome::Unfinished
+            } else {
+                Outcome::Success
+            },
+            ..Numbers::default()
+        };
+        let mut details = Object::new();
+        details
+            .number("statements", self.statements)
+            .number("events", event_no)
+            .text("reason", why.as_bytes());
+        let details = details.finish();
+        let mut shape = Vec::new();
+        ShapeWriter::new(&mut shape, Classes::of(class), 0, command, None);
+        let mut sections = [None; SECTIONS];
+        sections[0] = Some(self.session.as_slice());
+        sections[1] = Some(shape.as_slice());
+        sections[6] = Some(details.as_slice());
+        sections[7] = (!decisions.is_empty()).then_some(decisions);
+        Some(payload(&numbers, sections))
+    }
+}
+
+fn payload(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Vec<u8> {
+    Encoded::new(numbers, sections).parts().concat()
+}

@@ -1,0 +1,201 @@
+//! `audit.durability = commit`: no transaction that writes commits before its records are on disk.
+//!
+//! Before the commit record is written the backend has the ring's file synced. fdatasync writes the
+//! dirty pages of shared mappings of a file on Linux; the file was written in full and synced when
+//! it was made, so that no metadata is needed to find them. One backend syncs for all that wait: a
+//! sync counts for those who came before it *began*, as their records were complete then.
+//!
+//! A sync that fails may not be repeated: the kernel reports a lost page once and then forgets it.
+//! So from the first failure on every commit that needs a sync is refused, until the server has a
+//! new ring (a restart).
+
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering, fence};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use std::os::fd::AsRawFd;
+
+use super::guc::{self, EnumOptions};
+use super::{raw, ring_file, shared};
+
+const ASYNC: c_int = 0;
+const COMMIT: c_int = 1;
+
+static mut DURABILITY: c_int = ASYNC;
+static OPTIONS: EnumOptions<3> = EnumOptions([
+    guc::entry(c"async", ASYNC),
+    guc::entry(c"commit", COMMIT),
+    guc::END,
+]);
+
+/// Where the last record ends that this backend has pushed and not yet had synced; 0 for none.
+static mut UNSYNCED: u64 = 0;
+/// A record of the running transaction found no room in the ring.
+static mut DROPPED: bool = false;
+
+/// What backends share about syncing the ring's file.
+#[repr(C)]
+pub struct Syncs {
+    /// Number of the last sync that began, and of the last that ended well.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// Process that syncs; 0 for none.
+    leader: AtomicI32,
+    /// The errno of the first sync that failed; 0: none has.
+    failed: AtomicI32,
+    cv: pg_sys::ConditionVariable,
+}
+
+impl Syncs {
+    /// # Safety
+    /// In zeroed shared memory, before anybody uses it.
+    pub unsafe fn init(this: *mut Syncs) {
+        unsafe { raw::ConditionVariableInit(&raw mut (*this).cv) };
+    }
+}
+
+/// Defines the setting. Throws.
+///
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn define() {
+    unsafe {
+        pg_sys::DefineCustomEnumVariable(
+            c"audit.durability".as_ptr(),
+            c"Whether a transaction's records are on disk before it commits.".as_ptr(),
+            c"\"commit\" syncs the ring's file before each commit of a transaction that writes."
+                .as_ptr(),
+            &raw mut DURABILITY,
+            ASYNC,
+            OPTIONS.0.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            0,
+            None,
+            Some(guc::assigned_int),
+            None,
+        );
+    }
+}
+
+/// Whether commits wait for their records.
+#[inline]
+pub fn on_commit() -> bool {
+    unsafe { DURABILITY == COMMIT }
+}
+
+/// A record was pushed that ends there.
+#[inline]
+pub fn pushed(end: u64) {
+    unsafe { UNSYNCED = end };
+}
+
+/// A record found no room.
+pub fn dropped() {
+    unsafe { DROPPED = true };
+}
+
+/// A transaction has ended.
+#[inline]
+pub fn transaction_ended() {
+    unsafe { DROPPED = false };
+}
+
+/// Has all that this backend pushed on disk, or refuses: throws. Other transactions' records, too,
+/// where a prepared one is to be committed (`all`).
+///
+/// # Safety
+/// Where an ERROR aborts the transaction: before its commit record is written.
+pub unsafe fn ensure(all: bool) {
+    unsafe {
+        if DROPPED {
+            refused(Refusal::Dropped);
+        }
+        let (Some(shared), Some(file)) = (shared::shared(), ring_file::file()) else {
+            return;
+        };
+        // What is in the trail is on disk there.
+        if !all && (UNSYNCED == 0 || shared.flushed.load(Ordering::Acquire) >= UNSYNCED) {
+            return;
+        }
+        let syncs = &shared.syncs;
+        let cv = (&raw const syncs.cv).cast_mut();
+        // The records before the look at the number: a sync that begins after it holds them.
+        fence(Ordering::SeqCst);
+        let wanted = syncs.begun.load(Ordering::SeqCst) + 1;
+        raw::ConditionVariablePrepareToSleep(cv);
+        loop {
+            if syncs.failed.load(Ordering::Acquire) != 0 {
+                raw::ConditionVariableCancelSleep();
+                refused(Refusal::Sync(syncs.failed.load(Ordering::Acquire)));
+            }
+            if syncs.ended.load(Ordering::Acquire) >= wanted {
+                break;
+            }
+            let me = pg_sys::MyProcPid;
+            let leads = syncs
+                .leader
+                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok();
+            if leads {
+                // Nothing throws until the leader is none again.
+                let number = syncs.begun.fetch_add(1, Ordering::SeqCst) + 1;
+                // The server's own, which does nothing with fsync = off.
+                if raw::pg_fdatasync(file.as_raw_fd()) == 0 {
+                    syncs.ended.store(number, Ordering::Release);
+                } else {
+                    let errno = std::io::Error::last_os_error().raw_os_error();
+                    syncs.failed.store(errno.unwrap_or(-1), Ordering::Release);
+                }
+                syncs.leader.store(0, Ordering::SeqCst);
+                raw::ConditionVariableBroadcast(cv);
+            } else {
+                raw::ConditionVariableSleep(cv, pg_sys::PG_WAIT_EXTENSION);
+            }
+        }
+        raw::ConditionVariableCancelSleep();
+        UNSYNCED = 0;
+    }
+}
+
+enum Refusal {
+    Dropped,
+    Sync(i32),
+}
+
+/// Throws.
+unsafe fn refused(why: Refusal) {
+    let (code, detail) = match why {
+        Refusal::Dropped => (0, 0),
+        Refusal::Sync(errno) => (1, errno),
+    };
+    unsafe { report(code, detail) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn report(code: c_int, errno: c_int) {
+    let (state, detail, hint) = if code == 0 {
+        (
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            "The ring was full: a record of the transaction was dropped.".to_owned(),
+            "SELECT * FROM audit.status tells why the worker does not keep up; retry when the ring has room again.",
+        )
+    } else {
+        (
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!(
+                "The ring's file could not be synced: {}.",
+                std::io::Error::from_raw_os_error(errno)
+            ),
+            "Mend the file system of audit.ring_directory and restart the server; until then transactions that write are refused.",
+        )
+    };
+    ErrorReport::new(
+        state,
+        "transaction refused: its audit records cannot be made durable",
+        function_name!(),
+    )
+    .set_detail(detail)
+    .set_hint(hint)
+    .report(PgLogLevel::ERROR);
+}

@@ -1,0 +1,178 @@
+//! This session's in-flight slot (audit_core::slot): what it is doing, written down before it is
+//! done, so that it survives the session.
+//!
+//! Nothing here throws, waits, or takes a lock. Without a slot (none was free) everything does
+//! nothing: the session is recorded, but what it had under way is not if it is killed.
+
+use audit_core::codec::{decode_session, encode_session};
+use audit_core::event::{Class, Classes, Session};
+use audit_core::fate::{FateTracker, MOST_BYTES};
+use audit_core::slot::{ENTRIES, SESSION_ROOM, Slot, Statement};
+use core::sync::atomic::Ordering;
+use pgrx::pg_sys;
+
+use super::{guc, ring_file, session, shared};
+
+/// What this process knows of its slot. One thread.
+struct Mine {
+    slot: Slot,
+    /// Bit i: entry i is in use.
+    used: u8,
+    /// [`session::version`] of what the slot holds.
+    version: u32,
+    /// Bytes of decisions in it.
+    decisions: usize,
+}
+
+static mut MINE: Option<Mine> = None;
+
+#[inline]
+fn mine() -> Option<&'static mut Mine> {
+    // SAFETY: one thread; no reference is kept across calls of this module.
+    unsafe { (*(&raw mut MINE)).as_mut() }
+}
+
+/// Takes a slot for this session, once.
+pub fn claim() {
+    let Some(ring) = ring_file::ring() else {
+        return;
+    };
+    // SAFETY: plain globals of this process.
+    let (pid, started_at) = unsafe { (pg_sys::MyProcPid as u32, pg_sys::MyStartTimestamp) };
+    match ring.slots().claim(pid, started_at) {
+        Some(slot) => unsafe {
+            MINE = Some(Mine {
+                slot,
+                used: 0,
+                version: u32::MAX,
+                decisions: 0,
+            });
+        },
+        None => {
+            if let Some(shared) = shared::shared() {
+                shared.unprotected.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    keep_session();
+}
+
+/// The session has ended in order: everything of it is in the ring.
+pub fn release() {
+    if let Some(mine) = mine() {
+        mine.slot.release();
+        unsafe { MINE = None };
+    }
+}
+
+/// Keeps the session's attributes where they have changed.
+#[inline]
+fn keep_session() {
+    let Some(mine) = mine() else { return };
+    let encoded = session::encoded();
+    if mine.version != session::version() {
+        mine.version = session::version();
+        if encoded.len() <= SESSION_ROOM {
+            mine.slot.set_session(encoded);
+        } else {
+            keep_short_session(mine, encoded);
+        }
+    }
+}
+
+/// The application's context may be of any length: who it was is kept without it.
+#[cold]
+fn keep_short_session(mine: &Mine, encoded: &[u8]) {
+    let Ok(session) = decode_session(encoded) else {
+        return;
+    };
+    let mut short = Vec::with_capacity(SESSION_ROOM);
+    encode_session(
+        &Session {
+            context: None,
+            ..session
+        },
+        &mut short,
+    );
+    mine.slot.set_session(&short);
+}
+
+/// A statement that will be recorded begins. The result is for [`finish`] and [`close`]; `None`:
+/// more statements are under way than a slot holds.
+#[inline]
+pub fn open(statement: &Statement) -> Option<u8> {
+    keep_session();
+    let mine = mine()?;
+    let at = mine.used.trailing_ones();
+    if at as usize >= ENTRIES {
+        return None;
+    }
+    mine.used |= 1 << at;
+    let wants_session = guc::level().records(Classes::of(Class::Session), false);
+    mine.slot.open(at as usize, statement, wants_session);
+    Some(at as u8)
+}
+
+/// The statement has ended well, and waits for its transaction's end.
+#[inline]
+pub fn finish(entry: u8, duration: i64, rows: i64) {
+    if let Some(mine) = mine() {
+        mine.slot.finish(entry.into(), duration, rows);
+    }
+}
+
+/// The statement's record is in the ring, or there is none.
+#[inline]
+pub fn close(entry: u8) {
+    if let Some(mine) = mine() {
+        mine.used &= !(1 << entry);
+        mine.slot.close(entry.into());
+    }
+}
+
+/// Event `event_no` is about to be pushed.
+#[inline]
+pub fn begin_push(event_no: u64, undecided_from: u64, started_at: i64) {
+    if let Some(mine) = mine() {
+        mine.slot.begin_push(event_no, undecided_from, started_at);
+    }
+}
+
+/// It is in the ring, or counted as dropped.
+#[inline]
+pub fn end_push() {
+    if let Some(mine) = mine() {
+        mine.slot.end_push();
+    }
+}
+
+/// Keeps what the tracker knows: to be called after what changes it, and before the next push.
+#[inline]
+pub fn keep_fates(fates: &FateTracker) {
+    let Some(mine) = mine() else { return };
+    // Decisions first: while both are there they agree.
+    if fates.has_pending() || mine.decisions > 0 {
+        let mut encoded = [0; MOST_BYTES];
+        mine.decisions = fates.write_pending(&mut encoded);
+        mine.slot.set_decisions(&encoded[..mine.decisions]);
+    }
+    mine.slot.set_undecided(fates.undecided_from());
+}
+
+/// The transaction's events were sent ahead of its commit as `xid`.
+pub fn keep_commit(undecided_from: u64, xid: u64) {
+    if let Some(mine) = mine()
+        && undecided_from != 0
+    {
+        mine.slot
+            .add_commit(undecided_from, mine.slot.last_event(), xid);
+    }
+}
+
+/// The transaction is about to commit, or to be prepared, as `xid`; 0: it has ended.
+#[inline]
+pub fn keep_transaction(xid: u64) {
+    if let Some(mine) = mine() {
+        mine.slot.set_xid(xid);
+    }
+}

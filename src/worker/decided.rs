@@ -1,0 +1,143 @@
+//! Fates that a batch decides of events stored before: the rows of audit.fate. They are never
+//! changed; what they say is part of the leaf of the event that decided.
+//!
+//! Everything here throws, in the transaction of the batch.
+
+use super::batch::{Batch, Prepared};
+use super::store::{int4, int8};
+use super::text::Texts;
+use crate::pg::spi::{Plan, text_datum};
+use audit_core::event::{Fate, Timestamp};
+use audit_core::record::FateRow;
+use pgrx::pg_sys::{self, Datum};
+
+/// The prepared statements.
+pub struct DecidedStore {
+    texts: Texts,
+    fate: Plan,
+    prepare: Plan,
+    end_prepared: Plan,
+}
+
+impl DecidedStore {
+    /// In a transaction.
+    pub fn new(texts: Texts) -> DecidedStore {
+        use pg_sys::{INT2OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
+        DecidedStore {
+            texts,
+            fate: Plan::new(
+                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                &[
+                    TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT2OID, INT8OID,
+                ],
+            ),
+            prepare: Plan::new(
+                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) VALUES ($1, $2, $3, $4, $5, 3, $6, $7)",
+                &[
+                    TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID, TEXTOID,
+                ],
+            ),
+            // A gid may be used again: the one prepared last is meant.
+            end_prepared: Plan::new(
+                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) SELECT $1, session_started, pid, first_event, last_event, $2, $3 FROM audit.fate WHERE gid = $4 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1 RETURNING session_started, pid, first_event, last_event",
+                &[TIMESTAMPTZOID, INT2OID, INT8OID, TEXTOID],
+            ),
+        }
+    }
+
+    /// Writes the decisions about events of earlier batches; returns them with the rows of the
+    /// events that decided, in the order of these.
+    pub fn write(
+        &self,
+        batch: &Batch,
+        recorded_at: Timestamp,
+        first_seq: u64,
+    ) -> Vec<(u32, FateRow)> {
+        let mut written = Vec::new();
+        for outside in &batch.fates.outside {
+            let row = FateRow {
+                recorded_at,
+                session_started: outside.session.started_at,
+                pid: outside.session.pid as i32,
+                first_event: outside.decision.first as i64,
+                last_event: outside.decision.last as i64,
+                outcome: outside.decision.fate as i16,
+                decided_by: (first_seq + u64::from(outside.row)) as i64,
+                gid: None,
+            };
+            self.fate.execute([
+                int8(row.recorded_at),
+                int8(row.session_started),
+                int4(row.pid),
+                int8(row.first_event),
+                int8(row.last_event),
+                Some(Datum::from(row.outcome)),
+                int8(row.decided_by),
+            ]);
+            written.push((outside.row, row));
+        }
+        for prepared in &batch.prepared {
+            let row = self.write_prepared(prepared, recorded_at, first_seq);
+            written.extend(row.map(|row| (prepared.row, row)));
+        }
+        written.sort_by_key(|(row, _)| *row);
+        written
+    }
+
+    fn write_prepared(
+        &self,
+        prepared: &Prepared,
+        recorded_at: Timestamp,
+        first_seq: u64,
+    ) -> Option<FateRow> {
+        let gid = self.texts.convert(&prepared.gid, prepared.encoding).text;
+        let gid_datum = Some(text_datum(&gid));
+        let mut row = FateRow {
+            recorded_at,
+            session_started: prepared.session.started_at,
+            pid: prepared.session.pid as i32,
+            first_event: prepared.events.0 as i64,
+            last_event: prepared.events.1 as i64,
+            outcome: prepared.fate as i16,
+            decided_by: (first_seq + u64::from(prepared.row)) as i64,
+            gid: None,
+        };
+        match prepared.fate {
+            Fate::Prepared => {
+                self.prepare.execute([
+                    int8(recorded_at),
+                    int8(row.session_started),
+                    int4(row.pid),
+                    int8(row.first_event),
+                    int8(row.last_event),
+                    int8(row.decided_by),
+                    gid_datum,
+                ]);
+                row.gid = Some(gid.into_owned());
+                Some(row)
+            }
+            fate => {
+                let mut found = None;
+                self.end_prepared.returning(
+                    [
+                        int8(recorded_at),
+                        Some(Datum::from(fate as i16)),
+                        int8(row.decided_by),
+                        gid_datum,
+                    ],
+                    |returned| {
+                        let column = |i| returned.number(i).unwrap_or(0);
+                        found = Some(FateRow {
+                            session_started: column(1),
+                            pid: column(2) as i32,
+                            first_event: column(3),
+                            last_event: column(4),
+                            ..row.clone()
+                        });
+                    },
+                );
+                found
+            }
+        }
+    }
+}

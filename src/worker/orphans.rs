@@ -1,0 +1,137 @@
+//! Sessions that were found dead: their in-flight slots become their last events
+//! (audit_core::slot), once, whatever happens to the worker meanwhile.
+//!
+//! A slot is read only when everything that its session pushed is in the trail, and given back only
+//! when its last events are. A worker that dies in between leaves the slot as it was; the next one
+//! asks the trail what is there already.
+
+use super::run::Worker;
+use super::source::{Live, Source};
+use crate::pg::spi::{query, transaction};
+use audit_core::calendar::rfc3339;
+use audit_core::event::Fate;
+use audit_core::ring::Ring;
+use audit_core::slot::{Known, Orphan};
+use hashbrown::HashMap;
+
+/// What the clock may have been set back by, at most, for a look into the trail to find all.
+const CLOCK_SLACK: i64 = 600_000_000;
+
+/// Ends the sessions that died in a crash restart of this server. `false`: the worker has to end
+/// before it is done.
+pub fn end_all(worker: &mut Worker, ring: &'static Ring, live: &mut Live, before: u64) -> bool {
+    let found = ring.slots().orphans();
+    if found.is_empty() {
+        return true;
+    }
+    if !worker.drain_up_to(live, before) {
+        return false;
+    }
+    let (slots, orphans): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    if !end(worker, live, &orphans, "crash restart") {
+        return false;
+    }
+    slots.iter().for_each(|slot| slot.release());
+    true
+}
+
+/// Stores the last events of these sessions; all that they pushed is in the trail. `false`: the
+/// worker has to end before.
+pub fn end(worker: &mut Worker, source: &mut dyn Source, orphans: &[Orphan], reason: &str) -> bool {
+    if orphans.is_empty() {
+        return true;
+    }
+    let first_xid = worker.first_xid();
+    let looked_up = worker.insist(|_| {
+        transaction(|| {
+            let ids = orphans
+                .iter()
+                .flat_map(|o| o.xid.into_iter().chain(o.commits.iter().map(|c| c.2)));
+            let fates: HashMap<_, _> = ids.map(|xid| (xid, fate(xid, first_xid))).collect();
+            (known(orphans), fates)
+        })
+    });
+    let Some((known, fates)) = looked_up else {
+        return false;
+    };
+    let now = super::now();
+    // Without an id it was not about to commit.
+    let fate_of = |xid: Option<u64>| {
+        xid.map_or(Fate::RolledBack, |xid| {
+            fates.get(&xid).copied().unwrap_or(Fate::Open)
+        })
+    };
+    for (orphan, known) in orphans.iter().zip(&known) {
+        worker.queue_all(orphan.events(known, fate_of, now, reason));
+    }
+    worker.store_queued(source)
+}
+
+/// What became of a transaction whose session is dead. In a transaction; throws.
+fn fate(xid: u64, first_xid: u64) -> Fate {
+    // An id that this run of the server gives out: nothing of the old one had reached the disk.
+    if xid >= first_xid {
+        return Fate::RolledBack;
+    }
+    let mut status = None;
+    query(
+        &format!("SELECT pg_catalog.pg_xact_status('{xid}'::pg_catalog.xid8)"),
+        |row| status = row.text(1),
+    );
+    match status.as_deref() {
+        Some("committed") => Fate::Committed,
+        Some("aborted") => Fate::RolledBack,
+        // Nobody else can still be working on it.
+        Some(_) => Fate::Prepared,
+        // So old that the server has forgotten.
+        None => Fate::Open,
+    }
+}
+
+/// What the trail holds of each session. In a transaction; throws.
+fn known(orphans: &[Orphan]) -> Vec<Known> {
+    let mut known = vec![Known::default(); orphans.len()];
+    let sessions: Vec<_> = orphans
+        .iter()
+        .enumerate()
+        .map(|(i, o)| {
+            let oldest = o.oldest_open().unwrap_or(i64::MAX as u64);
+            format!(
+                "({i}, '{}'::timestamptz, {}, {oldest}::bigint)",
+                rfc3339(o.started_at),
+                o.pid
+            )
+        })
+        .collect();
+    let since = orphans.iter().map(|o| o.last_event_at).min().unwrap_or(0);
+    let sql = format!(
+        "SELECT o.i::bigint, max(audit.event_no(e.numbers)), \
+                bool_or(t.class = 'SESSION' AND t.command = 'DISCONNECT' \
+                        OR t.class = 'AUDIT' AND t.command = 'FATE' AND e.details ? 'reason'), \
+                string_agg(audit.event_statement_id(e.numbers) || '.' \
+                           || audit.event_substatement_id(e.numbers), ',') \
+                FILTER (WHERE audit.event_statement_id(e.numbers) >= o.oldest) \
+         FROM (VALUES {}) AS o (i, started_at, pid, oldest) \
+         JOIN audit.session s ON s.started_at = o.started_at AND s.pid = o.pid \
+         JOIN audit.event e ON e.session = s.ref \
+         LEFT JOIN audit.statement t ON t.ref = e.statement \
+         WHERE e.recorded_at >= '{}' GROUP BY o.i",
+        sessions.join(", "),
+        rfc3339(since.saturating_sub(CLOCK_SLACK))
+    );
+    query(&sql, |row| {
+        let Some(known) = known.get_mut(row.number(1).unwrap_or(-1) as usize) else {
+            return;
+        };
+        known.last_event = row.number(2).unwrap_or(0) as u64;
+        known.ended = row.number(3).unwrap_or(0) & 1 != 0;
+        known.statements = row
+            .text(4)
+            .iter()
+            .flat_map(|all| all.split(','))
+            .filter_map(|pair| pair.split_once('.'))
+            .filter_map(|(id, sub)| Some((id.parse().ok()?, sub.parse().ok()?)))
+            .collect();
+    });
+    known
+}
