@@ -12,7 +12,7 @@ use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, engine, shield, with};
 use super::{apply, capture, emit, functions, replication, session as sessions};
-use crate::pg::{raw, session};
+use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
 use audit_core::sql::command::command_of_first_keyword;
