@@ -224,6 +224,7 @@ impl Engine {
         }
         frame.error.clear();
         frame.error.extend_from_slice(&self.error.message);
+        frame.end_drops();
         self.error.attempted.hand_over(id, frame);
         if frame.sent {
             self.commit_failed = true;
