@@ -3,7 +3,7 @@
 use audit_core::json::Object;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name, pg_extern, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
 
 use super::flush::flush;
 use crate::pg::shared::shared;
@@ -45,15 +45,21 @@ fn lock() {
 pub fn required_reason<'a>(reason: Option<&'a str>, example: &str) -> &'a str {
     let reason = reason.map(str::trim).unwrap_or_default();
     if reason.is_empty() {
-        ErrorReport::new(
+        refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "a reason is required",
-            function_name!(),
-        )
-        .set_hint(format!("It is recorded; write SELECT {example}."))
-        .report(PgLogLevel::ERROR);
+            &format!("It is recorded; write SELECT {example}."),
+        );
     }
     reason
+}
+
+/// Fails the call.
+pub fn refuse(code: PgSqlErrorCode, message: &str, hint: &str) -> ! {
+    ErrorReport::new(code, message.to_owned(), function_name!())
+        .set_hint(hint.to_owned())
+        .report(PgLogLevel::ERROR);
+    unreachable!("the report is an ERROR")
 }
 
 /// Both the running user and the one that the session belongs to: a SECURITY DEFINER function of a
@@ -63,11 +69,10 @@ fn require_superuser() {
     let allowed =
         unsafe { pg_sys::superuser() && pg_sys::superuser_arg(pg_sys::GetSessionUserId()) };
     if !allowed {
-        ereport!(
-            ERROR,
+        refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "only a superuser may unlock the audit trail",
-            "Both the session's user and the current one must be superusers."
+            "Both the session's user and the current one must be superusers.",
         );
     }
 }
@@ -79,11 +84,10 @@ fn require_home() {
         unsafe { shared.home() == pg_sys::MyDatabaseId.to_u32() && !pg_sys::RecoveryInProgress() }
     });
     if !recording || ring_file::ring().is_none() {
-        ereport!(
-            ERROR,
+        refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "this database is not the home of a trail that records",
-            "Call it in the home (SELECT home FROM audit.status), on the primary, with audit_ext in shared_preload_libraries."
+            "Call it in the home (SELECT home FROM audit.status), on the primary, with audit_ext in shared_preload_libraries.",
         );
     }
 }

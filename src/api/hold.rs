@@ -3,7 +3,7 @@
 use audit_core::json::Object;
 use pgrx::prelude::*;
 
-use super::guard::required_reason;
+use super::guard::{refuse, required_reason};
 use crate::pg::{announce, unlock};
 
 /// Keeps all periods that overlap with a range of time, both ends included, until it is released;
@@ -15,19 +15,17 @@ fn hold(
     reason: Option<&str>,
 ) -> i64 {
     let (Some(from), Some(to)) = (from, to) else {
-        ereport!(
-            ERROR,
+        refuse(
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             "a hold has a beginning and an end",
-            "Write '-infinity' or 'infinity' for an open one."
+            "Write '-infinity' or 'infinity' for an open one.",
         );
     };
     if from > to {
-        ereport!(
-            ERROR,
+        refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "the hold would end before it begins",
-            "The first argument is its beginning, the second its end."
+            "The first argument is its beginning, the second its end.",
         );
     }
     let reason = required_reason(reason, "audit.hold('2026-01-01', '2026-02-01', 'what for')");
@@ -57,11 +55,10 @@ fn release(id: Option<i64>, reason: Option<&str>) {
     );
     let Some((_, details)) = row else {
         let shown = id.map_or("NULL".to_owned(), |id| id.to_string());
-        ereport!(
-            ERROR,
+        refuse(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("there is no hold {shown} that could be released"),
-            "SELECT * FROM audit.holds lists them."
+            &format!("there is no hold {shown} that could be released"),
+            "SELECT * FROM audit.holds lists them.",
         );
     };
     tell("RELEASE", &details);

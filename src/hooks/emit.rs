@@ -222,7 +222,13 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
 }
 
 /// Sends AUTHENTICATE: a session that never began, so it has no event numbers.
-pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8]) {
+pub fn logon_failed(
+    session: &[u8],
+    shape: &mut Vec<u8>,
+    sqlstate: u32,
+    error: &[u8],
+    details: &[u8],
+) {
     let started_at = unsafe { pg_sys::MyStartTimestamp };
     let numbers = Numbers {
         started_at,
@@ -231,14 +237,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
         outcome: Outcome::Failed,
         ..Numbers::default()
     };
-    let mut shape = Vec::with_capacity(SMALL_SHAPE);
-    ShapeWriter::new(
-        &mut shape,
-        Classes::of(Class::Session),
-        0,
-        b"AUTHENTICATE",
-        None,
-    );
+    ShapeWriter::new(shape, Classes::of(Class::Session), 0, b"AUTHENTICATE", None);
     let sections = [
         Some(session),
         Some(shape.as_slice()),

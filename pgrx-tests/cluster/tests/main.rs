@@ -24,6 +24,7 @@ mod main_job;
 mod memory;
 mod object;
 mod replication;
+mod retention;
 mod scenarios;
 mod soak;
 mod text;
