@@ -1,7 +1,7 @@
 //! What is taken down when a statement begins: who, when, where, its number and its text.
 
 use audit_core::event::Classes;
-use audit_core::ring::Limit;
+use audit_core::level::Level;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
@@ -11,8 +11,7 @@ use pgrx::pg_sys;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
 use super::{harmless, settings};
-use crate::pg::guc::{self, OnFull};
-use crate::pg::{raw, report, ring_file, session};
+use crate::pg::{guc, raw, session, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -45,14 +44,24 @@ pub unsafe fn session() {
 /// Whether a statement of these classes that begins at this depth may be recorded.
 #[inline]
 pub fn wanted(depth: u32, classes: Classes) -> bool {
-    guc::level().could_record(classes) && possible(depth)
+    level().could_record(classes) && possible(depth)
 }
 
 /// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
 #[inline]
 pub fn possible(depth: u32) -> bool {
     let in_script = unsafe { pg_sys::creating_extension };
-    depth == 0 || (!in_script && guc::nested())
+    depth == 0 || (!in_script && guc::nested()) || unlock::is_open()
+}
+
+/// `audit.level`; all while the session has unlocked the trail.
+#[inline]
+pub fn level() -> Level {
+    if unlock::is_open() {
+        Level::ALL
+    } else {
+        guc::level()
+    }
 }
 
 /// Takes a frame for a statement that begins now, and lets it run. Never throws.
@@ -92,7 +101,7 @@ pub unsafe fn statement(
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let source_end = engine.last_source.2;
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;
@@ -176,7 +185,7 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
 }
 
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
-fn take_text(frame: &mut Frame, text: &[u8]) {
+pub fn take_text(frame: &mut Frame, text: &[u8]) {
     if text.len() <= guc::statement_max_size() && harmless::is_harmless(text) {
         frame.text.clear();
         frame.text.extend_from_slice(text);
@@ -202,52 +211,5 @@ pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize)
     if cut.sha256.is_some() {
         frame.state.sha256 = cut.sha256;
         frame.state.numbers.statement_length = cut.full_len.min(u64::from(u32::MAX)) as u32;
-    }
-}
-
-/// Acts on a ring that is nearly full, as `audit.on_full` says: waits until the worker has made
-/// room, refuses, or goes on. Throws (the refusal; a cancel while waiting).
-#[inline]
-pub unsafe fn wait_for_room() {
-    let Some(ring) = ring_file::ring() else {
-        return;
-    };
-    if ring.is_filled_to(Limit::ThreeQuarters) {
-        unsafe { nearly_full(ring) };
-    }
-}
-
-/// Longest pause between two looks at the ring, in microseconds.
-const LOOK_EVERY: i64 = 10_000;
-
-#[cold]
-unsafe fn nearly_full(ring: &audit_core::ring::Ring) {
-    static mut GAVE_UP: bool = false;
-    unsafe {
-        if let Some(shared) = crate::pg::shared::shared() {
-            shared.set_worker_latch();
-        }
-        match guc::on_full() {
-            OnFull::Drop => return,
-            OnFull::Refuse => report::ring_full(),
-            // One wait per overflow: who has waited in vain doesn't wait again until it is over.
-            OnFull::Wait if GAVE_UP => return,
-            OnFull::Wait => {}
-        }
-        let until = raw::GetCurrentTimestamp() + guc::full_timeout_ms() as i64 * 1000;
-        while ring.is_filled_to(Limit::ThreeQuarters) {
-            if raw::GetCurrentTimestamp() >= until {
-                GAVE_UP = true;
-                return;
-            }
-            if let Some(shared) = crate::pg::shared::shared() {
-                shared.remind_postmaster();
-            }
-            raw::pg_usleep(LOOK_EVERY);
-            if pg_sys::InterruptPending != 0 {
-                raw::ProcessInterrupts();
-            }
-        }
-        GAVE_UP = false;
     }
 }

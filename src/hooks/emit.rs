@@ -8,9 +8,11 @@ use audit_core::fit;
 use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
+use super::begin;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use crate::pg::{durability, raw, ring_file, session, shared, slot};
+use crate::pg::names::Relation;
+use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -157,6 +159,51 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
         Some(details),
         (decided > 0).then_some(&decisions[..decided]),
     );
+}
+
+/// Sends an AUDIT event that `fill` completes. With `tracked` it takes the fate of the transaction.
+pub fn audit_event(
+    engine: &mut Engine,
+    command: &[u8],
+    tracked: bool,
+    fill: impl FnOnce(&mut Frame),
+) {
+    let id = engine.take_frame();
+    let statement_id = engine.statement_id;
+    let frame = engine.frame(id);
+    frame.classes = Classes::of(Class::Audit);
+    frame.command.extend_from_slice(command);
+    frame.session.extend_from_slice(session::encoded());
+    frame.numbers.started_at = unsafe { raw::GetCurrentTimestamp() };
+    frame.numbers.duration = 0;
+    frame.numbers.statement_id = statement_id;
+    fill(frame);
+    push(engine, id, Fate::Open, tracked);
+    engine.give_back(id);
+}
+
+/// Sends an AUDIT event `REFUSED`: an attempt that the guard stopped, with the text that the client
+/// sent.
+pub fn refused_event(
+    engine: &mut Engine,
+    command: &[u8],
+    what: &[u8],
+    relation: Option<&Relation>,
+) {
+    audit_event(engine, b"REFUSED", false, |frame| {
+        frame.numbers.outcome = Outcome::Failed;
+        frame.numbers.sqlstate = report::GUARDED as i32 as u32;
+        let message = report::guarded_message(command, what);
+        frame.error.extend_from_slice(message.as_bytes());
+        frame.details.text("command", command).text("object", what);
+        if let Some(relation) = relation {
+            frame.object_type = relation.kind;
+            frame.object_name.extend_from_slice(&relation.name);
+            frame.add_relation(&relation.name);
+        }
+        // SAFETY: NULL or the string of the client's message.
+        begin::take_text(frame, unsafe { raw::bytes(pg_sys::debug_query_string) });
+    });
 }
 
 /// Sends an event of the session itself. It carries the decisions that wait.

@@ -309,7 +309,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let id = engine.take_spare();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = begin::level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;

@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
-use super::{begin, capture, parameters};
+use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
-use crate::pg::{acl, compat, guc, names, raw};
+use crate::pg::{acl, compat, guc, names, raw, unlock};
 
 static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
@@ -42,12 +42,17 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         let address = &raw const marker as usize;
         let id = if !capture::on() {
             None
-        } else if guc::level().is_none() && !guc::has_role() && engine().idle() {
+        } else if guc::level().is_none()
+            && !guc::has_role()
+            && !unlock::is_open()
+            && engine().idle()
+        {
             engine().statement_id += 1;
             None
         } else {
             begin_query(query, eflags, address)
         };
+        guard::check_query(query, eflags);
         match NEXT_START {
             Some(next) => next(query, eflags),
             None => raw::standard_ExecutorStart(query, eflags),
@@ -111,7 +116,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
         let wanted = audited || begin::wanted(depth, classes);
         if wanted {
-            begin::wait_for_room();
+            room::wait_for(|| room::is_about_audit(stmt));
             learn_names(stmt);
             parameters::collect((*query).params);
         }
@@ -356,6 +361,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
         }
+        guard::check_database(query);
         if let Some(id) = id {
             with(|engine| engine.pause(id));
         }

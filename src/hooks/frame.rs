@@ -235,6 +235,24 @@ impl Frame {
         }
     }
 
+    /// A view that reads a temporary table is temporary itself, whatever the search path says.
+    pub fn is_temporary_view(&mut self) {
+        let mut quoted = false;
+        let end_of_schema = self.object_name.iter().position(|b| {
+            quoted ^= *b == b'"';
+            *b == b'.' && !quoted
+        });
+        let Some(end) = end_of_schema else { return };
+        let before = std::mem::take(&mut self.object_name);
+        self.object_name.extend_from_slice(b"pg_temp");
+        self.object_name.extend_from_slice(&before[end..]);
+        let relations = std::mem::take(&mut self.relations);
+        for name in relations.split(|b| *b == 0) {
+            let view = self.object_name.clone();
+            self.add_relation(if name == before { &view } else { name });
+        }
+    }
+
     /// Whether the level asks for the statement, given how it ended.
     pub fn recorded(&self, failed: bool) -> bool {
         self.captured

@@ -12,6 +12,7 @@ use super::begin::{self, Text};
 use super::capture;
 use super::engine::{Engine, Id, engine, with};
 use super::frame::Frame;
+use super::room;
 use crate::pg::{guc, names, raw};
 
 /// The command of these events.
@@ -108,7 +109,7 @@ unsafe fn fast_path(function: pg_sys::Oid) {
         with(|engine| engine.enter(address));
         let wanted = begin::wanted(0, CLASSES);
         if wanted {
-            begin::wait_for_room();
+            room::wait_for(|| false);
             names::learn_function(function);
         }
         with(|engine| {

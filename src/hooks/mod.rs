@@ -26,6 +26,13 @@ pub mod extension;
 pub mod found;
 pub mod frame;
 pub mod functions;
+pub mod guard;
+pub mod guard_names;
+pub mod guard_objects;
+pub mod guard_roles;
+pub mod guard_session;
+pub mod guard_trigger;
+pub mod guard_utility;
 pub mod harmless;
 pub mod object;
 pub mod objects;
@@ -33,6 +40,7 @@ pub mod parameters;
 pub mod planner;
 pub mod relations;
 pub mod replication;
+pub mod room;
 pub mod session;
 pub mod settings;
 pub mod utility;
@@ -53,5 +61,6 @@ pub unsafe fn install() {
         xact::install();
         extension::install();
         replication::install();
+        guard_session::install();
     }
 }

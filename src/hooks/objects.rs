@@ -271,7 +271,11 @@ unsafe fn called(node: *mut pg_sys::Node) -> &'static str {
 /// `role on server s`
 unsafe fn mapping(user: *const pg_sys::RoleSpec, server: *const c_char) -> &'static str {
     unsafe {
-        identifier(role(user));
+        if !user.is_null() && (*user).roletype == pg_sys::RoleSpecType::ROLESPEC_PUBLIC {
+            found().name.extend_from_slice(b"PUBLIC");
+        } else {
+            identifier(role(user));
+        }
         found().name.extend_from_slice(b" on server ");
         identifier(server);
         "USER MAPPING"

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use std::io::Write;
 
 use super::engine::{Engine, engine, with};
-use super::{apply, capture, emit, error, replication, settings};
+use super::{apply, capture, emit, error, guard_session, replication, settings};
 use crate::pg::{connection, guc, raw, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
@@ -142,6 +142,7 @@ unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
 }
 
 fn disconnect(engine: &mut Engine, code: c_int) {
+    guard_session::close(engine, "end of session");
     engine.release_held();
     if !session::has_client() || !guc::level().records(Classes::of(Class::Session), false) {
         if engine.fates.has_pending() {

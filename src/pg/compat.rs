@@ -460,6 +460,39 @@ pub unsafe fn admin_option(stmt: *const pg_sys::GrantRoleStmt) -> bool {
     found
 }
 
+/// Columns conrelid and confrelid of pg_constraint (catalog/pg_constraint.h): 18 has conenforced
+/// before them.
+pub const CONSTRAINT_RELATIONS: [core::ffi::c_int; 2] = if cfg!(feature = "pg18") {
+    [9, 13]
+} else {
+    [8, 12]
+};
+
+/// Whether CREATEROLE is enough to grant any role that is no superuser's (until 15).
+pub const CREATEROLE_GRANTS_ANY: bool = cfg!(any(feature = "pg14", feature = "pg15"));
+
+/// Whether this process holds just this lock. Never throws.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    unsafe extern "C-unwind" {
+        fn LockHeldByMe(tag: *const pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool;
+    }
+    unsafe { LockHeldByMe(tag, mode) }
+}
+
+/// Whether this process holds just this lock. Never throws.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    unsafe extern "C-unwind" {
+        fn LockHeldByMe(
+            tag: *const pg_sys::LOCKTAG,
+            mode: pg_sys::LOCKMODE,
+            or_stronger: bool,
+        ) -> bool;
+    }
+    unsafe { LockHeldByMe(tag, mode, false) }
+}
+
 /// The timeline that this server writes; outside of recovery. Doesn't throw.
 #[cfg(feature = "pg14")]
 pub fn timeline() -> u32 {

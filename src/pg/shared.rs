@@ -48,6 +48,12 @@ pub struct Shared {
     pub gaps: AtomicU64,
     /// Panics swallowed in hooks since server start; always a bug.
     pub panics: AtomicU64,
+    /// 1 while the ring is nearly full and somebody has said so.
+    pub warned: AtomicU32,
+    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
+    pub trail_full: AtomicU32,
+    /// 1: periods were dropped of which the trail doesn't tell yet.
+    pub news: AtomicU32,
     /// Sessions that found no in-flight slot since server start.
     pub unprotected: AtomicU64,
     /// Position of the ring in use before which every producer is dead: its head when shared memory

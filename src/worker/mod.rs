@@ -8,7 +8,7 @@
 //! orphans     last events of sessions that were found dead
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
-//! maintenance closes periods, in a process of its own
+//! maintenance closes periods, in a process of its own; retention: and drops those that are too old
 //! ```
 //!
 //! # Exactly once
@@ -22,7 +22,6 @@
 
 mod arena;
 mod batch;
-mod calendar;
 mod decided;
 mod dictionary;
 mod fates;
@@ -34,6 +33,7 @@ mod own_events;
 mod period;
 mod provenance;
 mod publish;
+mod retention;
 mod run;
 mod source;
 mod store;

@@ -1,12 +1,13 @@
 //! Events of the worker itself (class AUDIT), encoded as a backend would encode them, so that they
 //! take the same way into the trail.
 
-use super::calendar::rfc3339;
 use super::provenance::describe;
 use super::publish::key_statement;
-use crate::pg::origin::Origin;
+use super::retention;
 use crate::pg::shared::Shared;
+use crate::pg::trail::origin::Origin;
 use crate::pg::witness::LastStop;
+use audit_core::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session};
 use audit_core::json::{Object, hex};
@@ -122,6 +123,21 @@ impl OwnEvents {
             .text("ring", hex(ring_id).as_bytes())
             .number("position", position);
         self.event("STOP", details)
+    }
+
+    /// A period was dropped.
+    pub fn retention(&mut self, dropped: &retention::Dropped) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("reason", dropped.reason.as_bytes())
+            .text("from", rfc3339(dropped.starts_at).as_bytes())
+            .text("to", rfc3339(dropped.ends_at).as_bytes())
+            .number("events", dropped.events)
+            .number("size", dropped.size);
+        if let Some((first, last)) = dropped.first_seq.zip(dropped.last_seq) {
+            details.number("first_seq", first).number("last_seq", last);
+        }
+        self.event("RETENTION", details)
     }
 
     /// Bytes of a ring that hold no readable record. How many events they were isn't known: the

@@ -2,7 +2,7 @@
 
 mod expect;
 mod numbers;
-mod reader;
+mod proof;
 mod verify;
 
 use crate::pg::spi;
@@ -33,4 +33,24 @@ fn verify(
             .into_iter()
             .map(|p| (p.seq.map(|seq| seq as i64), p.problem, p.detail)),
     )
+}
+
+/// The signed head of the trail.
+#[pg_extern(sql = false)]
+fn checkpoint() -> String {
+    spi::connected(proof::checkpoint)
+}
+
+/// JSON.
+#[pg_extern(sql = false)]
+fn inclusion_proof(seq: i64, size: i64) -> String {
+    let json = spi::connected(|| proof::inclusion(seq, size));
+    String::from_utf8_lossy(&json).into_owned()
+}
+
+/// JSON.
+#[pg_extern(sql = false)]
+fn consistency_proof(size1: i64, size2: i64) -> String {
+    let json = spi::connected(|| proof::consistency(size1, size2));
+    String::from_utf8_lossy(&json).into_owned()
 }

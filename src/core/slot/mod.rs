@@ -373,18 +373,20 @@ impl Slot {
             &s.gid[..gid],
             text,
         ];
-        let mut crc = crc32c::crc32c(&fixed[entry::SEALED..]);
-        let mut to = base + entry::BYTES;
+        // All but the state and the CRC.
+        self.put(base + 8, &fixed[8..]);
+        let mut end = base + entry::BYTES;
         for piece in pieces {
-            if !piece.is_empty() {
-                crc = crc32c::crc32c_append(crc, piece);
-                self.put(to, piece);
-                to += piece.len();
-            }
+            self.put(end, piece);
+            end += piece.len();
         }
-        fixed[entry::CRC..entry::CRC + 4].copy_from_slice(&crc.to_ne_bytes());
-        // All but the state.
-        self.put(base + 4, &fixed[4..]);
+        // SAFETY: the entry's own bytes, just written.
+        let sealed = unsafe {
+            let from = base + entry::SEALED;
+            core::slice::from_raw_parts(self.base.add(from), end - from)
+        };
+        self.word(base + entry::CRC)
+            .store(crc32c::crc32c(sealed), Ordering::Relaxed);
         self.long(head::STATEMENT_ID)
             .fetch_max_plain(s.statement_id);
         self.word(head::WANTS_SESSION)

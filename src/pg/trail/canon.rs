@@ -199,6 +199,10 @@ impl Canon {
                 }
             };
         }
+        // A salt without anything to salt was not written by the worker.
+        if salts.is_some() && digests.iter().all(Option::is_none) {
+            return Err(BadSalt);
+        }
         Ok(digests)
     }
 }

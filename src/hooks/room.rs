@@ -1,0 +1,132 @@
+//! A ring that is nearly full (spec/delivery.md, "Full ring"): a statement that starts waits, is
+//! refused, or goes on, as `audit.on_full` says. The last quarter is for the ends of statements that
+//! were let in.
+
+use audit_core::ring::{Limit, Ring};
+use core::sync::atomic::Ordering;
+use pgrx::pg_sys;
+
+use crate::pg::guc::{self, OnFull};
+use crate::pg::shared::{Shared, shared};
+use crate::pg::{compat, raw, report, ring_file};
+
+/// Longest pause between two looks at the ring, in microseconds.
+const LOOK_EVERY: i64 = 10_000;
+
+/// Acts on a ring that is nearly full; `exempt` is asked only then. Throws (the refusal; a cancel
+/// while waiting).
+///
+/// # Safety
+/// Where a statement may fail: before it has begun.
+#[inline]
+pub unsafe fn wait_for(exempt: impl Fn() -> bool) {
+    let Some(ring) = ring_file::ring() else {
+        return;
+    };
+    if ring.is_filled_to(Limit::ThreeQuarters) {
+        let Some(shared) = shared() else { return };
+        unsafe {
+            warn(shared, ring);
+            if !exempt() {
+                nearly_full(shared, ring);
+            }
+        }
+    }
+    if shared().is_some_and(|shared| shared.trail_full.load(Ordering::Relaxed) != 0) && !exempt() {
+        unsafe { trail_full() };
+    }
+}
+
+/// Superusers are let through: somebody has to be able to change the setting, and what they do is
+/// recorded all the same. Throws.
+#[cold]
+unsafe fn trail_full() {
+    unsafe {
+        if raw::IsTransactionState()
+            && !raw::IsAbortedTransactionBlockState()
+            && !raw::superuser_arg(raw::GetUserId())
+        {
+            report::trail_full();
+        }
+    }
+}
+
+/// Says so once per episode, which ends when the worker has emptied half of the ring. Throws as any
+/// report may.
+unsafe fn warn(shared: &Shared, ring: &Ring) {
+    let first = shared.warned.swap(1, Ordering::Relaxed) == 0;
+    if first {
+        unsafe { report::ring_nearly_full(ring.fill(), ring.capacity()) };
+    }
+}
+
+#[cold]
+unsafe fn nearly_full(shared: &Shared, ring: &Ring) {
+    static mut GAVE_UP: bool = false;
+    unsafe {
+        shared.set_worker_latch();
+        match guc::on_full() {
+            OnFull::Drop => return,
+            OnFull::Refuse => report::ring_full(),
+            // One wait per overflow: who has waited in vain doesn't wait again until it is over.
+            OnFull::Wait if GAVE_UP => return,
+            OnFull::Wait => {}
+        }
+        let until = raw::GetCurrentTimestamp() + guc::full_timeout_ms() as i64 * 1000;
+        while ring.is_filled_to(Limit::ThreeQuarters) {
+            if raw::GetCurrentTimestamp() >= until {
+                GAVE_UP = true;
+                return;
+            }
+            shared.remind_postmaster();
+            raw::pg_usleep(LOOK_EVERY);
+            if pg_sys::InterruptPending != 0 {
+                raw::ProcessInterrupts();
+            }
+        }
+        GAVE_UP = false;
+    }
+}
+
+/// Whether a query looks at the trail's own state or data, which must be possible however full the
+/// ring is: it names a relation of schema audit first, or calls a function of it. (Who may read those
+/// is no stranger to the trail.) Throws (catalog look-ups).
+///
+/// # Safety
+/// `stmt` is a valid planned statement.
+pub unsafe fn is_about_audit(stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe {
+        if (*stmt).commandType != pg_sys::CmdType::CMD_SELECT {
+            return false;
+        }
+        let audit = raw::get_namespace_oid(c"audit".as_ptr(), true);
+        if audit == pg_sys::InvalidOid {
+            return false;
+        }
+        let mut first = pg_sys::InvalidOid;
+        compat::for_each_used_relation(stmt, |relid, _| {
+            if first == pg_sys::InvalidOid {
+                first = relid;
+            }
+        });
+        if first != pg_sys::InvalidOid {
+            return raw::get_rel_namespace(first) == audit;
+        }
+        let plan = (*stmt).planTree;
+        !plan.is_null() && calls_audit((*plan).targetlist, audit)
+    }
+}
+
+unsafe fn calls_audit(targets: *const pg_sys::List, audit: pg_sys::Oid) -> bool {
+    let mut found = false;
+    unsafe {
+        compat::for_each_pointer(targets, |target: *mut pg_sys::TargetEntry| {
+            let node = (*target).expr.cast::<pg_sys::Node>();
+            if !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_FuncExpr {
+                let function = (*node.cast::<pg_sys::FuncExpr>()).funcid;
+                found |= raw::get_func_namespace(function) == audit;
+            }
+        });
+    }
+    found
+}
