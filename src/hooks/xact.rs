@@ -7,8 +7,8 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::with;
-use super::{apply, capture, checks, session as sessions};
-use crate::pg::{durability, home, raw, session, slot};
+use super::{apply, capture, checks, guard_utility, session as sessions};
+use crate::pg::{durability, home, raw, session, slot, unlock};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -40,6 +40,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
         }
         XACT_EVENT_ABORT => {
             home::aborted();
+            aborted();
             apply::ended(Fate::RolledBack);
             end(Fate::RolledBack);
         }
@@ -59,6 +60,12 @@ unsafe fn before_commit() {
     } else {
         unsafe { apply::before_commit() };
     }
+}
+
+/// No end of a statement was seen: what was noted for its time is over.
+fn aborted() {
+    guard_utility::aborted();
+    unlock::aborted();
 }
 
 /// From here on the transaction may turn out to be committed even if nobody is left to say so: the
@@ -98,6 +105,9 @@ unsafe extern "C-unwind" fn subtransaction(
     _arg: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::*;
+    if event == SUBXACT_EVENT_ABORT_SUB {
+        aborted();
+    }
     if !capture::on_quietly() {
         return;
     }

@@ -3,14 +3,17 @@
 //! frame between it and the server.
 
 pub mod acl;
+pub mod announce;
 pub mod compat;
 pub mod connection;
 pub mod durability;
+pub mod guarded;
 pub mod guc;
 pub mod heap;
 pub mod home;
 pub mod identity;
 pub mod jsonb;
+pub mod limits;
 pub mod lookup;
 pub mod names;
 pub mod random;
@@ -24,4 +27,5 @@ pub mod signal;
 pub mod slot;
 pub mod spi;
 pub mod trail;
+pub mod unlock;
 pub mod witness;

@@ -109,6 +109,57 @@ unsafe extern "C-unwind" {
     ) -> *mut c_char;
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub fn CacheRegisterRelcacheCallback(
+        function: pg_sys::RelcacheCallbackFunction,
+        arg: pg_sys::Datum,
+    );
+    pub fn systable_beginscan(
+        relation: pg_sys::Relation,
+        index: pg_sys::Oid,
+        index_ok: bool,
+        snapshot: pg_sys::Snapshot,
+        keys: c_int,
+        key: pg_sys::ScanKey,
+    ) -> pg_sys::SysScanDesc;
+    pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+    pub fn systable_endscan(scan: pg_sys::SysScanDesc);
+    pub fn ScanKeyInit(
+        entry: pg_sys::ScanKey,
+        attribute: pg_sys::AttrNumber,
+        strategy: pg_sys::StrategyNumber,
+        procedure: pg_sys::RegProcedure,
+        argument: pg_sys::Datum,
+    );
+    pub fn nocachegetattr(
+        tuple: pg_sys::HeapTuple,
+        attribute: c_int,
+        desc: pg_sys::TupleDesc,
+    ) -> pg_sys::Datum;
+    pub fn get_object_oid_index(class: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_object_attnum_oid(class: pg_sys::Oid) -> pg_sys::AttrNumber;
+    pub fn get_object_attnum_namespace(class: pg_sys::Oid) -> pg_sys::AttrNumber;
+    pub fn getObjectDescription(
+        object: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
+    pub fn get_object_address(
+        kind: pg_sys::ObjectType::Type,
+        object: *mut pg_sys::Node,
+        relation: *mut pg_sys::Relation,
+        lockmode: pg_sys::LOCKMODE,
+        missing_ok: bool,
+    ) -> pg_sys::ObjectAddress;
+    pub fn relation_close(relation: pg_sys::Relation, lockmode: pg_sys::LOCKMODE);
+    pub fn LookupFuncWithArgs(
+        kind: pg_sys::ObjectType::Type,
+        function: *mut pg_sys::ObjectWithArgs,
+        missing_ok: bool,
+    ) -> pg_sys::Oid;
+    pub fn get_rolespec_oid(role: *const pg_sys::RoleSpec, missing_ok: bool) -> pg_sys::Oid;
+    pub fn is_member_of_role_nosuper(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn is_admin_of_role(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn superuser_arg(role: pg_sys::Oid) -> bool;
+    pub fn defGetBoolean(option: *mut pg_sys::DefElem) -> bool;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
     pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
     pub fn SetConfigOption(
@@ -176,6 +227,8 @@ unsafe extern "C-unwind" {
     pub fn GetSystemUser() -> *const c_char;
 
     // --- never throw --------------------------------------------------------------------------
+    pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
+    pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
@@ -229,4 +282,32 @@ pub unsafe fn bytes<'a>(s: *const c_char) -> &'a [u8] {
         return &[];
     }
     unsafe { core::ffi::CStr::from_ptr(s) }.to_bytes()
+}
+
+/// An OID column of a catalog row, which is never NULL. Never throws.
+///
+/// # Safety
+/// `tuple` is a row of the catalog that `desc` describes.
+pub unsafe fn oid_column(
+    tuple: pg_sys::HeapTuple,
+    column: c_int,
+    desc: pg_sys::TupleDesc,
+) -> pg_sys::Oid {
+    pg_sys::Oid::from_u32(unsafe { nocachegetattr(tuple, column, desc) }.value() as u32)
+}
+
+/// A key "column = oid" of a catalog scan. Throws (look-up of the operator).
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn oid_key(key: &mut pg_sys::ScanKeyData, column: i16, oid: pg_sys::Oid) {
+    unsafe {
+        ScanKeyInit(
+            key,
+            column,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::Oid::from_u32(pg_sys::F_OIDEQ),
+            pg_sys::Datum::from(oid),
+        );
+    }
 }

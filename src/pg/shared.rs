@@ -37,6 +37,8 @@ pub struct Shared {
     pub forgotten: AtomicU32,
     /// Size of the last published checkpoint since server start.
     pub checkpointed: AtomicU64,
+    /// 1 while the worker can't publish checkpoints; `error` says why.
+    pub checkpoints_fail: AtomicU32,
     /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
     pub checkpoint_wanted: AtomicU64,
     /// Left-over rings that the worker still has to drain before the current one.
@@ -53,6 +55,10 @@ pub struct Shared {
     pub panics: AtomicU64,
     /// 1 while the ring is nearly full and somebody has said so.
     pub warned: AtomicU32,
+    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
+    pub trail_full: AtomicU32,
+    /// 1: periods were dropped of which the trail doesn't tell yet.
+    pub news: AtomicU32,
     /// Sessions that found no in-flight slot since server start.
     pub unprotected: AtomicU64,
     /// Position of the ring in use before which every producer is dead: its head when shared memory

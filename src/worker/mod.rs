@@ -9,7 +9,7 @@
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
 //! erase       destroys a value, in a process of its own
-//! maintenance closes periods, in a process of its own
+//! maintenance closes periods, in a process of its own; retention: and drops those that are too old
 //! ```
 //!
 //! # Exactly once
@@ -35,6 +35,7 @@ mod own_events;
 mod period;
 mod provenance;
 mod publish;
+mod retention;
 mod run;
 mod source;
 mod store;

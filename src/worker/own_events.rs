@@ -3,6 +3,7 @@
 
 use super::provenance::describe;
 use super::publish::key_statement;
+use super::retention;
 use crate::pg::shared::Shared;
 use crate::pg::trail::origin::Origin;
 use crate::pg::witness::LastStop;
@@ -122,6 +123,21 @@ impl OwnEvents {
             .text("ring", hex(ring_id).as_bytes())
             .number("position", position);
         self.event("STOP", details)
+    }
+
+    /// A period was dropped.
+    pub fn retention(&mut self, dropped: &retention::Dropped) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("reason", dropped.reason.as_bytes())
+            .text("from", rfc3339(dropped.starts_at).as_bytes())
+            .text("to", rfc3339(dropped.ends_at).as_bytes())
+            .number("events", dropped.events)
+            .number("size", dropped.size);
+        if let Some((first, last)) = dropped.first_seq.zip(dropped.last_seq) {
+            details.number("first_seq", first).number("last_seq", last);
+        }
+        self.event("RETENTION", details)
     }
 
     /// Bytes of a ring that hold no readable record. How many events they were isn't known: the
