@@ -56,14 +56,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
 
 /// Completes the details and lays out the shape; cuts what would make the record too long.
 fn finish(frame: &mut Frame, decided: usize) {
-    let Frame {
-        state,
-        drops,
-        details,
-        truncated,
-        ..
-    } = frame;
-    drops.finish(details, truncated, state.names_dropped);
+    frame.end_drops();
     frame.write_shape();
     let most = ring_file::ring().map_or(MOST, |ring| MOST.min(ring.capacity() as usize / 8));
     let len = FIXED_LEN

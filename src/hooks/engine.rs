@@ -255,6 +255,7 @@ impl Engine {
         if frame.error.try_reserve(self.error.message.len()).is_ok() {
             frame.error.extend_from_slice(&self.error.message);
         }
+        frame.end_drops();
         self.error.attempted.hand_over(id, frame);
         if frame.sent {
             self.commit_failed = true;

@@ -193,6 +193,14 @@ impl Frame {
         self.make_room();
     }
 
+    /// Ends the list of what was dropped, after which the details can take other members. Once is
+    /// enough; allocates nothing.
+    pub fn end_drops(&mut self) {
+        let single = self.state.names_dropped;
+        self.drops
+            .finish(&mut self.details, &mut self.truncated, single);
+    }
+
     /// Adds a relation unless it is there.
     pub fn add_relation(&mut self, name: &[u8]) {
         let known = self.relations.split(|b| *b == 0).any(|have| have == name);
