@@ -158,7 +158,8 @@ CREATE TABLE audit.period (
     ends_at timestamptz NOT NULL CHECK (ends_at > starts_at),
     suffix text NOT NULL,
     closed_at timestamptz,
-    frozen_at timestamptz
+    frozen_at timestamptz,
+    size bigint
 );
 COMMENT ON TABLE audit.period IS 'Periods of the trail: each has a partition of event, session, statement, fate and batch';
 COMMENT ON COLUMN audit.period.starts_at IS 'Begin of the period (recorded_at), inclusive';
@@ -166,6 +167,51 @@ COMMENT ON COLUMN audit.period.ends_at IS 'End of the period, exclusive';
 COMMENT ON COLUMN audit.period.suffix IS 'Suffix of the names of its partitions';
 COMMENT ON COLUMN audit.period.closed_at IS 'When it got its indexes and bounds, after its end';
 COMMENT ON COLUMN audit.period.frozen_at IS 'When its partitions were frozen';
+COMMENT ON COLUMN audit.period.size IS 'Bytes of its partitions, once they are frozen';
+
+CREATE TABLE audit.dropped (
+    starts_at timestamptz PRIMARY KEY,
+    ends_at timestamptz NOT NULL,
+    first_seq bigint,
+    last_seq bigint,
+    events bigint NOT NULL,
+    size bigint NOT NULL,
+    reason text NOT NULL,
+    dropped_at timestamptz NOT NULL,
+    told_by bigint
+);
+COMMENT ON TABLE audit.dropped IS 'Periods that were dropped: audit.retention, audit.max_size';
+COMMENT ON COLUMN audit.dropped.starts_at IS 'Begin of the period (recorded_at), inclusive';
+COMMENT ON COLUMN audit.dropped.ends_at IS 'End of the period, exclusive';
+COMMENT ON COLUMN audit.dropped.first_seq IS 'seq of its first event; NULL where it had none';
+COMMENT ON COLUMN audit.dropped.last_seq IS 'seq of its last event';
+COMMENT ON COLUMN audit.dropped.events IS 'Number of its events';
+COMMENT ON COLUMN audit.dropped.size IS 'Bytes of its partitions';
+COMMENT ON COLUMN audit.dropped.reason IS 'retention or max_size';
+COMMENT ON COLUMN audit.dropped.dropped_at IS 'When it was dropped';
+COMMENT ON COLUMN audit.dropped.told_by IS 'seq of the RETENTION event that tells of it';
+
+CREATE TABLE audit.hold (
+    id bigint PRIMARY KEY,
+    held_from timestamptz NOT NULL,
+    held_to timestamptz NOT NULL CHECK (held_to >= held_from),
+    reason text NOT NULL,
+    held_by text NOT NULL,
+    held_at timestamptz NOT NULL,
+    released_at timestamptz,
+    released_by text,
+    release_reason text
+);
+COMMENT ON TABLE audit.hold IS 'Legal holds: periods that overlap with one are not dropped; see the view audit.holds';
+COMMENT ON COLUMN audit.hold.id IS 'Number of the hold';
+COMMENT ON COLUMN audit.hold.held_from IS 'Begin of what is held, inclusive';
+COMMENT ON COLUMN audit.hold.held_to IS 'End of what is held, inclusive';
+COMMENT ON COLUMN audit.hold.reason IS 'What for';
+COMMENT ON COLUMN audit.hold.held_by IS 'Who made it';
+COMMENT ON COLUMN audit.hold.held_at IS 'When it was made';
+COMMENT ON COLUMN audit.hold.released_at IS 'When it was released; NULL while it holds';
+COMMENT ON COLUMN audit.hold.released_by IS 'Who released it';
+COMMENT ON COLUMN audit.hold.release_reason IS 'Why it was released';
 
 -- What outlives the partitions. Small: a row per checkpoint, per dropped partition, per change of
 -- key or origin.

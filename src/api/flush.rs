@@ -14,7 +14,7 @@ const LOOK: core::ffi::c_long = 100;
 /// Waits until everything recorded before the call is in the trail and flushed to disk; returns
 /// the trail's last seq. Can be cancelled.
 #[pg_extern(sql = false)]
-fn flush() -> i64 {
+pub fn flush() -> i64 {
     let (Some(shared), Some(ring)) = (shared(), ring_file::ring()) else {
         ereport!(
             ERROR,

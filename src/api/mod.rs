@@ -2,6 +2,8 @@
 
 mod event;
 mod flush;
+mod guard;
+mod hold;
 mod home;
 mod integrity;
 mod status;
@@ -25,10 +27,11 @@ extension_sql_file!(
     requires = ["tables"]
 );
 extension_sql_file!(
-    "../../sql/views.sql",
-    name = "views",
+    "../../sql/guard.sql",
+    name = "guard",
     requires = ["functions"]
 );
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["guard"]);
 extension_sql_file!(
     "../../sql/grants.sql",
     name = "grants",

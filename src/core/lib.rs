@@ -2,6 +2,7 @@
 //! grammar means, how SQL text is cut and redacted, how the trail is hashed and proven. It knows no PostgreSQL and does no I/O, so that
 //! the extension, `audit-verify`, tests, fuzzers and benches share one implementation.
 
+pub mod calendar;
 pub mod classify;
 pub mod codec;
 pub mod drops;

@@ -75,6 +75,10 @@ unsafe fn look_up(query: *mut pg_sys::Query) {
             for relation in known() {
                 frame.add_relation(&relation.name);
             }
+            let temporary = known().any(|relation| relation.name.starts_with(b"pg_temp."));
+            if frame.command == b"CREATE VIEW" && temporary {
+                frame.is_temporary_view();
+            }
             if prepares {
                 frame.classes.0 |= classes.0;
             }

@@ -1,6 +1,7 @@
 //! What is taken down when a statement begins: who, when, where, its number and its text.
 
 use audit_core::event::Classes;
+use audit_core::level::Level;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
@@ -10,7 +11,7 @@ use pgrx::pg_sys;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
 use super::{harmless, settings};
-use crate::pg::{guc, raw, session};
+use crate::pg::{guc, raw, session, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -43,14 +44,24 @@ pub unsafe fn session() {
 /// Whether a statement of these classes that begins at this depth may be recorded.
 #[inline]
 pub fn wanted(depth: u32, classes: Classes) -> bool {
-    guc::level().could_record(classes) && possible(depth)
+    level().could_record(classes) && possible(depth)
 }
 
 /// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
 #[inline]
 pub fn possible(depth: u32) -> bool {
     let in_script = unsafe { pg_sys::creating_extension };
-    depth == 0 || (!in_script && guc::nested())
+    depth == 0 || (!in_script && guc::nested()) || unlock::is_open()
+}
+
+/// `audit.level`; all while the session has unlocked the trail.
+#[inline]
+pub fn level() -> Level {
+    if unlock::is_open() {
+        Level::ALL
+    } else {
+        guc::level()
+    }
 }
 
 /// Takes a frame for a statement that begins now, and lets it run. Never throws.
@@ -90,7 +101,7 @@ pub unsafe fn statement(
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let source_end = engine.last_source.2;
     let frame = engine.frame(id);
-    frame.level = guc::level();
+    frame.level = level();
     frame.classes = classes;
     frame.captured = wanted;
     frame.in_aborted = in_aborted;
@@ -174,18 +185,17 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
 }
 
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
-fn take_text(frame: &mut Frame, text: &[u8]) {
+pub fn take_text(frame: &mut Frame, text: &[u8]) {
     if text.len() <= guc::statement_max_size() && harmless::is_harmless(text) {
         frame.text.clear();
         frame.text.extend_from_slice(text);
     } else {
-        take_text_as(frame, text, false);
+        take_text_as(frame, text, false, guc::statement_max_size());
     }
 }
 
-/// As [`take_text`]; `unparsed` where the server could not parse the text.
-pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool) {
-    let most = guc::statement_max_size();
+/// As [`take_text`], cut to `most` bytes; `unparsed` where the server could not parse the text.
+pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize) {
     frame.text.clear();
     if text.len() <= most && !redact::may_hold_secret(text) {
         frame.text.extend_from_slice(text);

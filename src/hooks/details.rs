@@ -267,7 +267,7 @@ unsafe fn setting(stmt: &pg_sys::VariableSetStmt, effective: bool) {
             return;
         }
         if effective {
-            let old = raw::GetConfigOption(stmt.name, true, false);
+            let old = effective_value(stmt.name);
             if !old.is_null() {
                 value("old", name, raw::bytes(old));
             }
@@ -293,6 +293,19 @@ unsafe fn setting(stmt: &pg_sys::VariableSetStmt, effective: bool) {
     }
 }
 
+/// The value of a setting as SHOW prints it; NULL where there is none.
+unsafe fn effective_value(name: *const c_char) -> *const c_char {
+    unsafe {
+        // SHOW refuses these to most: they are read as they are kept.
+        let hidden = raw::GetConfigOptionFlags(name, true) as u32 & pg_sys::GUC_SUPERUSER_ONLY != 0;
+        if hidden {
+            raw::GetConfigOption(name, true, false)
+        } else {
+            raw::GetConfigOptionByName(name, core::ptr::null_mut(), true)
+        }
+    }
+}
+
 /// Never throws.
 unsafe fn append_value(argument: *mut pg_sys::Node) {
     use std::io::Write;
@@ -312,9 +325,6 @@ unsafe fn append_value(argument: *mut pg_sys::Node) {
         match compat::constant(constant) {
             Constant::Text(value) => out.extend_from_slice(raw::bytes(value)),
             Constant::Integer(value) => {
-                let _ = write!(out, "{value}");
-            }
-            Constant::Boolean(value) => {
                 let _ = write!(out, "{value}");
             }
             Constant::None => out.extend_from_slice(b"?"),

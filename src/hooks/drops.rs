@@ -135,14 +135,14 @@ fn is_internal(class: pg_sys::Oid, kind: &[u8], name: &[u8]) -> bool {
         || (class.to_u32() == TRIGGER && name.windows(19).any(|w| w == b"_ConstraintTrigger_"))
 }
 
-/// The type of a table's rows. Throws.
+/// Whether it is the type of a table's rows. Throws.
 unsafe fn is_row_type(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {
     if class != pg_sys::TypeRelationId {
         return false;
     }
     unsafe {
+        // The relation of a composite type goes before its type, a table after it.
         let relid = raw::get_typ_typrelid(object);
-        relid != pg_sys::InvalidOid
-            && raw::get_rel_relkind(relid) as u8 != pg_sys::RELKIND_COMPOSITE_TYPE
+        relid != pg_sys::InvalidOid && raw::get_rel_relkind(relid) != 0
     }
 }

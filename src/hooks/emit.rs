@@ -8,9 +8,11 @@ use audit_core::fit;
 use audit_core::ring::{Limit, PushError};
 use core::sync::atomic::Ordering;
 
+use super::begin;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use crate::pg::{durability, raw, ring_file, session, shared, slot};
+use crate::pg::names::Relation;
+use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -54,14 +56,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
 
 /// Completes the details and lays out the shape; cuts what would make the record too long.
 fn finish(frame: &mut Frame, decided: usize) {
-    let Frame {
-        state,
-        drops,
-        details,
-        truncated,
-        ..
-    } = frame;
-    drops.finish(details, truncated, state.names_dropped);
+    frame.end_drops();
     frame.write_shape();
     let most = ring_file::ring().map_or(MOST, |ring| MOST.min(ring.capacity() as usize / 8));
     let len = FIXED_LEN
@@ -159,6 +154,73 @@ pub fn setting_event(engine: &mut Engine, setting: &[u8], details: &[u8]) {
     );
 }
 
+/// Sends an AUDIT event that `fill` completes. With `tracked` it takes the fate of the transaction.
+pub fn audit_event(
+    engine: &mut Engine,
+    command: &[u8],
+    tracked: bool,
+    fill: impl FnOnce(&mut Frame),
+) {
+    let id = engine.take_frame();
+    let statement_id = engine.statement_id;
+    let frame = engine.frame(id);
+    frame.classes = Classes::of(Class::Audit);
+    frame.command.extend_from_slice(command);
+    frame.session.extend_from_slice(session::encoded());
+    frame.numbers.started_at = unsafe { raw::GetCurrentTimestamp() };
+    frame.numbers.duration = 0;
+    frame.numbers.statement_id = statement_id;
+    fill(frame);
+    push(engine, id, Fate::Open, tracked);
+    engine.give_back(id);
+}
+
+/// Sends an AUDIT event `REFUSED`: an attempt that the guard stopped, with the text that the client
+/// sent.
+pub fn refused_event(
+    engine: &mut Engine,
+    command: &[u8],
+    what: &[u8],
+    relation: Option<&Relation>,
+) {
+    audit_event(engine, b"REFUSED", false, |frame| {
+        frame.numbers.outcome = Outcome::Failed;
+        frame.numbers.sqlstate = report::GUARDED as i32 as u32;
+        let message = report::guarded_message(command, what);
+        frame.error.extend_from_slice(message.as_bytes());
+        frame.details.text("command", command).text("object", what);
+        if let Some(relation) = relation {
+            frame.object_type = relation.kind;
+            frame.object_name.extend_from_slice(&relation.name);
+            frame.add_relation(&relation.name);
+        }
+        // SAFETY: NULL or the string of the client's message.
+        begin::take_text(frame, unsafe { raw::bytes(pg_sys::debug_query_string) });
+    });
+}
+
+/// Sends an AUDIT event of a function of ours, within the statement that called it.
+pub fn own_event(engine: &mut Engine, command: &[u8], details: &[u8]) {
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    let numbers = Numbers {
+        started_at: unsafe { raw::GetCurrentTimestamp() },
+        duration: 0,
+        event_no: engine.fates.number_event(false),
+        statement_id: engine.statement_id,
+        ..Numbers::default()
+    };
+    small(
+        engine,
+        &numbers,
+        Classes::of(Class::Audit),
+        command,
+        None,
+        Some(details),
+        (decided > 0).then_some(&decisions[..decided]),
+    );
+}
+
 /// Sends an event of the session itself. It carries the decisions that wait.
 pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, details: &[u8]) {
     let now = unsafe { raw::GetCurrentTimestamp() };
@@ -182,7 +244,13 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
 }
 
 /// Sends AUTHENTICATE: a session that never began, so it has no event numbers.
-pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8]) {
+pub fn logon_failed(
+    session: &[u8],
+    shape: &mut Vec<u8>,
+    sqlstate: u32,
+    error: &[u8],
+    details: &[u8],
+) {
     let started_at = unsafe { pg_sys::MyStartTimestamp };
     let numbers = Numbers {
         started_at,
@@ -191,14 +259,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
         outcome: Outcome::Failed,
         ..Numbers::default()
     };
-    let mut shape = Vec::with_capacity(SMALL_SHAPE);
-    ShapeWriter::new(
-        &mut shape,
-        Classes::of(Class::Session),
-        0,
-        b"AUTHENTICATE",
-        None,
-    );
+    ShapeWriter::new(shape, Classes::of(Class::Session), 0, b"AUTHENTICATE", None);
     let sections = [
         Some(session),
         Some(shape.as_slice()),

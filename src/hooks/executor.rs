@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
-use super::{begin, capture, parameters, room};
+use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
-use crate::pg::{acl, compat, guc, names, raw};
+use crate::pg::{acl, compat, guc, names, raw, unlock};
 
 static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
@@ -42,12 +42,17 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         let address = &raw const marker as usize;
         let id = if !capture::on() {
             None
-        } else if guc::level().is_none() && !guc::has_role() && engine().idle() {
+        } else if guc::level().is_none()
+            && !guc::has_role()
+            && !unlock::is_open()
+            && engine().idle()
+        {
             engine().statement_id += 1;
             None
         } else {
             begin_query(query, eflags, address)
         };
+        guard::check_query(query, eflags);
         match NEXT_START {
             Some(next) => next(query, eflags),
             None => raw::standard_ExecutorStart(query, eflags),
@@ -262,9 +267,9 @@ impl<'f> Objects<'f> {
         self.frame.add_relation(&relation.name);
         // The main object: what is written to, by the name that the user gave it (a view that the
         // server writes through); else the only relation there is.
-        let through_view = relation.kind == "VIEW" && self.target.rule_of != relid;
+        let through_view = || relation.kind == "VIEW" && !self.target.is_of_rule(relid);
         let written =
-            privileges as u32 & WRITES != 0 && (relid == self.target.relid || through_view);
+            privileges as u32 & WRITES != 0 && (relid == self.target.relid || through_view());
         if self.frame.object_type.is_empty() && (self.select || written) {
             self.frame.object_type = relation.kind;
             self.frame.object_name.extend_from_slice(&relation.name);
@@ -356,6 +361,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
         }
+        guard::check_database(query);
         if let Some(id) = id {
             with(|engine| engine.pause(id));
         }

@@ -4,7 +4,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
-use super::{drops, functions};
+use super::{drops, functions, guard_objects};
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, home, raw};
 
@@ -82,7 +82,10 @@ unsafe extern "C-unwind" fn object_access(
     unsafe {
         if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
             functions::called(object);
-        } else if access == pg_sys::ObjectAccessType::OAT_DROP {
+        } else {
+            guard_objects::check(access, class, object, sub, arg);
+        }
+        if access == pg_sys::ObjectAccessType::OAT_DROP {
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);
             } else if class == pg_sys::DatabaseRelationId {

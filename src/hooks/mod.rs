@@ -10,6 +10,7 @@ macro_rules! field {
 }
 
 pub mod analyze;
+pub mod apply;
 pub mod attempted;
 pub mod begin;
 pub mod capture;
@@ -25,6 +26,13 @@ pub mod extension;
 pub mod found;
 pub mod frame;
 pub mod functions;
+pub mod guard;
+pub mod guard_names;
+pub mod guard_objects;
+pub mod guard_roles;
+pub mod guard_session;
+pub mod guard_trigger;
+pub mod guard_utility;
 pub mod harmless;
 pub mod object;
 pub mod objects;
@@ -45,6 +53,7 @@ pub mod xact;
 pub unsafe fn install() {
     unsafe {
         error::install();
+        session::install();
         executor::install();
         analyze::install();
         planner::install();
@@ -52,5 +61,6 @@ pub unsafe fn install() {
         xact::install();
         extension::install();
         replication::install();
+        guard_session::install();
     }
 }

@@ -19,7 +19,7 @@ const LOOK_EVERY: i64 = 10_000;
 /// # Safety
 /// Where a statement may fail: before it has begun.
 #[inline]
-pub unsafe fn wait_for(exempt: impl FnOnce() -> bool) {
+pub unsafe fn wait_for(exempt: impl Fn() -> bool) {
     let Some(ring) = ring_file::ring() else {
         return;
     };
@@ -30,6 +30,23 @@ pub unsafe fn wait_for(exempt: impl FnOnce() -> bool) {
             if !exempt() {
                 nearly_full(shared, ring);
             }
+        }
+    }
+    if shared().is_some_and(|shared| shared.trail_full.load(Ordering::Relaxed) != 0) && !exempt() {
+        unsafe { trail_full() };
+    }
+}
+
+/// Superusers are let through: somebody has to be able to change the setting, and what they do is
+/// recorded all the same. Throws.
+#[cold]
+unsafe fn trail_full() {
+    unsafe {
+        if raw::IsTransactionState()
+            && !raw::IsAbortedTransactionBlockState()
+            && !raw::superuser_arg(raw::GetUserId())
+        {
+            report::trail_full();
         }
     }
 }

@@ -11,7 +11,9 @@ use pgrx::pg_sys;
 use super::engine::{Id, engine, with};
 use super::found::found;
 use super::frame::Wraps;
-use super::{begin, capture, describe, details, drops, error, extension, replication, room};
+use super::{
+    begin, capture, describe, details, drops, error, extension, guard_utility, replication, room,
+};
 use crate::pg::{compat, durability, guc, raw};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -46,6 +48,7 @@ unsafe extern "C-unwind" fn process(
         } else {
             begin_utility(pstmt, query_string, &raw const marker as usize)
         };
+        let outer = guard_utility::enter((*pstmt).utilityStmt);
         match NEXT {
             Some(next) => next(
                 pstmt,
@@ -68,6 +71,7 @@ unsafe extern "C-unwind" fn process(
                 qc,
             ),
         }
+        guard_utility::leave(outer);
         if let Some(id) = id {
             end_utility(id, qc);
             replication::listen();

@@ -7,8 +7,8 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::with;
-use super::{capture, checks, session as sessions};
-use crate::pg::{durability, home, raw, session, slot};
+use super::{apply, capture, checks, guard_utility, session as sessions};
+use crate::pg::{durability, home, raw, session, slot, unlock};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -29,16 +29,25 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
             about_to_commit(true);
         },
         // PREPARE TRANSACTION is told once it is done, as its event says what it prepared.
-        XACT_EVENT_PRE_PREPARE => unsafe { about_to_commit(false) },
+        XACT_EVENT_PRE_PREPARE => unsafe {
+            apply::before_commit();
+            about_to_commit(false);
+        },
         XACT_EVENT_COMMIT => {
             home::committed();
+            apply::ended(Fate::Committed);
             end(Fate::Committed);
         }
         XACT_EVENT_ABORT => {
             home::aborted();
+            aborted();
+            apply::ended(Fate::RolledBack);
             end(Fate::RolledBack);
         }
-        XACT_EVENT_PREPARE => end(Fate::Prepared),
+        XACT_EVENT_PREPARE => {
+            apply::ended(Fate::Prepared);
+            end(Fate::Prepared);
+        }
         _ => {}
     }
 }
@@ -48,7 +57,15 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
 unsafe fn before_commit() {
     if !session::known() && capture::on() {
         unsafe { sessions::connected() };
+    } else {
+        unsafe { apply::before_commit() };
     }
+}
+
+/// No end of a statement was seen: what was noted for its time is over.
+fn aborted() {
+    guard_utility::aborted();
+    unlock::aborted();
 }
 
 /// From here on the transaction may turn out to be committed even if nobody is left to say so: the
@@ -88,6 +105,9 @@ unsafe extern "C-unwind" fn subtransaction(
     _arg: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::*;
+    if event == SUBXACT_EVENT_ABORT_SUB {
+        aborted();
+    }
     if !capture::on_quietly() {
         return;
     }

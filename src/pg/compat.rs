@@ -144,46 +144,35 @@ unsafe fn entry_of(
 pub struct Target {
     /// The table as it was named: not its partitions, and under a view the table below.
     pub relid: pg_sys::Oid,
-    /// The rule whose action the statement is, if it is one, belongs to this relation.
-    pub rule_of: pg_sys::Oid,
+    rtable: *const pg_sys::List,
 }
 
 impl Target {
     pub const NONE: Target = Target {
         relid: pg_sys::InvalidOid,
-        rule_of: pg_sys::InvalidOid,
+        rtable: core::ptr::null(),
     };
 
-    unsafe fn new(entry: *const pg_sys::RangeTblEntry, rtable: *const pg_sys::List) -> Target {
+    /// Whether the statement is the action of a rule of this relation: the rewriter leaves the entries
+    /// `old` and `new` of it in the action's range table (PRS2_OLD_VARNO). Never throws.
+    pub fn is_of_rule(&self, relid: pg_sys::Oid) -> bool {
+        let mut found = false;
+        // SAFETY: the statement that the target was read from outlives it.
         unsafe {
-            Target {
-                relid: (*entry).relid,
-                rule_of: rule_of(rtable),
-            }
+            for_each_pointer(self.rtable, |entry: *mut pg_sys::RangeTblEntry| {
+                found = found
+                    || ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                        && (*entry).relid == relid
+                        && !(*entry).alias.is_null()
+                        && !needs_privilege(entry)
+                        && matches!(
+                            super::raw::bytes((*(*entry).alias).aliasname),
+                            b"old" | b"new"
+                        ));
+            });
         }
+        found
     }
-}
-
-/// The relation that a rule's action is about: the rewriter leaves the entries `old` and `new` of it
-/// in the action's range table (PRS2_OLD_VARNO), and views have none of their own privileges.
-unsafe fn rule_of(rtable: *const pg_sys::List) -> pg_sys::Oid {
-    let mut found = pg_sys::InvalidOid;
-    unsafe {
-        for_each_pointer(rtable, |entry: *mut pg_sys::RangeTblEntry| {
-            if found == pg_sys::InvalidOid
-                && (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && !(*entry).alias.is_null()
-                && !needs_privilege(entry)
-                && matches!(
-                    super::raw::bytes((*(*entry).alias).aliasname),
-                    b"old" | b"new"
-                )
-            {
-                found = (*entry).relid;
-            }
-        });
-    }
-    found
 }
 
 /// What a planned statement writes to. Never throws.
@@ -201,7 +190,10 @@ pub unsafe fn target_of_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
             let index = (*(*results).elements.add(i as usize)).int_value;
             let entry = entry_of((*stmt).rtable, index);
             if !entry.is_null() && needs_privilege(entry) {
-                return Target::new(entry, (*stmt).rtable);
+                return Target {
+                    relid: (*entry).relid,
+                    rtable: (*stmt).rtable,
+                };
             }
         }
         Target::NONE
@@ -218,7 +210,54 @@ pub unsafe fn target_of_query(query: *const pg_sys::Query) -> Target {
         if entry.is_null() {
             return Target::NONE;
         }
-        Target::new(entry, (*query).rtable)
+        Target {
+            relid: (*entry).relid,
+            rtable: (*query).rtable,
+        }
+    }
+}
+
+/// Calls `f` with each table that the transaction has changed so far, and how many rows; `false` where
+/// that isn't to be had: the server keeps it to itself.
+#[cfg(feature = "pg14")]
+pub unsafe fn for_each_written(_f: impl FnMut(pg_sys::Oid, i64)) -> bool {
+    false
+}
+
+/// Calls `f` with each table that the transaction has changed so far, and how many rows; `false` where
+/// nothing is counted (track_counts is off). Throws only what `f` does, or for lack of memory.
+///
+/// # Safety
+/// In a transaction, outside of subtransactions.
+#[cfg(not(feature = "pg14"))]
+pub unsafe fn for_each_written(mut f: impl FnMut(pg_sys::Oid, i64)) -> bool {
+    /// utils/pgstat_internal.h, which pgrx doesn't bind; the same from 15 to 18 but for names.
+    #[repr(C)]
+    struct SubXact {
+        nest_level: core::ffi::c_int,
+        previous: *mut SubXact,
+        dropped: [*mut core::ffi::c_void; 2],
+        dropped_count: core::ffi::c_int,
+        first: *mut pg_sys::PgStat_TableXactStatus,
+    }
+    unsafe extern "C-unwind" {
+        fn pgstat_get_xact_stack_level(nest_level: core::ffi::c_int) -> *mut SubXact;
+    }
+    unsafe {
+        if !pg_sys::pgstat_track_counts {
+            return false;
+        }
+        let mut table = (*pgstat_get_xact_stack_level(1)).first;
+        while let Some(counts) = table.as_ref() {
+            let rows = counts.tuples_inserted + counts.tuples_updated + counts.tuples_deleted;
+            // PgStat_TableStatus begins with the relation's OID.
+            let relid = *counts.parent.cast::<pg_sys::Oid>();
+            if rows > 0 || counts.truncdropped {
+                f(relid, rows);
+            }
+            table = counts.next;
+        }
+        true
     }
 }
 
@@ -419,6 +458,39 @@ pub unsafe fn admin_option(stmt: *const pg_sys::GrantRoleStmt) -> bool {
         });
     }
     found
+}
+
+/// Columns conrelid and confrelid of pg_constraint (catalog/pg_constraint.h): 18 has conenforced
+/// before them.
+pub const CONSTRAINT_RELATIONS: [core::ffi::c_int; 2] = if cfg!(feature = "pg18") {
+    [9, 13]
+} else {
+    [8, 12]
+};
+
+/// Whether CREATEROLE is enough to grant any role that is no superuser's (until 15).
+pub const CREATEROLE_GRANTS_ANY: bool = cfg!(any(feature = "pg14", feature = "pg15"));
+
+/// Whether this process holds just this lock. Never throws.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    unsafe extern "C-unwind" {
+        fn LockHeldByMe(tag: *const pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool;
+    }
+    unsafe { LockHeldByMe(tag, mode) }
+}
+
+/// Whether this process holds just this lock. Never throws.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub unsafe fn holds_lock(tag: &pg_sys::LOCKTAG, mode: pg_sys::LOCKMODE) -> bool {
+    unsafe extern "C-unwind" {
+        fn LockHeldByMe(
+            tag: *const pg_sys::LOCKTAG,
+            mode: pg_sys::LOCKMODE,
+            or_stronger: bool,
+        ) -> bool;
+    }
+    unsafe { LockHeldByMe(tag, mode, false) }
 }
 
 /// The timeline that this server writes; outside of recovery. Doesn't throw.

@@ -29,6 +29,8 @@ pub fn committed() {
         && let Some(shared) = super::shared::shared()
     {
         shared.set_home(change);
+        // Whoever opened the trail that was there has not opened the next one.
+        super::unlock::set_open(false);
         shared.set_worker_latch();
     }
     reattach();

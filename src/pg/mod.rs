@@ -3,26 +3,29 @@
 //! frame between it and the server.
 
 pub mod acl;
-pub mod canon;
+pub mod announce;
 pub mod compat;
 pub mod connection;
 pub mod durability;
+pub mod guarded;
 pub mod guc;
 pub mod heap;
 pub mod home;
 pub mod identity;
 pub mod jsonb;
-pub mod keys;
+pub mod limits;
 pub mod lookup;
 pub mod names;
-pub mod origin;
 pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
+pub mod scrub;
 pub mod session;
 pub mod shared;
 pub mod signal;
 pub mod slot;
 pub mod spi;
-pub mod tree_store;
+pub mod trail;
+pub mod unlock;
+pub mod witness;

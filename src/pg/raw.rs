@@ -60,7 +60,6 @@ unsafe extern "C-unwind" {
     pub fn RelnameGetRelid(name: *const c_char) -> pg_sys::Oid;
     pub fn fetch_search_path_array(path: *mut pg_sys::Oid, len: c_int) -> c_int;
     pub fn get_array_type(element: pg_sys::Oid) -> pg_sys::Oid;
-    pub fn get_func_name(function: pg_sys::Oid) -> *mut c_char;
     pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
     pub fn format_type_be_qualified(type_: pg_sys::Oid) -> *mut c_char;
     pub fn format_type_extended(type_: pg_sys::Oid, modifier: i32, flags: u16) -> *mut c_char;
@@ -109,6 +108,57 @@ unsafe extern "C-unwind" {
     ) -> *mut c_char;
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub fn CacheRegisterRelcacheCallback(
+        function: pg_sys::RelcacheCallbackFunction,
+        arg: pg_sys::Datum,
+    );
+    pub fn systable_beginscan(
+        relation: pg_sys::Relation,
+        index: pg_sys::Oid,
+        index_ok: bool,
+        snapshot: pg_sys::Snapshot,
+        keys: c_int,
+        key: pg_sys::ScanKey,
+    ) -> pg_sys::SysScanDesc;
+    pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+    pub fn systable_endscan(scan: pg_sys::SysScanDesc);
+    pub fn ScanKeyInit(
+        entry: pg_sys::ScanKey,
+        attribute: pg_sys::AttrNumber,
+        strategy: pg_sys::StrategyNumber,
+        procedure: pg_sys::RegProcedure,
+        argument: pg_sys::Datum,
+    );
+    pub fn nocachegetattr(
+        tuple: pg_sys::HeapTuple,
+        attribute: c_int,
+        desc: pg_sys::TupleDesc,
+    ) -> pg_sys::Datum;
+    pub fn get_object_oid_index(class: pg_sys::Oid) -> pg_sys::Oid;
+    pub fn get_object_attnum_oid(class: pg_sys::Oid) -> pg_sys::AttrNumber;
+    pub fn get_object_attnum_namespace(class: pg_sys::Oid) -> pg_sys::AttrNumber;
+    pub fn getObjectDescription(
+        object: *const pg_sys::ObjectAddress,
+        missing_ok: bool,
+    ) -> *mut c_char;
+    pub fn get_object_address(
+        kind: pg_sys::ObjectType::Type,
+        object: *mut pg_sys::Node,
+        relation: *mut pg_sys::Relation,
+        lockmode: pg_sys::LOCKMODE,
+        missing_ok: bool,
+    ) -> pg_sys::ObjectAddress;
+    pub fn relation_close(relation: pg_sys::Relation, lockmode: pg_sys::LOCKMODE);
+    pub fn LookupFuncWithArgs(
+        kind: pg_sys::ObjectType::Type,
+        function: *mut pg_sys::ObjectWithArgs,
+        missing_ok: bool,
+    ) -> pg_sys::Oid;
+    pub fn get_rolespec_oid(role: *const pg_sys::RoleSpec, missing_ok: bool) -> pg_sys::Oid;
+    pub fn is_member_of_role_nosuper(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn is_admin_of_role(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    pub fn superuser_arg(role: pg_sys::Oid) -> bool;
+    pub fn defGetBoolean(option: *mut pg_sys::DefElem) -> bool;
     pub fn GetUserNameFromId(roleid: pg_sys::Oid, noerr: bool) -> *mut c_char;
     pub fn getExtensionOfObject(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid;
     pub fn SetConfigOption(
@@ -117,6 +167,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::GucContext::Type,
         source: pg_sys::GucSource::Type,
     );
+    pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
     pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
     pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
@@ -142,6 +193,12 @@ unsafe extern "C-unwind" {
         throw_error: bool,
     ) -> *mut pg_sys::PreparedStatement;
     pub fn get_attnum(relid: pg_sys::Oid, name: *const c_char) -> pg_sys::AttrNumber;
+    pub fn GetConfigOptionFlags(name: *const c_char, missing_ok: bool) -> c_int;
+    pub fn GetConfigOptionByName(
+        name: *const c_char,
+        full_name: *mut *const c_char,
+        missing_ok: bool,
+    ) -> *mut c_char;
     pub fn quote_identifier(ident: *const c_char) -> *const c_char;
     pub fn quote_qualified_identifier(
         qualifier: *const c_char,
@@ -169,12 +226,15 @@ unsafe extern "C-unwind" {
     pub fn GetSystemUser() -> *const c_char;
 
     // --- never throw --------------------------------------------------------------------------
+    pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
+    pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
     pub fn ConditionVariableCancelSleep() -> CancelSleep;
     pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetUserId() -> pg_sys::Oid;
     pub fn GetSessionUserId() -> pg_sys::Oid;
@@ -208,6 +268,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::MemoryContext,
         callback: *mut pg_sys::MemoryContextCallback,
     );
+    pub fn on_proc_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
     pub fn on_shmem_exit(function: pg_sys::pg_on_exit_callback, arg: pg_sys::Datum);
 }
 
@@ -220,4 +281,32 @@ pub unsafe fn bytes<'a>(s: *const c_char) -> &'a [u8] {
         return &[];
     }
     unsafe { core::ffi::CStr::from_ptr(s) }.to_bytes()
+}
+
+/// An OID column of a catalog row, which is never NULL. Never throws.
+///
+/// # Safety
+/// `tuple` is a row of the catalog that `desc` describes.
+pub unsafe fn oid_column(
+    tuple: pg_sys::HeapTuple,
+    column: c_int,
+    desc: pg_sys::TupleDesc,
+) -> pg_sys::Oid {
+    pg_sys::Oid::from_u32(unsafe { nocachegetattr(tuple, column, desc) }.value() as u32)
+}
+
+/// A key "column = oid" of a catalog scan. Throws (look-up of the operator).
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn oid_key(key: &mut pg_sys::ScanKeyData, column: i16, oid: pg_sys::Oid) {
+    unsafe {
+        ScanKeyInit(
+            key,
+            column,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::Oid::from_u32(pg_sys::F_OIDEQ),
+            pg_sys::Datum::from(oid),
+        );
+    }
 }

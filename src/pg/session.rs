@@ -182,16 +182,28 @@ impl State {
                     role_name: role,
                     auth_identity: not_empty(raw::bytes(compat::system_user())),
                     session_user: session_user.filter(|name| *name != &*self.user_name),
-                    database_name: Some(&self.database_name),
+                    // A walsender of physical replication has none.
+                    database_name: not_empty(&self.database_name),
                     branch: not_empty(&seen.branch),
                     client_addr: self.peer.address.as_deref().map(str::as_bytes),
                     client_port: self.peer.port,
                     application_name: Some(&seen.application_name),
-                    backend_type: Some(raw::bytes(raw::GetBackendTypeDesc(pg_sys::MyBackendType))),
+                    backend_type: Some(backend_type()),
                     context: not_empty(guc::context()),
                 },
                 &mut self.encoded,
             );
+        }
+    }
+}
+
+/// The kind of this process, as pg_stat_activity shows it. Never throws.
+fn backend_type() -> &'static [u8] {
+    // SAFETY: MyBgworkerEntry is NULL or valid; its strings are NUL-terminated.
+    unsafe {
+        match pg_sys::MyBgworkerEntry.as_ref() {
+            Some(worker) => raw::bytes(worker.bgw_type.as_ptr()),
+            None => raw::bytes(raw::GetBackendTypeDesc(pg_sys::MyBackendType)),
         }
     }
 }

@@ -32,6 +32,9 @@ pub struct Shared {
     pub flushed: AtomicU64,
     /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
     pub flush_wanted: AtomicU64,
+    /// Counts requests that the worker refer to no dictionary row stored so far; and those it met.
+    pub forget_wanted: AtomicU32,
+    pub forgotten: AtomicU32,
     /// Size of the last published checkpoint since server start.
     pub checkpointed: AtomicU64,
     /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
@@ -50,6 +53,10 @@ pub struct Shared {
     pub panics: AtomicU64,
     /// 1 while the ring is nearly full and somebody has said so.
     pub warned: AtomicU32,
+    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
+    pub trail_full: AtomicU32,
+    /// 1: periods were dropped of which the trail doesn't tell yet.
+    pub news: AtomicU32,
     /// Sessions that found no in-flight slot since server start.
     pub unprotected: AtomicU64,
     /// Position of the ring in use before which every producer is dead: its head when shared memory
@@ -59,6 +66,12 @@ pub struct Shared {
     first_xid: AtomicU64,
     /// Nanoseconds that the worker spent on batches since server start.
     pub worker_ns: AtomicU64,
+    /// How the server stopped before it started ([`super::witness::LastStop`]); the worker's first START
+    /// tells it.
+    pub last_stop: AtomicU32,
+    /// WAL that was written without the library.
+    pub unwatched_from: AtomicU64,
+    pub unwatched_to: AtomicU64,
     /// Even: `error` is stable. Written by the worker only.
     error_version: AtomicU32,
     error_len: AtomicU32,
@@ -263,6 +276,15 @@ unsafe extern "C-unwind" fn startup() {
         }
         SHARED = at;
         super::ring_file::startup();
+        // An old ring that was put aside just now shows that the library has run here before.
+        let new = super::ring_file::leftovers().is_empty();
+        if let Some(found) = super::witness::startup(new) {
+            (*at)
+                .last_stop
+                .store(found.last_stop as u32, Ordering::Relaxed);
+            (*at).unwatched_from.store(found.from, Ordering::Relaxed);
+            (*at).unwatched_to.store(found.to, Ordering::Relaxed);
+        }
         // Nobody else runs now: no child of before, none of after.
         if let Some(ring) = super::ring_file::ring() {
             ring.slots().orphan_all();

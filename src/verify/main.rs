@@ -1,143 +1,105 @@
-//! `audit-verify ring FILE`: prints the records of a ring file and what its sessions were doing, one
-//! line each, without a server.
+//! `audit-verify`: checks what audit_ext wrote, without a database.
 
-use audit_core::codec::{self, Section};
-use audit_core::event::{Session, Shape, sqlstate_text};
-use audit_core::ring::{Found, Leftover};
-use audit_core::slot::Orphan;
+mod events;
+mod proofs;
+mod ring;
+
+use std::io::Read;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: audit-verify ring FILE";
+const USAGE: &str = "\
+usage: audit-verify checkpoint FILE [--key KEY]
+       audit-verify inclusion PROOF [--event FILE] [--checkpoint FILE] [--key KEY]
+       audit-verify consistency PROOF [--old FILE] [--new FILE] [--key KEY]
+       audit-verify events FILE [--checkpoint FILE] [--key KEY]
+       audit-verify ring FILE
+
+checkpoint   prints a signed note (audit.checkpoint(), pg_audit/checkpoints: the last one)
+inclusion    checks the JSON of audit.inclusion_proof(): against the event's line of
+             audit.evidence(), against a checkpoint of the same size
+consistency  checks the JSON of audit.consistency_proof(): against checkpoints of its two sizes
+events       prints the leaf hash of each line of audit.evidence(); lines 1 to n give the root,
+             which is held against a checkpoint of size n
+ring         prints the records of a ring file
+
+FILE is - for standard input. KEY is the text of a public key, <name>+<id>+<base64>, from a KEY
+event; without it no signature is checked. Exit code: 0 all holds, 1 something doesn't, 2 usage.";
+
+/// What was given besides the command and its file.
+#[derive(Default)]
+pub struct Options {
+    pub key: Option<String>,
+    pub event: Option<String>,
+    pub checkpoint: Option<String>,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.as_slice() {
-        [command, file] if command == "ring" => match ring(file) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(message) => {
-                eprintln!("audit-verify: {file}: {message}");
-                ExitCode::FAILURE
-            }
-        },
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
+    if matches!(arguments.first().map(String::as_str), Some("--help" | "-h")) {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let Some((command, file, options)) = parse(&arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let done = read(&file).and_then(|bytes| match command.as_str() {
+        "ring" => ring::ring(&bytes),
+        "checkpoint" => proofs::checkpoint(&bytes, &options),
+        "inclusion" => proofs::inclusion(&bytes, &options),
+        "consistency" => proofs::consistency(&bytes, &options),
+        _ => events::events(&bytes, &options),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("audit-verify: {file}: {message}");
+            ExitCode::FAILURE
         }
     }
 }
 
-fn ring(file: &str) -> Result<(), String> {
-    let bytes = std::fs::read(file).map_err(|e| e.to_string())?;
-    let ring = Leftover::open(&bytes).map_err(|e| e.to_string())?;
-    let id: String = ring.id().iter().map(|b| format!("{b:02x}")).collect();
-    println!("ring {id} of {} bytes", ring.capacity());
-    for found in ring.recover(0) {
-        match found {
-            Found::Record {
-                start,
-                pid,
-                payload,
-                ..
-            } => println!("{start}\tpid {pid}\t{}", describe(payload)),
-            Found::Gap { start, next } => println!("{start}\tnothing up to {next}"),
+/// Command, file and options; `None` where they make no sense.
+fn parse(arguments: &[String]) -> Option<(String, String, Options)> {
+    let [command, file, rest @ ..] = arguments else {
+        return None;
+    };
+    let allowed: &[&str] = match command.as_str() {
+        "ring" => &[],
+        "checkpoint" => &["--key"],
+        "inclusion" => &["--event", "--checkpoint", "--key"],
+        "consistency" => &["--old", "--new", "--key"],
+        "events" => &["--checkpoint", "--key"],
+        _ => return None,
+    };
+    let mut options = Options::default();
+    for pair in rest.chunks(2) {
+        let [name, value] = pair else { return None };
+        if !allowed.contains(&name.as_str()) {
+            return None;
         }
+        let option = match name.as_str() {
+            "--key" => &mut options.key,
+            "--event" => &mut options.event,
+            "--checkpoint" => &mut options.checkpoint,
+            "--old" => &mut options.old,
+            _ => &mut options.new,
+        };
+        *option = Some(value.clone());
     }
-    for orphan in ring.orphans() {
-        println!("slot\tpid {}\t{}", orphan.pid, in_flight(&orphan));
-    }
-    Ok(())
+    Some((command.clone(), file.clone(), options))
 }
 
-/// One line that says what a session was doing.
-fn in_flight(orphan: &Orphan) -> String {
-    let session = codec::decode_session(&orphan.session).unwrap_or_default();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
-    let open: Vec<_> = orphan
-        .open
-        .iter()
-        .map(|o| {
-            let n = &o.numbers;
-            format!(
-                "{}.{} depth {} {} text {}",
-                n.statement_id,
-                n.substatement_id,
-                n.depth,
-                n.outcome.name(),
-                text(&o.text)
-            )
-        })
-        .collect();
-    format!(
-        "user {} db {} statements {} last event {} pushing {} undecided from {} xid {} open [{}]",
-        text(session.user_name.unwrap_or(b"-")),
-        text(session.database_name.unwrap_or(b"-")),
-        orphan.statements,
-        orphan.last_event,
-        orphan.pushing.unwrap_or(0),
-        orphan.undecided_from.unwrap_or(0),
-        orphan.xid.unwrap_or(0),
-        open.join("; ")
-    )
-}
-
-/// One line that says what a payload holds.
-fn describe(payload: &[u8]) -> String {
-    let event = match codec::decode(payload) {
-        Ok(event) => event,
-        Err(error) => return format!("not readable: {error}"),
-    };
-    let session = event
-        .section(Section::Session)
-        .map_or(Ok(Session::default()), codec::decode_session)
-        .unwrap_or_default();
-    let shape = event
-        .section(Section::Shape)
-        .map_or(Ok(Shape::default()), codec::decode_shape)
-        .unwrap_or_default();
-    let text = |bytes: Option<&[u8]>| {
-        bytes.map_or("-".into(), |b| {
-            String::from_utf8_lossy(b).escape_debug().to_string()
-        })
-    };
-    let n = &event.numbers;
-    let relations: Vec<_> = shape
-        .relations
-        .iter()
-        .map(|name| String::from_utf8_lossy(name))
-        .collect();
-    let decisions: Vec<_> = event
-        .decisions()
-        .flatten()
-        .map(|d| format!("{}-{} {}", d.first, d.last, d.fate.name().unwrap_or("open")))
-        .collect();
-    format!(
-        "event {} statement {}.{} depth {} {} {} {} {} {} fate {} xid {} rows {} {} µs user {} as {} db {} object {} {} relations {{{}}} error {} details {} decides [{}] text {}",
-        n.event_no,
-        n.statement_id,
-        n.substatement_id,
-        n.depth,
-        shape.classes.strongest().name(),
-        String::from_utf8_lossy(shape.command),
-        n.outcome.name(),
-        if n.sqlstate == 0 {
-            "00000".into()
-        } else {
-            String::from_utf8_lossy(&sqlstate_text(n.sqlstate)).into_owned()
-        },
-        "",
-        n.fate.name().unwrap_or("open"),
-        n.transaction_id,
-        n.rows,
-        n.duration,
-        text(session.user_name),
-        text(session.role_name),
-        text(session.database_name),
-        text(shape.object_type),
-        text(shape.object_name),
-        relations.join(", "),
-        text(event.section(Section::Error)),
-        text(event.section(Section::Details)),
-        decisions.join(", "),
-        text(event.section(Section::Statement)),
-    )
+/// The bytes of a file, or of standard input.
+pub fn read(file: &str) -> Result<Vec<u8>, String> {
+    if file != "-" {
+        return std::fs::read(file).map_err(|e| e.to_string());
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut bytes)
+        .map_err(|e| e.to_string())?;
+    Ok(bytes)
 }

@@ -6,6 +6,8 @@
 
 use super::lifecycle::{definition, pin_settings};
 use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
+use super::retention;
+use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
 use crate::pg::{guc, session, signal};
 use core::ffi::c_int;
@@ -28,13 +30,32 @@ pub struct Upkeep {
     /// First page of the hot partition that isn't known to be summarised.
     summarised_to: u32,
     closer: Closer,
+    limits: retention::Watch,
 }
 
 impl Upkeep {
+    /// How long an idle worker may sleep; `None`: until it is woken.
+    pub fn sleep(&self) -> Option<Duration> {
+        self.limits.sleep()
+    }
+
+    /// Has what the limits condemn dropped. Called after each batch, and when the worker wakes.
+    pub fn keep_limits(&mut self, shared: &Shared) {
+        if self.limits.is_due(shared) {
+            self.closer.start();
+        }
+    }
+
+    /// A drop was told of: there may be more to drop now.
+    pub fn dropped(&mut self) {
+        self.limits.look_again();
+    }
+
     pub fn period_changed(&mut self) {
         *self = Upkeep {
             closing_due: true,
             closer: core::mem::take(&mut self.closer),
+            limits: core::mem::take(&mut self.limits),
             ..Upkeep::default()
         };
     }
@@ -108,7 +129,7 @@ fn ended_periods(current: i64) -> Vec<String> {
     query(
         &format!(
             "SELECT suffix FROM audit.period WHERE ends_at <= '{}' AND frozen_at IS NULL ORDER BY starts_at",
-            super::calendar::rfc3339(current)
+            audit_core::calendar::rfc3339(current)
         ),
         |row| suffixes.extend(row.text(1)),
     );
@@ -170,14 +191,17 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
         pg_sys::PortalContext = pg_sys::TopMemoryContext;
     }
     pin_settings();
-    let closed = close_all();
+    let closed = close_all().and_then(|()| match shared() {
+        Some(shared) => retention::drop_due(shared),
+        None => Ok(()),
+    });
     unsafe { pg_sys::pgstat_report_stat(true) };
     // The worker starts this process again in a while. A reader's lock is nothing to speak of.
     if let Err(failure) = closed
         && failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
     {
         pgrx::log!(
-            "audit_ext could not close a period yet: {}",
+            "audit_ext could not close or drop a period yet: {}",
             failure.message
         );
     }
@@ -213,9 +237,11 @@ fn close(suffix: &str) -> Result<(), Failure> {
     for table in TABLES {
         freeze(&format!("{table}_{suffix}"))?;
     }
+    let sizes = TABLES.map(|table| format!("pg_total_relation_size('audit.{table}_{suffix}')"));
     transaction(|| {
         execute(&format!(
-            "UPDATE audit.period SET frozen_at = now() WHERE suffix = '{suffix}'"
+            "UPDATE audit.period SET frozen_at = now(), size = {} WHERE suffix = '{suffix}'",
+            sizes.join(" + ")
         ));
     })
 }
@@ -240,8 +266,8 @@ fn bound(suffix: &str) {
         };
         execute(&format!(
             "ALTER TABLE audit.event_{suffix} ADD CONSTRAINT {name} CHECK (started_at >= '{}' AND started_at <= '{}') NOT VALID",
-            super::calendar::rfc3339(min),
-            super::calendar::rfc3339(max)
+            audit_core::calendar::rfc3339(min),
+            audit_core::calendar::rfc3339(max)
         ));
     }
     execute(&format!(

@@ -8,7 +8,8 @@
 //! orphans     last events of sessions that were found dead
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
-//! maintenance closes periods, in a process of its own
+//! maintenance closes periods, in a process of its own; retention: and drops those that are too old
+//! erase       destroys a value, in a process of its own
 //! ```
 //!
 //! # Exactly once
@@ -22,9 +23,9 @@
 
 mod arena;
 mod batch;
-mod calendar;
 mod decided;
 mod dictionary;
+mod erase;
 mod fates;
 mod leftover;
 mod lifecycle;
@@ -34,6 +35,7 @@ mod own_events;
 mod period;
 mod provenance;
 mod publish;
+mod retention;
 mod run;
 mod source;
 mod store;
@@ -41,6 +43,8 @@ mod text;
 mod trail;
 
 use pgrx::pg_sys;
+
+pub use erase::run as erase;
 
 /// Name and type of the worker, in pg_stat_activity and in its own events.
 pub const NAME: &core::ffi::CStr = c"audit_ext worker";

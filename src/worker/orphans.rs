@@ -5,10 +5,10 @@
 //! when its last events are. A worker that dies in between leaves the slot as it was; the next one
 //! asks the trail what is there already.
 
-use super::calendar::rfc3339;
 use super::run::Worker;
 use super::source::{Live, Source};
 use crate::pg::spi::{query, transaction};
+use audit_core::calendar::rfc3339;
 use audit_core::event::Fate;
 use audit_core::ring::Ring;
 use audit_core::slot::{Known, Orphan};

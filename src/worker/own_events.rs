@@ -1,15 +1,19 @@
 //! Events of the worker itself (class AUDIT), encoded as a backend would encode them, so that they
 //! take the same way into the trail.
 
-use super::calendar::rfc3339;
 use super::provenance::describe;
 use super::publish::key_statement;
-use crate::pg::origin::Origin;
+use super::retention;
+use crate::pg::shared::Shared;
+use crate::pg::trail::origin::Origin;
+use crate::pg::witness::LastStop;
+use audit_core::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session};
 use audit_core::json::{Object, hex};
 use audit_core::note::{Signing, Verifying};
 use audit_core::ring::Dropped;
+use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
 /// Makes the worker's events.
@@ -94,7 +98,13 @@ impl OwnEvents {
     }
 
     /// The worker begins to fill the trail.
-    pub fn start(&mut self, ring_id: &[u8], position: u64, leftover_rings: usize) -> &[u8] {
+    pub fn start(
+        &mut self,
+        ring_id: &[u8],
+        position: u64,
+        leftover_rings: usize,
+        shared: &Shared,
+    ) -> &[u8] {
         let mut details = describe(&Origin::here());
         details
             .text("server_version", pg_sys::PG_VERSION.to_bytes())
@@ -102,7 +112,32 @@ impl OwnEvents {
             .text("ring", hex(ring_id).as_bytes())
             .number("position", position)
             .number("leftover_rings", leftover_rings);
+        tell_last_stop(&mut details, shared);
         self.event("START", details)
+    }
+
+    /// The worker ends as it was asked to: what comes later waits in the ring.
+    pub fn stop(&mut self, ring_id: &[u8], position: u64) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("ring", hex(ring_id).as_bytes())
+            .number("position", position);
+        self.event("STOP", details)
+    }
+
+    /// A period was dropped.
+    pub fn retention(&mut self, dropped: &retention::Dropped) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("reason", dropped.reason.as_bytes())
+            .text("from", rfc3339(dropped.starts_at).as_bytes())
+            .text("to", rfc3339(dropped.ends_at).as_bytes())
+            .number("events", dropped.events)
+            .number("size", dropped.size);
+        if let Some((first, last)) = dropped.first_seq.zip(dropped.last_seq) {
+            details.number("first_seq", first).number("last_seq", last);
+        }
+        self.event("RETENTION", details)
     }
 
     /// Bytes of a ring that hold no readable record. How many events they were isn't known: the
@@ -128,4 +163,26 @@ impl OwnEvents {
             .text("last", rfc3339(dropped.last).as_bytes());
         self.event("GAP", details)
     }
+}
+
+/// How the server had stopped before it started: said once per server start.
+fn tell_last_stop(details: &mut Object, shared: &Shared) {
+    let lsn = |at: u64| format!("{:X}/{:X}", at >> 32, at as u32);
+    let told = match LastStop::from_u32(shared.last_stop.swap(0, Ordering::Relaxed)) {
+        LastStop::None => return,
+        LastStop::Clean => "clean",
+        LastStop::Crash => "crash",
+        LastStop::Unwatched => {
+            let from = shared.unwatched_from.load(Ordering::Relaxed);
+            let to = shared.unwatched_to.load(Ordering::Relaxed);
+            details.begin_object("wal_without_library");
+            if from != 0 {
+                details.text("from", lsn(from).as_bytes());
+            }
+            details.text("to", lsn(to).as_bytes());
+            details.end_object();
+            "without the library"
+        }
+    };
+    details.text("last_stop", told.as_bytes());
 }

@@ -4,9 +4,9 @@
 //! SHARE UPDATE EXCLUSIVE on the parent, where CREATE TABLE … PARTITION OF would take ACCESS
 //! EXCLUSIVE and wait for every reader that idles in a transaction.
 
-use super::calendar::{rfc3339, suffix};
 use super::dictionary::first_ref;
 use crate::pg::spi::{execute, query};
+use audit_core::calendar::{rfc3339, suffix};
 use audit_core::event::Timestamp;
 use pgrx::pg_sys;
 
@@ -83,6 +83,7 @@ pub fn find_or_make(at: Timestamp, interval_seconds: u64) -> Period {
 }
 
 fn make(at: Timestamp, interval_seconds: u64) {
+    lock_extension();
     let (starts_at, ends_at) = bounds(at, interval_seconds);
     let suffix = suffix(starts_at);
     let (from, to) = (rfc3339(starts_at), rfc3339(ends_at));
@@ -96,6 +97,16 @@ fn make(at: Timestamp, interval_seconds: u64) {
     execute(&format!(
         "INSERT INTO audit.period (starts_at, ends_at, suffix) VALUES ('{from}', '{to}', '{suffix}')"
     ));
+}
+
+/// First of all locks, as DROP EXTENSION does it: taken later, it would make a deadlock with that.
+/// Throws; in a transaction.
+pub fn lock_extension() {
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), false);
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+    }
 }
 
 /// Makes one partition and puts it under its parent and the extension.
@@ -137,6 +148,13 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     ));
     execute(&format!(
         "ALTER TABLE audit.{table} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to})"
+    ));
+    // Triggers of rows come from the parent; those of statements don't.
+    execute(&format!(
+        "CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION audit.guard()"
+    ));
+    execute(&format!(
+        "ALTER TABLE {name} ENABLE ALWAYS TRIGGER guard_truncate"
     ));
     execute(&format!("ALTER EXTENSION audit_ext ADD TABLE {name}"));
 }

@@ -2,10 +2,10 @@
 //! branch, and not behind what was published of it.
 
 use super::own_events::OwnEvents;
-use crate::pg::keys;
-use crate::pg::origin::Origin;
 use crate::pg::spi::query;
-use crate::pg::tree_store::TreeStore;
+use crate::pg::trail::keys;
+use crate::pg::trail::origin::Origin;
+use crate::pg::trail::store::TreeStore;
 use audit_core::json::Object;
 use audit_core::note::{Checkpoint, Note, encode_hash, notes};
 use audit_core::tree::Frontier;

@@ -3,12 +3,13 @@
 //! A checkpoint is signed only for what is flushed. It goes to the file of checkpoints, to the
 //! server log and to audit.checkpoint, in this order: what the table holds was published.
 
-use super::calendar::rfc3339;
 use super::own_events::OwnEvents;
-use crate::pg::origin::Origin;
+use crate::pg::guc;
 use crate::pg::shared::Shared;
 use crate::pg::spi::{Plan, text_datum, transaction};
-use crate::pg::{guc, keys};
+use crate::pg::trail::keys;
+use crate::pg::trail::origin::Origin;
+use audit_core::calendar::rfc3339;
 use audit_core::note::{Checkpoint, Signing, Verifying};
 use audit_core::tree::Frontier;
 use core::sync::atomic::Ordering;

@@ -1,5 +1,7 @@
 //! The worker's loop: sleep until there is a record, gather for a while, drain, and start again.
 
+mod step;
+
 use super::batch::{Batch, Care, MAX_ROWS};
 use super::dictionary::Dictionary;
 use super::lifecycle::{flush_interval, is_home, service, terminated, wait};
@@ -10,10 +12,11 @@ use super::publish::Publisher;
 use super::source::{Live, Source, Step};
 use super::store::{Destination, Progress, Store};
 use super::text::Texts;
-use super::{leftover, maintenance, orphans, trail};
+use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
-use crate::pg::{guc, keys, ring_file};
+use crate::pg::trail::keys;
+use crate::pg::{guc, ring_file};
 use audit_core::event::Timestamp;
 use audit_core::ring::Ring;
 use audit_core::tree::Frontier;
@@ -73,6 +76,8 @@ pub struct Worker {
     /// Own events that go first into the next batch.
     queued: Vec<Queued>,
     publisher: Option<Publisher>,
+    /// Dropped periods that `queued` tells of: where they began, index in `queued`.
+    telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
     care: Care,
     /// Set while the trail can't be written to.
@@ -102,6 +107,7 @@ impl Worker {
             batch: Batch::default(),
             payload: Vec::new(),
             queued: Vec::new(),
+            telling: Vec::new(),
             publisher: None,
             max_rows: MAX_ROWS,
             care: Care::Whole,
@@ -197,7 +203,10 @@ impl Worker {
         let leftovers = ring_file::leftovers().len();
         self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
-        let start = self.own.start(&id, progress.position, leftovers).to_vec();
+        let start = self
+            .own
+            .start(&id, progress.position, leftovers, self.shared)
+            .to_vec();
         let tail = ring.tail();
         if progress.position < tail {
             // The trail is older than the ring: a backup was restored beside it.
@@ -252,6 +261,8 @@ impl Worker {
         self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(last_seq, Ordering::Relaxed);
+        // A predecessor may not have told of all that was dropped.
+        self.shared.news.store(1, Ordering::SeqCst);
     }
 
     /// What the trail holds of a ring. Outer `None`: the worker has to end.
@@ -318,233 +329,6 @@ impl Worker {
         self.shared.first_xid()
     }
 
-    /// Stores one batch, or backs off.
-    fn step(&mut self, source: &mut dyn Source) -> Drained {
-        let begun = Instant::now();
-        match self.try_step(source) {
-            Ok(drained) => {
-                self.recovered();
-                if let Drained::Stored { .. } = drained {
-                    let spent = begun.elapsed().as_nanos() as u64;
-                    self.shared.worker_ns.fetch_add(spent, Ordering::Relaxed);
-                }
-                drained
-            }
-            Err(failure) => {
-                source.rewind();
-                self.forget();
-                if !self.lower_demands(&failure) {
-                    self.failed(&failure);
-                }
-                Drained::Stored { full: true }
-            }
-        }
-    }
-
-    fn try_step(&mut self, source: &mut dyn Source) -> Result<Drained, Failure> {
-        // A clock that steps back must not make recorded_at do so.
-        let at = super::now().max(self.last_recorded_at);
-        self.enter_period(at)?;
-        let (worker, source_again) = (&mut *self, &mut *source);
-        let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
-        if let Drained::Stored { .. } = drained {
-            self.committed(source, at, gaps);
-        }
-        Ok(drained)
-    }
-
-    /// Makes sure that the period of `at` is the current one.
-    fn enter_period(&mut self, at: Timestamp) -> Result<(), Failure> {
-        if self.current.as_ref().is_some_and(|c| c.period.holds(at)) {
-            return Ok(());
-        }
-        let interval = guc::partition_interval_seconds();
-        let period = transaction(|| period::find_or_make(at, interval))?;
-        self.current = Some(transaction(|| Current {
-            dictionary: Dictionary::new(
-                period::next_ref("session", &period),
-                period::next_ref("statement", &period),
-            ),
-            period,
-        })?);
-        self.upkeep.period_changed();
-        Ok(())
-    }
-
-    /// Puts a batch together and writes it; returns the gaps told and when it was stored. In a
-    /// transaction; throws.
-    fn fill_and_write(
-        &mut self,
-        source: &mut dyn Source,
-        at: Timestamp,
-    ) -> (u64, Timestamp, Drained) {
-        let (Some(current), Some(store)) = (&mut self.current, &self.store) else {
-            pgrx::error!("audit_ext: the worker is not attached");
-        };
-        let batch = &mut self.batch;
-        let (texts, care) = (self.texts, self.care);
-        let before = source.progress();
-        let mut gaps = 0;
-        batch.clear();
-        current.dictionary.trim();
-        let mut add = |batch: &mut Batch, payload: &[u8], care| {
-            batch.add(payload, &mut current.dictionary, texts, care)
-        };
-        for own in &self.queued {
-            if add(batch, &own.payload, care).is_ok() && own.landmark {
-                batch.landmarks.push(batch.rows.len() as u32 - 1);
-            }
-        }
-        if let Some(dropped) = source.take_dropped() {
-            gaps += 1;
-            let _ = add(
-                batch,
-                self.own.dropped(&before.ring_id, &dropped),
-                Care::Whole,
-            );
-        }
-        let mut pending = false;
-        while !batch.is_full(self.max_rows) {
-            let (from, to, reason) = match source.next(&mut self.payload) {
-                Step::Record { start, next } => match add(batch, &self.payload, care) {
-                    Ok(()) => continue,
-                    Err(why) => (start, next, why.to_string()),
-                },
-                Step::Gap { from, to, reason } => (from, to, reason),
-                Step::Empty => break,
-                Step::Pending => {
-                    pending = true;
-                    break;
-                }
-            };
-            gaps += 1;
-            let gap = self.own.unreadable(&before.ring_id, from, to, &reason);
-            let _ = add(batch, gap, Care::Whole);
-        }
-        let progress = source.progress();
-        // Each batch ends with an event, whose leaf covers the batch's own row. (The position alone
-        // moves only at the beginning of a left-over ring, where there is nothing.)
-        if batch.rows.is_empty() {
-            let drained = if pending {
-                Drained::Pending
-            } else {
-                Drained::Nothing
-            };
-            return (0, at, drained);
-        }
-        // Events that came while the batch was put together did not begin after it was stored.
-        let now = super::now();
-        let at = if now > at && current.period.holds(now) {
-            now
-        } else {
-            at
-        };
-        batch.finish();
-        self.next_tree = self.tree.clone();
-        let to = Destination {
-            period: &current.period,
-            dictionary: &mut current.dictionary,
-            tree: &mut self.next_tree,
-            recorded_at: at,
-            progress,
-        };
-        store.write(batch, to);
-        let full = batch.is_full(self.max_rows);
-        (gaps, at, Drained::Stored { full })
-    }
-
-    /// A batch is in the trail and flushed: only now the ring may forget it.
-    fn committed(&mut self, source: &mut dyn Source, at: Timestamp, gaps: u64) {
-        let rows = self.batch.rows.len() as u64;
-        core::mem::swap(&mut self.tree, &mut self.next_tree);
-        self.last_recorded_at = at;
-        self.queued.clear();
-        source.stored();
-        let shared = self.shared;
-        shared.recorded.fetch_add(rows, Ordering::Relaxed);
-        shared.gaps.fetch_add(gaps, Ordering::Relaxed);
-        shared.last_batch_at.store(at, Ordering::Relaxed);
-        shared.last_seq.store(self.tree.size(), Ordering::Relaxed);
-        let progress = source.progress();
-        if ring_file::ring().is_some_and(|ring| ring.id() == progress.ring_id) {
-            shared.flushed.store(progress.position, Ordering::SeqCst);
-        }
-        self.broadcast();
-        if ring_file::ring().is_some_and(|ring| ring.fill() < ring.capacity() / 2) {
-            shared.warned.store(0, Ordering::Relaxed);
-        }
-        // Demands that were lowered for a troublesome event rise again behind it.
-        self.care = Care::Whole;
-        self.max_rows = (self.max_rows * 2).min(MAX_ROWS);
-        self.upkeep.stored(rows);
-        if let Some(current) = &self.current {
-            self.upkeep.run(&current.period, at);
-        }
-    }
-
-    fn broadcast(&self) {
-        // SAFETY: initialised at server start; doesn't throw.
-        unsafe { pg_sys::ConditionVariableBroadcast((&raw const self.shared.flush_cv).cast_mut()) };
-    }
-
-    /// After a batch that wasn't stored: the dictionary's rows of it aren't, either.
-    fn forget(&mut self) {
-        self.batch.clear();
-        if let Some(current) = &mut self.current {
-            current.dictionary.forget();
-        }
-    }
-
-    /// An event whose content makes the batch fail is found by storing one by one, and then stored
-    /// without its content. `false`: content isn't what is wrong.
-    fn lower_demands(&mut self, failure: &Failure) -> bool {
-        if !failure.is_about_content() || self.back_off.is_some() {
-            return false;
-        }
-        if self.max_rows > 1 {
-            self.max_rows = 1;
-        } else if self.care == Care::Whole {
-            self.care = Care::Bare;
-            pgrx::log!(
-                "audit_ext worker stores an event without its content: {}",
-                failure.message
-            );
-        } else {
-            return false;
-        }
-        true
-    }
-
-    /// Waits longer from failure to failure; says so once.
-    fn failed(&mut self, failure: &Failure) {
-        self.current = None;
-        if let Ok(false) = is_home() {
-            // DROP EXTENSION took the tables away: no failure.
-            self.home_lost = true;
-            return;
-        }
-        self.shared.set_last_error(&failure.message);
-        let wait_for = match self.back_off {
-            None => {
-                pgrx::warning!(
-                    "audit_ext worker cannot store events, they wait in the ring: {}",
-                    failure.message
-                );
-                BACK_OFF[0]
-            }
-            Some(before) => (before * 2).min(BACK_OFF[1]),
-        };
-        self.back_off = Some(wait_for);
-        super::lifecycle::sleep(wait_for);
-    }
-
-    fn recovered(&mut self) {
-        if self.back_off.take().is_some() {
-            self.shared.set_last_error("");
-            pgrx::log!("audit_ext worker stores events again");
-        }
-    }
-
     /// Left-over rings that are still to be drained; sessions that died in a crash count as one.
     pub fn set_leftovers(&self, rings: usize) {
         let count = rings + usize::from(self.orphans_wait);
@@ -573,9 +357,12 @@ impl Worker {
         if !live.has_news() {
             // Counts that autovacuum goes by.
             unsafe { pg_sys::pgstat_report_stat(true) };
-            // Only what has no checkpoint yet is worth waking up for.
+            // Only what has no checkpoint yet, and what becomes too old, is worth waking up for.
             let publisher = self.publisher.as_ref();
-            wait(publisher.and_then(|p| p.due_in(&self.tree)));
+            let checkpoint = publisher.and_then(|p| p.due_in(&self.tree));
+            let retention = self.upkeep.sleep();
+            wait(checkpoint.into_iter().chain(retention).min());
+            self.upkeep.keep_limits(self.shared);
         }
         self.shared.worker_sleeping.store(0, Ordering::SeqCst);
         self.look_at_home();
@@ -614,6 +401,12 @@ impl Worker {
                 Ok(Drained::Stored { .. }) => {}
                 Ok(_) | Err(_) => return,
             }
+        }
+        if terminated() && !self.home_lost {
+            let progress = live.progress();
+            let stop = self.own.stop(&progress.ring_id, progress.position).to_vec();
+            self.queue(stop, false);
+            let _ = self.try_step(live);
         }
         if let Some(publisher) = self.publisher.as_mut().filter(|_| !self.home_lost) {
             publisher.publish(&self.tree);

@@ -3,7 +3,7 @@
 
 use super::store::Progress;
 use crate::pg::spi::query;
-use crate::pg::tree_store::TreeStore;
+use crate::pg::trail::store::TreeStore;
 use audit_core::event::Timestamp;
 use audit_core::json::hex;
 use audit_core::tree::Frontier;

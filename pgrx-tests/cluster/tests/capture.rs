@@ -406,7 +406,7 @@ fn grants_name_grantees_privileges_and_columns() {
             "class = 'ROLE' AND command <> 'CREATE ROLE'"
         ),
         [
-            r#"GRANT | public.t | {"columns": ["a", "b"], "grantees": ["r1", "PUBLIC"], "privileges": ["select", "update"], "grant_option": true}"#,
+            r#"GRANT | public.t | {"columns": ["a", "b"], "grantees": ["r1", "PUBLIC"], "privileges": ["select", "update"], "grant_option": true, "column_privileges": {"update": ["a", "b"]}}"#,
             r#"REVOKE | public.t | {"grantees": ["r2"], "privileges": ["ALL"]}"#,
             r#"GRANT ROLE | r1 | {"roles": ["r1"], "members": ["r2"]}"#,
             r#"ALTER DEFAULT PRIVILEGES | ~ | {"grantees": ["r1"], "privileges": ["select"]}"#,

@@ -245,7 +245,7 @@ fn drop_and_create_again() {
     cluster
         .psql()
         .db("postgres")
-        .run("DROP EXTENSION audit_ext")
+        .run("SELECT audit.unlock('test'); DROP EXTENSION audit_ext")
         .ok();
     cluster.psql().run("SELECT 'between'").ok();
     assert_calm(&cluster);
@@ -303,6 +303,16 @@ fn a_home_that_is_dropped_leaves_a_calm_server() {
     cluster.psql().run("CREATE DATABASE home").ok();
     create_extension(&cluster, "home");
     cluster.psql().db("home").run("SELECT audit.flush()").ok();
+    let guarded = cluster
+        .psql()
+        .run("DROP DATABASE home WITH (FORCE)")
+        .error();
+    assert_mentions(&guarded, &["home", "is refused", "HINT:", "audit.unlock"]);
+    cluster
+        .psql()
+        .db("home")
+        .run("SELECT audit.unlock('test'); DROP EXTENSION audit_ext")
+        .ok();
     let dropped = cluster.psql().run("DROP DATABASE home WITH (FORCE)");
     assert_eq!(
         (dropped.code, dropped.stderr.contains("ERROR")),

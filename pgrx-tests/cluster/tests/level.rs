@@ -355,7 +355,8 @@ fn an_ordinary_user_can_neither_read_nor_write_the_trail() {
             let output = bob(&attempt);
             assert!(
                 output.stderr.contains("permission denied")
-                    || output.stderr.contains("must be owner"),
+                    || output.stderr.contains("must be owner")
+                    || output.stderr.contains("is refused"),
                 "{attempt}: {output:?}"
             );
             assert_eq!(output.stdout, "", "{attempt}");

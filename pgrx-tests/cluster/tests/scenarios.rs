@@ -15,6 +15,8 @@ const ROWS: &str = include_str!("scenarios/pgaudit_rows.txt");
 const OBJECT: &str = include_str!("scenarios/pgaudit_object.txt");
 const CAPTURE: &str = include_str!("scenarios/capture.txt");
 const OBJECTS: &str = include_str!("scenarios/capture_objects.txt");
+const NAMES: &str = include_str!("scenarios/capture_names.txt");
+const DETAILS: &str = include_str!("scenarios/capture_details.txt");
 const NESTED: &str = include_str!("scenarios/capture_nested.txt");
 const IDENTITY: &str = include_str!("scenarios/compliance_identity.txt");
 const ACCESS: &str = include_str!("scenarios/compliance_access.txt");
@@ -58,6 +60,16 @@ fn capture() {
 #[test]
 fn capture_objects() {
     run::all("capture_objects.txt", &parse(OBJECTS));
+}
+
+#[test]
+fn capture_names() {
+    run::all("capture_names.txt", &parse(NAMES));
+}
+
+#[test]
+fn capture_details() {
+    run::all("capture_details.txt", &parse(DETAILS));
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! checkpoints that were published.
 
 use super::verify::Problems;
-use crate::pg::canon::content;
-use crate::pg::keys;
 use crate::pg::spi::query;
-use crate::pg::tree_store::TreeStore;
+use crate::pg::trail::canon::content;
+use crate::pg::trail::keys;
+use crate::pg::trail::store::TreeStore;
+use audit_core::calendar::rfc3339;
 use audit_core::note::{Checkpoint, Note, Verifying, notes};
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, cover};
@@ -54,6 +55,7 @@ impl Expected {
 struct Head {
     size: u64,
     root: Hash,
+    signed_at: Option<String>,
     place: &'static str,
 }
 
@@ -72,7 +74,7 @@ impl Heads {
         let keys = keys::known();
         let mut heads = Vec::new();
         query(
-            "SELECT size, root, note FROM audit.checkpoint ORDER BY size",
+            "SELECT size, root, note, published_at FROM audit.checkpoint ORDER BY size",
             |row| {
                 let note = row.text(3).unwrap_or_default();
                 let size = row.number(1).unwrap_or(0) as u64;
@@ -80,7 +82,11 @@ impl Heads {
                     .datum(2)
                     .and_then(|d| content(d, |b| Hash::try_from(b).ok()));
                 match check(note.as_bytes(), &keys) {
-                    Ok(head) if head.size == size && Some(head.root) == root => {
+                    Ok(head)
+                        if head.size == size
+                            && Some(head.root) == root
+                            && row.number(4).map(rfc3339) == head.signed_at =>
+                    {
                         heads.push(Head {
                             place: "audit.checkpoint",
                             ..head
@@ -161,6 +167,41 @@ impl Heads {
     }
 }
 
+/// Holds audit.origin against the events that it has copies of. `landmarks`: those of the events
+/// `first..=last` that it has to have.
+pub fn check_origin(first: u64, last: u64, landmarks: &[u64], problems: &mut Problems) {
+    let mut copied = Vec::new();
+    query(
+        &format!(
+            "SELECT o.seq, e.seq IS NULL, \
+                    (e.recorded_at, t.command, e.details) IS DISTINCT FROM (o.recorded_at, o.command, o.details) \
+             FROM audit.origin o \
+             LEFT JOIN audit.event e ON e.seq = o.seq \
+             LEFT JOIN audit.statement t ON t.ref = e.statement \
+             WHERE o.seq BETWEEN {first} AND {last} \
+               AND NOT EXISTS (SELECT FROM audit.subtree s WHERE o.seq BETWEEN s.first_seq AND s.last_seq)"
+        ),
+        |row| {
+            let seq = row.number(1).unwrap_or(0) as u64;
+            copied.push(seq);
+            let gone = row.number(2) == Some(1);
+            if gone || row.number(3) == Some(1) {
+                let detail = match gone {
+                    true => "a row of audit.origin is a copy of no event",
+                    false => "a row of audit.origin is not a copy of its event",
+                };
+                problems.add(seq, "changed origin", detail.into());
+            }
+        },
+    );
+    for seq in landmarks {
+        if !copied.contains(seq) {
+            let detail = "audit.origin has no copy of this event";
+            problems.add(*seq, "changed origin", detail.into());
+        }
+    }
+}
+
 /// What RESTORE events tell of: size of the trail before, and size that was published. They are
 /// problems themselves, as events were lost.
 fn restored(problems: &mut Problems) -> Vec<(u64, u64)> {
@@ -188,6 +229,7 @@ fn check(note: &[u8], keys: &[Verifying]) -> Result<Head, String> {
                 return Ok(Head {
                     size: checkpoint.size,
                     root: checkpoint.root,
+                    signed_at: checkpoint.extension("signed_at").map(str::to_string),
                     place: "the file of checkpoints",
                 });
             }

@@ -1,8 +1,9 @@
 //! The trail as evidence: whether it is whole, what it commits to, and how to prove that.
 
+mod erase;
 mod expect;
 mod numbers;
-mod reader;
+mod proof;
 mod verify;
 
 use crate::pg::spi;
@@ -33,4 +34,41 @@ fn verify(
             .into_iter()
             .map(|p| (p.seq.map(|seq| seq as i64), p.problem, p.detail)),
     )
+}
+
+/// The signed head of the trail.
+#[pg_extern(sql = false)]
+fn checkpoint() -> String {
+    spi::connected(proof::checkpoint)
+}
+
+/// JSON.
+#[pg_extern(sql = false)]
+fn inclusion_proof(seq: i64, size: i64) -> String {
+    let json = spi::connected(|| proof::inclusion(seq, size));
+    String::from_utf8_lossy(&json).into_owned()
+}
+
+/// JSON.
+#[pg_extern(sql = false)]
+fn consistency_proof(size1: i64, size2: i64) -> String {
+    let json = spi::connected(|| proof::consistency(size1, size2));
+    String::from_utf8_lossy(&json).into_owned()
+}
+
+/// Destroys values of an event; returns how many events lost a value.
+#[pg_extern(sql = false)]
+fn erase(seq: Option<i64>, fields: Option<Vec<Option<String>>>, reason: Option<&str>) -> i64 {
+    let fields = fields.unwrap_or_default();
+    erase::erase(seq.unwrap_or(0), &fields, reason.unwrap_or_default())
+}
+
+/// Names of erased fields; for the views.
+#[pg_extern(sql = false)]
+fn event_erased(
+    event: Option<&[u8]>,
+    statement: Option<&[u8]>,
+    session: Option<&[u8]>,
+) -> Vec<String> {
+    erase::erased(event, statement, session)
 }

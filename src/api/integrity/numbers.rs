@@ -1,8 +1,8 @@
 //! Events that were lost before they came into the trail: a session numbers its events without
 //! holes, so a hole is a lost event, which a GAP has to account for.
 
-use super::reader::{Command, Event};
 use super::verify::Problems;
+use crate::pg::trail::reader::{Command, Numbered};
 use std::collections::HashMap;
 
 /// What is known of a session.
@@ -36,14 +36,14 @@ impl EventNumbers {
         }
     }
 
-    pub fn event(&mut self, event: &Event, problems: &mut Problems) {
-        let Some(numbers) = event.numbers else { return };
-        let begun = *self.begun.get_or_insert(numbers.started_at);
+    /// The next event, in the order of seq.
+    pub fn event(&mut self, seq: u64, event: &Numbered, problems: &mut Problems) {
+        let begun = *self.begun.get_or_insert(event.started_at);
         if event.command == Command::Gap {
             let count = event.details.as_deref().and_then(|d| number_of(d, "count"));
             self.told = self.told.zip(count).map(|(told, count)| told + count);
         }
-        let number = numbers.event_no;
+        let number = event.event_no;
         if number == 0 {
             return;
         }
@@ -55,16 +55,15 @@ impl EventNumbers {
                 holes: Vec::new(),
             }
         });
-        if number > session.last {
-            if number > session.last + 1 {
-                session
-                    .holes
-                    .push((session.last + 1, number - 1, event.seq));
-            }
-            session.last = number;
-        } else {
-            session.fill(number);
+        if number <= session.last {
+            let detail = format!("its session has recorded its event {number} before");
+            problems.add(seq, "repeated event", detail);
+            return;
         }
+        if number > session.last + 1 {
+            session.holes.push((session.last + 1, number - 1, seq));
+        }
+        session.last = number;
         if event.command == Command::Disconnect {
             let total = event
                 .details
@@ -72,7 +71,7 @@ impl EventNumbers {
                 .and_then(|d| number_of(d, "events"));
             if total.is_some_and(|total| total != number) {
                 problems.add(
-                    event.seq,
+                    seq,
                     "missing events",
                     format!(
                         "its session recorded {} events, the trail has {number}",
@@ -104,19 +103,6 @@ impl EventNumbers {
                 "missing events",
                 format!("the events {from} to {to} of its session are not in the trail, and no GAP tells of them"),
             );
-        }
-    }
-}
-
-impl Session {
-    /// A number came later than a greater one.
-    fn fill(&mut self, number: u64) {
-        let hole = |(from, to, _): &(u64, u64, u64)| (*from..=*to).contains(&number);
-        if let Some(at) = self.holes.iter().position(hole) {
-            let (from, to, seq) = self.holes.swap_remove(at);
-            let parts = [(from, number - 1, seq), (number + 1, to, seq)];
-            self.holes
-                .extend(parts.into_iter().filter(|(from, to, _)| from <= to));
         }
     }
 }

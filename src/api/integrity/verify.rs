@@ -6,14 +6,14 @@
 //!
 //! Everything throws; inside an SPI connection.
 
-use super::expect::{Expected, Heads};
+use super::expect::{Expected, Heads, check_origin};
 use super::numbers::EventNumbers;
-use super::reader::{
-    BATCH, Batch, EVENT, Erased, Event, FATE, Fates, Reader, Reading, batch_row, fate_row,
-    field_name,
-};
 use crate::pg::spi::{Cursor, query};
-use crate::pg::tree_store::{StoredBatch, TreeStore, split_hashes};
+use crate::pg::trail::reader::{
+    BATCH, Batch, Command, EVENT, Erased, Event, FATE, Fates, Numbered, Reader, Reading, batch_row,
+    fate_row, field_name,
+};
+use crate::pg::trail::store::{StoredBatch, TreeStore, split_hashes};
 use audit_core::record::fates_digest;
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, cover};
@@ -63,8 +63,15 @@ struct Chunk {
     first: u64,
     last: u64,
     batches: Vec<Batch>,
-    leaves: Vec<Option<Result<Hash, &'static str>>>,
+    leaves: Vec<Option<Found>>,
     missing: u64,
+}
+
+/// An event of a chunk.
+#[derive(Clone)]
+struct Found {
+    leaf: Result<Hash, &'static str>,
+    numbered: Numbered,
 }
 
 struct Verifier {
@@ -75,6 +82,8 @@ struct Verifier {
     next_fate: Option<audit_core::record::FateRow>,
     fate_cursor: Cursor,
     erased: BTreeSet<Erased>,
+    /// seq of events of which audit.origin has a copy.
+    landmarks: Vec<u64>,
     /// seq of rows met outside of their chunk; and of those looked up there.
     strays: Vec<u64>,
     looked_up: HashSet<u64>,
@@ -96,13 +105,14 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
     let mut verifier = Verifier {
         reader: Reader::new(Reading::Periods),
         problems: Problems::default(),
-        numbers: EventNumbers::new(first == 1),
+        numbers: EventNumbers::new(first == 1 && store.dropped_ranges().is_empty()),
         fates: Fates::new(),
         next_fate: None,
         fate_cursor: Cursor::open(&format!(
             "SELECT {FATE} FROM audit.fate {fates} ORDER BY decided_by"
         )),
         erased: BTreeSet::new(),
+        landmarks: Vec::new(),
         strays: Vec::new(),
         looked_up: HashSet::new(),
     };
@@ -130,6 +140,7 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
         verifier.strays.push(row.number(1).unwrap_or(0) as u64);
     }
     verifier.rest(whole);
+    check_origin(first, last, &verifier.landmarks, &mut verifier.problems);
     if to.is_none() {
         heads.beyond(expected.tree.size(), &mut verifier.problems);
     }
@@ -184,15 +195,14 @@ impl Chunk {
         self.batches.push(batch);
     }
 
-    fn place(&mut self, seq: u64) -> Option<&mut Option<Result<Hash, &'static str>>> {
+    fn place(&mut self, seq: u64) -> Option<&mut Option<Found>> {
         let at = seq.checked_sub(self.first)?;
         self.leaves.get_mut(usize::try_from(at).ok()?)
     }
 
     pub fn leaf(&self, seq: u64) -> Option<Result<Hash, &'static str>> {
-        *self
-            .leaves
-            .get(usize::try_from(seq.checked_sub(self.first)?).ok()?)?
+        let at = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.leaves.get(at)?.as_ref().map(|found| found.leaf)
     }
 
     fn last_of_batch(&self) -> HashMap<u64, Hash> {
@@ -224,6 +234,11 @@ impl Verifier {
         if chunk.missing > 0 {
             self.search(chunk, &ends);
         }
+        for (seq, found) in (chunk.first..).zip(&chunk.leaves) {
+            if let Some(found) = found {
+                self.numbers.event(seq, &found.numbered, &mut self.problems);
+            }
+        }
     }
 
     fn put(&mut self, chunk: &mut Chunk, event: Event) {
@@ -238,12 +253,17 @@ impl Verifier {
             );
             return;
         }
-        *place = Some(event.leaf);
+        if event.numbered.command == Command::Landmark {
+            self.landmarks.push(event.seq);
+        }
+        *place = Some(Found {
+            leaf: event.leaf,
+            numbered: event.numbered,
+        });
         chunk.missing -= 1;
         if !event.erased.is_empty() {
             self.erased.extend(&event.erased);
         }
-        self.numbers.event(&event, &mut self.problems);
     }
 
     /// Looks for missing events by seq.

@@ -161,7 +161,8 @@ impl Canon {
         Ok(columns.digest())
     }
 
-    fn kept_once(
+    /// Digest of a value that is kept once, given its column `salt`.
+    pub fn kept_once(
         &self,
         field: Field,
         kind: Kind,
@@ -198,6 +199,10 @@ impl Canon {
                     Some(self.with(EVENT_FIELDS[i], value, digest))
                 }
             };
+        }
+        // A salt without anything to salt was not written by the worker.
+        if salts.is_some() && digests.iter().all(Option::is_none) {
+            return Err(BadSalt);
         }
         Ok(digests)
     }

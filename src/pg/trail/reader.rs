@@ -2,9 +2,8 @@
 //!
 //! Everything throws; inside an SPI connection.
 
-use crate::pg::canon::{Canon, SESSION, STATEMENT, content, names};
+use super::canon::{Canon, SESSION, STATEMENT, content, names};
 use crate::pg::spi::{Cursor, Row};
-use audit_core::event::Numbers;
 use audit_core::numbers;
 use audit_core::record::{BatchRow, FateRow, Field, Kept, Record, Salts};
 use audit_core::sha::Hash;
@@ -22,6 +21,8 @@ pub enum Command {
     Other,
     Disconnect,
     Gap,
+    /// Of which audit.origin has a copy.
+    Landmark,
 }
 
 /// A row of one of the two dictionaries.
@@ -110,14 +111,22 @@ pub struct Event {
     pub seq: u64,
     /// Why no leaf could be made; what is wrong.
     pub leaf: Result<Hash, &'static str>,
-    pub numbers: Option<Numbers>,
+    pub numbered: Numbered,
+    /// Fields that were erased, and dictionary rows that hold an erased value.
+    pub erased: Vec<Erased>,
+}
+
+/// What the completeness of the trail is judged by.
+#[derive(Clone, Debug, Default)]
+pub struct Numbered {
+    pub started_at: i64,
+    /// 0 where it has none.
+    pub event_no: u64,
     /// Start and process id of its session.
     pub session: (i64, i32),
     pub command: Command,
     /// Of GAP and DISCONNECT, as text.
-    pub details: Option<String>,
-    /// Fields that were erased, and dictionary rows that hold an erased value.
-    pub erased: Vec<Erased>,
+    pub details: Option<Box<str>>,
 }
 
 /// A value that is gone.
@@ -175,6 +184,7 @@ impl Reader {
             let command = match columns[3].map(|d| content(d, <[u8]>::to_vec)).as_deref() {
                 Some(b"DISCONNECT") => Command::Disconnect,
                 Some(b"GAP") => Command::Gap,
+                Some(b"KEY" | b"FORK" | b"RESTORE" | b"UPGRADE") => Command::Landmark,
                 _ => Command::Other,
             };
             Entry {
@@ -235,13 +245,20 @@ impl Reader {
                 (leaf, numbers::decode(packed))
             }),
         };
+        let told = matches!(command, Command::Gap | Command::Disconnect);
         Event {
             seq: seq as u64,
             leaf,
-            numbers,
-            session: session.map_or((0, 0), |s| s.identity),
-            command,
-            details: (command != Command::Other).then(|| row.text(11)).flatten(),
+            numbered: Numbered {
+                started_at: number(2),
+                event_no: numbers.map_or(0, |n| n.event_no),
+                session: session.map_or((0, 0), |s| s.identity),
+                command,
+                details: told
+                    .then(|| row.text(11))
+                    .flatten()
+                    .map(String::into_boxed_str),
+            },
             erased,
         }
     }
@@ -348,6 +365,7 @@ pub type Fates = BTreeMap<i64, Vec<FateRow>>;
 /// A row of audit.batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
+    pub recorded_at: i64,
     pub first_seq: u64,
     pub last_seq: u64,
     /// Of the row.
@@ -374,6 +392,7 @@ pub fn batch_row(row: &Row) -> Batch {
     }
     .digest();
     Batch {
+        recorded_at: number(0),
         first_seq: number(3) as u64,
         last_seq: number(4) as u64,
         digest,

@@ -4,27 +4,34 @@
 //! Everything throws; inside an SPI connection.
 
 use super::canon::content;
-use super::spi::query;
+use super::reader::{BATCH, batch_row};
+use crate::pg::spi::query;
+use audit_core::event::Timestamp;
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, Node, cover, node_hash};
 use std::collections::HashMap;
 
-/// Why a node can't be told.
+/// Why a node of the tree can't be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Its leaves were dropped, and it isn't among the subtrees that were kept.
     Dropped(Node),
     /// Not even its batch is there.
     NoBatch(Node),
+    /// Its events are not all there, or a row that they refer to isn't.
+    Damaged(Node),
 }
 
 impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Missing::Dropped(node) | Missing::NoBatch(node)) = self;
+        let (Missing::Dropped(node) | Missing::NoBatch(node) | Missing::Damaged(node)) = self;
         let (first, last) = (node.start() + 1, node.end());
         match self {
             Missing::Dropped(_) => write!(f, "events {first} to {last} were dropped by retention"),
-            Missing::NoBatch(_) => write!(f, "the batch with event {last} is missing"),
+            Missing::NoBatch(_) => write!(f, "no batch holds event {last}"),
+            Missing::Damaged(_) => {
+                write!(f, "events {first} to {last} are not as they were stored")
+            }
         }
     }
 }
@@ -34,6 +41,9 @@ impl std::fmt::Display for Missing {
 pub struct StoredBatch {
     pub first_seq: u64,
     pub last_seq: u64,
+    pub recorded_at: Timestamp,
+    /// Of the row.
+    pub digest: Hash,
     nodes: Vec<Hash>,
 }
 
@@ -96,17 +106,16 @@ impl TreeStore {
         let mut found = None;
         query(
             &format!(
-                "SELECT first_seq, last_seq, frontier FROM audit.batch \
-                 WHERE last_seq >= {seq} ORDER BY last_seq LIMIT 1"
+                "SELECT {BATCH} FROM audit.batch WHERE last_seq >= {seq} ORDER BY last_seq LIMIT 1"
             ),
             |row| {
+                let batch = batch_row(row);
                 found = Some(StoredBatch {
-                    first_seq: row.number(1).unwrap_or(0) as u64,
-                    last_seq: row.number(2).unwrap_or(0) as u64,
-                    nodes: row
-                        .datum(3)
-                        .and_then(|d| content(d, split_hashes))
-                        .unwrap_or_default(),
+                    first_seq: batch.first_seq,
+                    last_seq: batch.last_seq,
+                    recorded_at: batch.recorded_at,
+                    digest: batch.digest,
+                    nodes: split_hashes(&batch.frontier).unwrap_or_default(),
                 });
             },
         );

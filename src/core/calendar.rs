@@ -1,7 +1,7 @@
 //! Times as text, in UTC: names of partitions, literals in SQL, details of events. Independent of
 //! the settings TimeZone and DateStyle.
 
-use audit_core::event::Timestamp;
+use crate::event::Timestamp;
 
 const DAY: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to 2000-01-01.

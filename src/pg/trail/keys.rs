@@ -3,8 +3,8 @@
 //! The key file holds one line in the form of golang.org/x/mod/sumdb/note:
 //! `PRIVATE+KEY+<name>+<id>+<base64 of 1 and the 32 secret bytes>`.
 
-use super::spi::query;
-use super::{guc, random, raw};
+use crate::pg::spi::query;
+use crate::pg::{guc, random, raw};
 use audit_core::note::{Signing, Verifying};
 use pgrx::pg_sys;
 use rustix::fs::{self, Mode, OFlags};

@@ -3,7 +3,7 @@
 
 use pgrx::pg_sys;
 
-use super::{compat, session};
+use crate::pg::{compat, session};
 use audit_core::note::key_name;
 
 /// What a START event says of the server, and FORK and UPGRADE compare.

@@ -1,0 +1,371 @@
+//! A trail that can't be changed unnoticed: audit.verify() against a superuser who changes, removes,
+//! inserts, swaps and cuts, in tables and in files.
+
+use audit_cluster_tests::{Cluster, Shutdown};
+use std::os::unix::fs::FileExt;
+
+mod erase;
+mod evidence;
+mod keys;
+mod origin;
+
+/// The problems that audit.verify() finds.
+#[track_caller]
+pub fn problems(cluster: &Cluster) -> Vec<String> {
+    cluster.flush();
+    cluster.query(
+        "postgres",
+        "SELECT seq, problem, detail FROM audit.verify() ORDER BY seq NULLS LAST, problem",
+    )
+}
+
+#[track_caller]
+pub fn assert_whole(cluster: &Cluster) {
+    assert_eq!(problems(cluster), Vec::<String>::new());
+}
+
+/// Statements of all kinds: every column of every table has a value somewhere.
+pub fn some_work(cluster: &Cluster) {
+    cluster
+        .psql()
+        .run(
+            "SET audit.parameters = on; SET audit.context = '{\"user\": 1}';
+             CREATE TABLE t (a int PRIMARY KEY, b text);
+             INSERT INTO t SELECT i, 'x' FROM generate_series(1, 20) AS i;
+             PREPARE p(int) AS SELECT b FROM t WHERE a = $1;
+             EXECUTE p(1); EXECUTE p(1); EXECUTE p(2);
+             SELECT 1; SELECT 1; SELECT 1; SELECT 1;
+             BEGIN; UPDATE t SET b = 'y' WHERE a = 1; SAVEPOINT s; DELETE FROM t; ROLLBACK TO s; COMMIT;",
+        )
+        .ok();
+    cluster
+        .psql()
+        .tcp()
+        .run("SELECT 1/0; SELECT 'ünïcödé'")
+        .error();
+    // A transaction whose events are in several batches.
+    let mut client = cluster.app();
+    client.batch_execute("BEGIN; SELECT 1").expect("runs");
+    cluster.flush();
+    client.batch_execute("SELECT 2").expect("runs");
+    cluster.flush();
+    client.batch_execute("ROLLBACK").expect("runs");
+    drop(client);
+    cluster.flush();
+}
+
+/// As superuser, past what guards the trail.
+#[track_caller]
+fn tamper(cluster: &Cluster, sql: &str) {
+    cluster
+        .psql()
+        .db("postgres")
+        .arg("-v")
+        .arg("ON_ERROR_STOP=1")
+        .env("PGOPTIONS", "-c client_min_messages=error")
+        .run(sql)
+        .ok();
+}
+
+#[test]
+fn a_whole_trail_verifies_while_it_grows() {
+    let cluster = Cluster::start();
+    assert_whole(&cluster);
+    some_work(&cluster);
+    assert_whole(&cluster);
+    cluster.restart(Shutdown::Fast);
+    some_work_again(&cluster);
+    assert_whole(&cluster);
+    cluster.restart(Shutdown::Immediate);
+    some_work_again(&cluster);
+    assert_whole(&cluster);
+    // A range is verified for itself.
+    assert_eq!(
+        cluster.query("postgres", "SELECT * FROM audit.verify(5, 9)"),
+        Vec::<String>::new()
+    );
+}
+
+fn some_work_again(cluster: &Cluster) {
+    cluster
+        .psql()
+        .run("SELECT count(*) FROM t; SELECT 1; SELECT 1")
+        .ok();
+}
+
+/// What a change must be reported as: the seq where one is known, and the problem.
+#[track_caller]
+fn found(cluster: &Cluster, seq: Option<i64>, problem: &str) {
+    let found = problems(cluster);
+    let expected = match seq {
+        Some(seq) => format!("{seq} | {problem} | "),
+        None => format!("| {problem} | "),
+    };
+    assert!(
+        found.iter().any(|line| line.contains(&expected)),
+        "{expected:?} is not among {found:#?}"
+    );
+}
+
+/// Each table of evidence with a column that tells the row, and a query for a row that has a value
+/// in the given column; then an expression for another value of each type.
+#[test]
+fn any_changed_column_of_any_row_is_found() {
+    let cluster = Cluster::start();
+    some_work(&cluster);
+    assert_whole(&cluster);
+    let columns = cluster.query(
+        "postgres",
+        "SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
+         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+         WHERE c.relnamespace = 'audit'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped
+           AND c.relname IN ('event', 'session', 'statement', 'fate', 'batch', 'checkpoint', 'origin')
+         ORDER BY 1, a.attnum",
+    );
+    assert!(columns.len() > 50, "{columns:?}");
+    for column in columns {
+        let parts: Vec<_> = column.split(" | ").collect();
+        let [table, name, kind] = parts[..] else {
+            panic!("{column}")
+        };
+        let other = match kind {
+            "bigint" | "integer" => format!("{name} + 100000"),
+            "smallint" => format!("{name} + 1"),
+            "timestamp with time zone" => format!("{name} + interval '1 microsecond'"),
+            "text" => format!("{name} || ' '"),
+            "bytea" => format!("set_bit({name}, 3, 1 - get_bit({name}, 3))"),
+            "text[]" => format!("{name} || '{{x}}'"),
+            "jsonb" => format!("{name} || '{{\"x\": 1}}'"),
+            "inet" => format!("{name} + 1"),
+            other => panic!("{table}.{name} is of type {other}"),
+        };
+        // A row with a value; then one without, which gets one.
+        for (filter, other) in [
+            (format!("{name} IS NOT NULL"), other),
+            (format!("{name} IS NULL"), sample(kind).to_string()),
+        ] {
+            change_one(&cluster, table, name, &filter, &other);
+        }
+    }
+    assert_whole(&cluster);
+}
+
+fn sample(kind: &str) -> &'static str {
+    match kind {
+        "text" => "'x'",
+        "bytea" => "'\\x00112233445566778899aabbccddeeff'",
+        "text[]" => "'{x}'",
+        "jsonb" => "'{}'",
+        "inet" => "'10.0.0.1'",
+        "timestamp with time zone" => "now()",
+        _ => "1",
+    }
+}
+
+/// Changes one column of one row, sees it found, and puts it back.
+#[track_caller]
+fn change_one(cluster: &Cluster, table: &str, name: &str, filter: &str, other: &str) {
+    // In the middle of the trail; a partition key must not move the row to where none is.
+    let order = match table {
+        "event" | "origin" => "seq",
+        "session" | "statement" => "ref",
+        "checkpoint" => "size",
+        _ => "recorded_at",
+    };
+    let rows = cluster.query(
+        "postgres",
+        &format!(
+            "SELECT tableoid::regclass, ctid, {} FROM audit.{table} WHERE {filter}
+             ORDER BY {order} LIMIT 1 OFFSET (SELECT count(*) / 2 FROM audit.{table} WHERE {filter})",
+            match table {
+                "event" => "seq",
+                _ => "NULL::bigint",
+            }
+        ),
+    );
+    let Some(row) = rows.first() else { return };
+    let parts: Vec<_> = row.split(" | ").collect();
+    let (partition, ctid, seq) = (parts[0], parts[1], parts[2]);
+    tamper(
+        cluster,
+        &format!(
+            "CREATE TABLE saved AS SELECT {name} AS value FROM {partition} WHERE ctid = '{ctid}';
+             CREATE TABLE moved AS SELECT NULL::tid AS at;
+             WITH u AS (UPDATE {partition} SET {name} = {other} WHERE ctid = '{ctid}' RETURNING ctid)
+             UPDATE moved SET at = u.ctid FROM u;"
+        ),
+    );
+    let found = problems(cluster);
+    let what = format!("{table}.{name} ({filter})");
+    assert!(
+        !found.is_empty(),
+        "{what} was changed to {other}, and nothing found"
+    );
+    if seq != "~" && name != "seq" {
+        assert!(
+            found
+                .iter()
+                .any(|line| line.starts_with(&format!("{seq} | "))),
+            "{what} of event {seq}: {found:#?}"
+        );
+    }
+    tamper(
+        cluster,
+        &format!(
+            "UPDATE {partition} SET {name} = (SELECT value FROM saved) WHERE ctid = (SELECT at FROM moved);
+             DROP TABLE saved, moved;"
+        ),
+    );
+}
+
+#[test]
+fn removed_inserted_swapped_and_cut_rows_are_found() {
+    let cluster = Cluster::builder()
+        .setting("audit.checkpoint_interval", "'1s'")
+        .start();
+    some_work(&cluster);
+    assert_whole(&cluster);
+    let undo = |name: &str| {
+        tamper(
+            &cluster,
+            &format!("CREATE SCHEMA {name};
+             DO $$ DECLARE t text; BEGIN
+               FOREACH t IN ARRAY ARRAY['event', 'session', 'statement', 'fate', 'batch', 'checkpoint', 'origin'] LOOP
+                 EXECUTE format('CREATE TABLE {name}.%I AS SELECT * FROM audit.%I', t, t);
+               END LOOP; END $$"),
+        );
+    };
+    undo("saved");
+    let restore = || {
+        tamper(
+            &cluster,
+            "DO $$ DECLARE t text; BEGIN
+               FOREACH t IN ARRAY ARRAY['event', 'session', 'statement', 'fate', 'batch', 'checkpoint', 'origin'] LOOP
+                 EXECUTE format('DELETE FROM audit.%I WHERE true', t);
+                 EXECUTE format('INSERT INTO audit.%I SELECT * FROM saved.%I', t, t);
+               END LOOP; END $$",
+        );
+    };
+    // Nothing more is to be recorded, or the copies would be of another trail.
+    cluster.configure("audit.level", "'none'");
+    cluster.reload();
+    let last = cluster.flush();
+    audit_cluster_tests::eventually("the newest events have a checkpoint", || {
+        cluster.value("SELECT max(size) FROM audit.checkpoint") == last.to_string()
+    });
+    tamper(&cluster, "DROP SCHEMA saved CASCADE");
+    undo("saved");
+    restore();
+    assert_whole(&cluster);
+
+    let middle: i64 = cluster
+        .value("SELECT max(seq) / 2 FROM audit.event")
+        .parse()
+        .expect("a seq");
+    let cases: Vec<(String, Option<i64>, &str)> = vec![
+        (format!("DELETE FROM audit.event WHERE seq = {middle}"), Some(middle), "removed event"),
+        (
+            format!("INSERT INTO audit.event SELECT * FROM audit.event WHERE seq = {middle}"),
+            Some(middle),
+            "inserted event",
+        ),
+        (
+            format!("INSERT INTO audit.event SELECT seq + 1000000, recorded_at, started_at, session, statement, numbers FROM audit.event WHERE seq = {middle}"),
+            Some(middle + 1_000_000),
+            "inserted event",
+        ),
+        (
+            // Two events change places.
+            format!("UPDATE audit.event SET seq = CASE seq WHEN {middle} THEN {middle} + 1 ELSE {middle} END WHERE seq IN ({middle}, {middle} + 1)"),
+            Some(middle),
+            "changed event",
+        ),
+        (
+            format!("DELETE FROM audit.session WHERE ref = (SELECT session FROM audit.event WHERE seq = {middle})"),
+            Some(middle),
+            "changed event",
+        ),
+        (
+            format!("DELETE FROM audit.statement WHERE ref = (SELECT statement FROM audit.event WHERE seq = {middle})"),
+            Some(middle),
+            "changed event",
+        ),
+        (
+            "INSERT INTO audit.statement (ref, class, classes, command) SELECT max(ref) + 1, 'READ', '{READ}', 'SELECT' FROM audit.statement".into(),
+            None,
+            "inserted row",
+        ),
+        ("DELETE FROM audit.fate".into(), None, "changed event"),
+        (
+            format!("INSERT INTO audit.fate SELECT recorded_at, started_at, 1, 1, 2, 2, {middle} FROM audit.event WHERE seq = {middle}"),
+            Some(middle),
+            "changed event",
+        ),
+        (
+            "INSERT INTO audit.fate SELECT recorded_at, started_at, 1, 1, 2, 2, 1000000 FROM audit.event WHERE seq = 1".into(),
+            Some(1_000_000),
+            "inserted fate",
+        ),
+        (
+            format!("DELETE FROM audit.batch WHERE {middle} BETWEEN first_seq AND last_seq"),
+            None,
+            "removed batch",
+        ),
+        (
+            "INSERT INTO audit.batch SELECT * FROM audit.batch ORDER BY last_seq LIMIT 1".into(),
+            None,
+            "inserted batch",
+        ),
+        (
+            // The newest events with their batches: what a checkpoint covers.
+            "DELETE FROM audit.event WHERE seq > 1; DELETE FROM audit.batch WHERE first_seq > 1".into(),
+            None,
+            "cut tail",
+        ),
+    ];
+    for (sql, seq, problem) in cases {
+        tamper(&cluster, &sql);
+        println!("{sql}");
+        found(&cluster, seq, problem);
+        restore();
+    }
+    assert_whole(&cluster);
+}
+
+#[test]
+fn a_heap_file_that_was_edited_on_disk_is_found() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run("SELECT 'drop table of students'; SELECT 1")
+        .ok();
+    assert_whole(&cluster);
+    let seq: i64 = cluster
+        .value("SELECT seq FROM audit.log WHERE statement LIKE '%of students%' AND database_name = 'app'")
+        .parse()
+        .expect("a seq");
+    let files: Vec<_> = cluster
+        .query(
+            "postgres",
+            "SELECT pg_relation_filepath(oid) FROM pg_class WHERE relname LIKE 'event\\_2%' AND relkind = 'r' ORDER BY 1",
+        );
+    cluster.stop(Shutdown::Fast);
+    let mut changed = 0;
+    for file in files {
+        let path = cluster.data_dir().join(file);
+        let bytes = std::fs::read(&path).expect("a heap file");
+        let needle = b"of students";
+        if let Some(at) = bytes.windows(needle.len()).position(|w| w == needle) {
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .expect("opens");
+            file.write_all_at(b"of teachers", at as u64)
+                .expect("writes");
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, 1);
+    cluster.start_again();
+    found(&cluster, Some(seq), "changed event");
+}

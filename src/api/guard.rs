@@ -1,0 +1,103 @@
+//! audit.unlock() and audit.lock() (spec/integrity.md, point 1).
+
+use audit_core::json::Object;
+use core::sync::atomic::Ordering;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
+
+use super::flush::flush;
+use crate::pg::shared::shared;
+use crate::pg::{announce, ring_file, unlock};
+
+/// Opens the trail for this session: until audit.lock(), RESET ALL, DISCARD ALL or its end. Comes
+/// back when the UNLOCK event is in the trail and on disk, and the server log says so. Not
+/// transactional: a rollback doesn't close it.
+#[pg_extern(sql = false)]
+fn unlock(reason: Option<&str>) {
+    let reason = required_reason(reason, "audit.unlock('what for')");
+    require_superuser();
+    require_home();
+    let details = |details: &mut Object| {
+        details.text("reason", reason.as_bytes());
+    };
+    // SAFETY: a function runs in a transaction.
+    unsafe { announce::event("UNLOCK", &details, false) };
+    let seq = flush();
+    checkpoint_to_log(seq, reason);
+    unlock::set_open(true);
+}
+
+/// Closes the trail again.
+#[pg_extern(sql = false)]
+fn lock() {
+    if !unlock::is_open() {
+        return;
+    }
+    unlock::set_open(false);
+    let details = |details: &mut Object| {
+        details.text("by", b"audit.lock()");
+    };
+    // SAFETY: a function runs in a transaction.
+    unsafe { announce::event("LOCK", &details, false) };
+}
+
+/// A reason that says something.
+pub fn required_reason<'a>(reason: Option<&'a str>, example: &str) -> &'a str {
+    let reason = reason.map(str::trim).unwrap_or_default();
+    if reason.is_empty() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a reason is required",
+            &format!("It is recorded; write SELECT {example}."),
+        );
+    }
+    reason
+}
+
+/// Fails the call.
+pub fn refuse(code: PgSqlErrorCode, message: &str, hint: &str) -> ! {
+    ErrorReport::new(code, message.to_owned(), function_name!())
+        .set_hint(hint.to_owned())
+        .report(PgLogLevel::ERROR);
+    unreachable!("the report is an ERROR")
+}
+
+/// Both the running user and the one that the session belongs to: a SECURITY DEFINER function of a
+/// superuser must not open the trail for others.
+fn require_superuser() {
+    // SAFETY: reads the session's user ids and the catalog; guarded calls.
+    let allowed =
+        unsafe { pg_sys::superuser() && pg_sys::superuser_arg(pg_sys::GetSessionUserId()) };
+    if !allowed {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "only a superuser may unlock the audit trail",
+            "Both the session's user and the current one must be superusers.",
+        );
+    }
+}
+
+/// Where the trail can't tell of it, it isn't opened.
+fn require_home() {
+    let recording = shared().is_some_and(|shared| {
+        // SAFETY: plain globals.
+        unsafe { shared.home() == pg_sys::MyDatabaseId.to_u32() && !pg_sys::RecoveryInProgress() }
+    });
+    if !recording || ring_file::ring().is_none() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "this database is not the home of a trail that records",
+            "Call it in the home (SELECT home FROM audit.status), on the primary, with audit_ext in shared_preload_libraries.",
+        );
+    }
+}
+
+/// What the outside learns before the trail is open: the trail's head, in the server log.
+fn checkpoint_to_log(seq: i64, reason: &str) {
+    let dropped = ring_file::ring().map_or(0, |ring| ring.dropped_total());
+    let gaps = shared().map_or(0, |shared| shared.gaps.load(Ordering::Relaxed));
+    pgrx::log!(
+        "audit_ext: the trail is unlocked by process {} (reason: {reason}); its last seq is {seq}, dropped {dropped}, gaps {gaps}",
+        std::process::id()
+    );
+}

@@ -1,0 +1,352 @@
+//! How long and how large the trail may become: whole periods are dropped when they are older than
+//! `audit.retention`, or the oldest ones where the trail exceeds `audit.max_size`.
+//!
+//! The worker only looks ([`Watch`]); dropping is for the maintenance process ([`drop_due`]). A drop
+//! is one transaction that leaves a row in audit.dropped, of which the worker makes a RETENTION event
+//! in the transaction that marks it as told: once, whatever dies.
+//!
+//! Never dropped: what a legal hold covers, and the period of the last batch, from which a worker
+//! that starts learns where the trail ends.
+
+use super::period::{TABLES, lock_extension};
+use crate::pg::limits::{self, OnMaxSize};
+use crate::pg::shared::Shared;
+use crate::pg::spi::{Failure, execute, query, transaction};
+use crate::pg::trail::retain::retain;
+use audit_core::calendar::rfc3339;
+use audit_core::event::Timestamp;
+use core::sync::atomic::Ordering;
+use pgrx::PgSqlErrorCode;
+use std::time::{Duration, Instant};
+
+/// Between two looks of the worker while events come.
+const LOOK: Duration = Duration::from_secs(5);
+/// Tries to get all locks at once, and the pause between them.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Percent of `audit.max_size` from which on the server log warns.
+const WARN_AT: u64 = 75;
+
+/// What the worker knows of the limits.
+#[derive(Default)]
+pub struct Watch {
+    settings: Option<(u64, u64, OnMaxSize)>,
+    next_look: Option<Instant>,
+    /// When the oldest period that may go becomes too old.
+    due_at: Option<Timestamp>,
+    /// What the log was told of the size: 0, [`WARN_AT`], 100.
+    warned: u64,
+}
+
+impl Watch {
+    /// Whether something is to be dropped. Looks seldom; a failure is another look's business. Called
+    /// by the worker outside of transactions.
+    pub fn is_due(&mut self, shared: &Shared) -> bool {
+        let settings = (
+            limits::retention_seconds(),
+            limits::max_size(),
+            limits::on_max_size(),
+        );
+        let changed = self.settings.replace(settings) != Some(settings);
+        if settings.0 == 0 && settings.1 == 0 {
+            self.due_at = None;
+            shared.trail_full.store(0, Ordering::Relaxed);
+            return false;
+        }
+        if !changed && self.next_look.is_some_and(|at| Instant::now() < at) {
+            return false;
+        }
+        self.next_look = Some(Instant::now() + LOOK);
+        let Ok((size, due, due_at)) = transaction(|| {
+            let size = if settings.1 > 0 { trail_size() } else { 0 };
+            (size, !candidates(size).is_empty(), oldest_end())
+        }) else {
+            return false;
+        };
+        let retention = settings.0 as i64 * 1_000_000;
+        self.due_at = due_at.filter(|_| retention > 0).map(|end| end + retention);
+        self.judge(size, settings.1, shared);
+        due
+    }
+
+    /// How long an idle worker may sleep; `None`: until it is woken.
+    pub fn sleep(&self) -> Option<Duration> {
+        let left = self.due_at? - super::now();
+        Some(Duration::from_micros(left.max(0) as u64).max(LOOK))
+    }
+
+    /// Looks again at once: something was dropped.
+    pub fn look_again(&mut self) {
+        self.next_look = None;
+    }
+
+    /// Tells the log and the backends how full the trail is.
+    fn judge(&mut self, size: u64, max: u64, shared: &Shared) {
+        let percent = if max == 0 { 0 } else { size * 100 / max };
+        let full = percent >= 100 && limits::on_max_size() == OnMaxSize::Refuse;
+        shared.trail_full.store(full.into(), Ordering::Relaxed);
+        let level = match percent {
+            100.. => 100,
+            WARN_AT.. => WARN_AT,
+            _ => 0,
+        };
+        if level > self.warned {
+            pgrx::warning!(
+                "audit_ext: the trail has {size} bytes, {percent} % of audit.max_size (audit.on_max_size = {:?})",
+                limits::on_max_size()
+            );
+        }
+        // Said again only after it was well below.
+        if level > self.warned || percent + 5 < self.warned {
+            self.warned = level;
+        }
+    }
+}
+
+/// Bytes of the trail. Those of frozen periods don't change and are kept. Throws; in a transaction.
+fn trail_size() -> u64 {
+    let tables: Vec<_> = TABLES.iter().map(|table| format!("'{table}'")).collect();
+    let mut size = 0;
+    query(
+        &format!(
+            "SELECT coalesce(sum(coalesce(p.size, (SELECT sum(pg_total_relation_size(('audit.' || t || '_' || p.suffix)::regclass)) \
+               FROM unnest(ARRAY[{}]) t))), 0)::bigint FROM audit.period p",
+            tables.join(", ")
+        ),
+        |row| size = row.number(1).unwrap_or(0) as u64,
+    );
+    size
+}
+
+/// A period that may be dropped.
+struct Candidate {
+    suffix: String,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    reason: &'static str,
+}
+
+/// Condition on a period `p`: neither it nor one after it holds the last batch.
+const BEFORE_LAST_BATCH: &str = "p.ends_at <= (SELECT max(recorded_at) FROM audit.batch)";
+
+/// Periods that the limits condemn and no hold keeps, the oldest first. `size`: of the trail. Throws;
+/// in a transaction.
+fn candidates(size: u64) -> Vec<Candidate> {
+    let retention = limits::retention_seconds();
+    let max = limits::max_size();
+    let too_large = max > 0 && size > max && limits::on_max_size() == OnMaxSize::DropOldest;
+    if retention == 0 && !too_large {
+        return Vec::new();
+    }
+    let too_old = super::now() - retention as i64 * 1_000_000;
+    let mut found = Vec::new();
+    query(
+        &format!(
+            "SELECT p.suffix, p.starts_at, p.ends_at FROM audit.period p \
+             WHERE {BEFORE_LAST_BATCH} ORDER BY p.starts_at"
+        ),
+        |row| {
+            let ends_at = row.number(3).unwrap_or(i64::MAX);
+            let old = retention > 0 && ends_at <= too_old;
+            if let Some(suffix) = row.text(1).filter(|_| old || too_large) {
+                found.push(Candidate {
+                    suffix,
+                    starts_at: row.number(2).unwrap_or(0),
+                    ends_at,
+                    reason: if old { "retention" } else { "max_size" },
+                });
+            }
+        },
+    );
+    found.retain(|candidate| !is_held(candidate));
+    found
+}
+
+/// Whether a legal hold covers a time that the period is about: when events were stored, or began.
+fn is_held(candidate: &Candidate) -> bool {
+    let mut held = false;
+    query(
+        &format!(
+            "SELECT 1 FROM audit.hold h WHERE h.released_at IS NULL \
+             AND (h.held_from < '{to}' AND h.held_to >= '{from}' \
+                  OR EXISTS (SELECT FROM audit.event_{suffix} e \
+                             WHERE e.started_at >= h.held_from AND e.started_at <= h.held_to)) LIMIT 1",
+            from = rfc3339(candidate.starts_at),
+            to = rfc3339(candidate.ends_at),
+            suffix = candidate.suffix
+        ),
+        |_| held = true,
+    );
+    held
+}
+
+/// When the oldest period that no hold on its own time keeps has ended. Throws; in a transaction.
+fn oldest_end() -> Option<Timestamp> {
+    let mut end = None;
+    query(
+        &format!(
+            "SELECT min(p.ends_at) FROM audit.period p WHERE {BEFORE_LAST_BATCH} \
+             AND NOT EXISTS (SELECT FROM audit.hold h WHERE h.released_at IS NULL \
+                             AND h.held_from < p.ends_at AND h.held_to >= p.starts_at)"
+        ),
+        |row| end = row.number(1),
+    );
+    end
+}
+
+/// Drops what is due, in the maintenance process. A lock that isn't to be had is tried for again when
+/// the worker starts this process the next time.
+pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
+    loop {
+        let next = transaction(|| {
+            let size = if limits::max_size() > 0 {
+                trail_size()
+            } else {
+                0
+            };
+            candidates(size).into_iter().next()
+        })?;
+        let Some(candidate) = next else { return Ok(()) };
+        let mut tries = 0;
+        while let Err(failure) = transaction(|| drop_period(&candidate, tries + 1 == TRIES)) {
+            tries += 1;
+            if failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE || tries == TRIES {
+                return Err(failure);
+            }
+            std::thread::sleep(PAUSE);
+            pgrx::check_for_interrupts!();
+        }
+        shared.news.store(1, Ordering::SeqCst);
+        shared.set_worker_latch();
+    }
+}
+
+/// One transaction; throws.
+fn drop_period(candidate: &Candidate, patiently: bool) {
+    let suffix = &candidate.suffix;
+    lock_extension();
+    // From here on nobody can make a hold.
+    execute("LOCK TABLE audit.hold IN SHARE MODE NOWAIT");
+    if is_held(candidate) {
+        return;
+    }
+    // What takes time comes before the locks that others would wait for.
+    leave_a_row(candidate);
+    lock_tables(patiently);
+    keep_fates(candidate);
+    let tables: Vec<_> = TABLES
+        .iter()
+        .map(|table| format!("audit.{table}_{suffix}"))
+        .collect();
+    for table in &tables {
+        execute(&format!("ALTER EXTENSION audit_ext DROP TABLE {table}"));
+    }
+    // CASCADE: a view that somebody made on a partition must not keep what has to go.
+    execute(&format!("DROP TABLE {} CASCADE", tables.join(", ")));
+    execute(&format!(
+        "DELETE FROM audit.period WHERE suffix = '{suffix}'"
+    ));
+}
+
+/// All locks that a drop needs, without waiting: a wait for a reader who idles in his transaction
+/// would stop the drain behind it. The last try waits for the table that readers have most, for less
+/// than the worker's own patience, and while it holds nothing that anybody waits for.
+fn lock_tables(patiently: bool) {
+    let mut nowait = " NOWAIT";
+    if patiently {
+        execute("SET LOCAL lock_timeout = '500ms'");
+        nowait = "";
+    }
+    for table in TABLES {
+        execute(&format!(
+            "LOCK TABLE audit.{table} IN ACCESS EXCLUSIVE MODE{nowait}"
+        ));
+        nowait = " NOWAIT";
+    }
+}
+
+/// Fates decided in this period may be those of events in an earlier one that is kept: they move to
+/// the current period.
+fn keep_fates(candidate: &Candidate) {
+    execute(&format!(
+        "INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) \
+         SELECT now(), session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
+         WHERE EXISTS (SELECT FROM audit.period WHERE starts_at < '{}')",
+        candidate.suffix,
+        rfc3339(candidate.starts_at)
+    ));
+}
+
+/// What the trail keeps of a dropped period: a row, and the subtrees that later proofs need.
+fn leave_a_row(candidate: &Candidate) {
+    let tables: Vec<_> = TABLES
+        .iter()
+        .map(|table| {
+            format!(
+                "pg_total_relation_size('audit.{table}_{}')",
+                candidate.suffix
+            )
+        })
+        .collect();
+    execute(&format!(
+        "INSERT INTO audit.dropped (starts_at, ends_at, first_seq, last_seq, events, size, reason, dropped_at) \
+         SELECT '{}', '{}', min(first_seq), max(last_seq), coalesce(sum(last_seq - first_seq + 1), 0), {}, '{}', now() \
+         FROM audit.batch_{} WHERE last_seq >= first_seq",
+        rfc3339(candidate.starts_at),
+        rfc3339(candidate.ends_at),
+        tables.join(" + "),
+        candidate.reason,
+        candidate.suffix
+    ));
+    let mut range = None;
+    query(
+        &format!(
+            "SELECT min(first_seq), max(last_seq) FROM audit.batch_{} WHERE last_seq >= first_seq",
+            candidate.suffix
+        ),
+        |row| range = row.number(1).zip(row.number(2)),
+    );
+    if let Some((first, last)) = range {
+        retain(first as u64, last as u64);
+    }
+}
+
+/// A drop that the trail doesn't tell of yet.
+pub struct Dropped {
+    pub starts_at: Timestamp,
+    pub ends_at: Timestamp,
+    pub first_seq: Option<i64>,
+    pub last_seq: Option<i64>,
+    pub events: i64,
+    pub size: i64,
+    pub reason: String,
+}
+
+/// Drops without a RETENTION event. Throws; in a transaction.
+pub fn untold() -> Vec<Dropped> {
+    let mut found = Vec::new();
+    query(
+        "SELECT starts_at, ends_at, first_seq, last_seq, events, size, reason FROM audit.dropped \
+         WHERE told_by IS NULL ORDER BY starts_at",
+        |row| {
+            found.push(Dropped {
+                starts_at: row.number(1).unwrap_or(0),
+                ends_at: row.number(2).unwrap_or(0),
+                first_seq: row.number(3),
+                last_seq: row.number(4),
+                events: row.number(5).unwrap_or(0),
+                size: row.number(6).unwrap_or(0),
+                reason: row.text(7).unwrap_or_default(),
+            });
+        },
+    );
+    found
+}
+
+/// The event `seq` of the same transaction tells of a drop. Throws.
+pub fn tell(starts_at: Timestamp, seq: u64) {
+    execute(&format!(
+        "UPDATE audit.dropped SET told_by = {seq} WHERE starts_at = '{}'",
+        rfc3339(starts_at)
+    ));
+}
