@@ -15,6 +15,7 @@ mod errors;
 mod fast_path;
 mod fate;
 mod guard;
+mod guard_attempts;
 mod inflight;
 mod install;
 mod integrity;
