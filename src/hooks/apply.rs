@@ -7,10 +7,10 @@ use audit_core::event::{Class, Classes, Fate};
 use core::ffi::c_void;
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine, with};
+use super::engine::{Engine, Id, engine, with};
 use super::frame::Frame;
 use super::{begin, capture, emit};
-use crate::pg::{compat, guc, names, raw, session};
+use crate::pg::{compat, durability, guc, names, raw, session};
 
 pub const COMMAND: &[u8] = b"APPLY";
 pub const CLASSES: Classes = Classes::of(Class::Write);
@@ -73,7 +73,12 @@ pub unsafe fn before_commit() {
             let statement_id = engine.statement_id;
             let id = engine.take_frame();
             describe(engine.frame(id), statement_id, name, lsn);
-            READY = Some(id);
+            if durability::on_commit() {
+                // On disk before the commit: its fate follows.
+                send(engine, id, Fate::Open);
+            } else {
+                READY = Some(id);
+            }
         });
         LAST = lsn;
     }
@@ -121,20 +126,31 @@ unsafe fn describe(
 /// The transaction has ended. Never throws.
 pub fn ended(fate: Fate) {
     // SAFETY: one thread.
-    let Some(id) = (unsafe { (*(&raw mut READY)).take() }) else {
-        return;
+    if let Some(id) = unsafe { (*(&raw mut READY)).take() } {
+        with(|engine| {
+            if fate == Fate::RolledBack {
+                engine.give_back(id);
+            } else {
+                send(engine, id, fate);
+            }
+        });
+    }
+}
+
+/// Sends the event; one with an open fate has it told later. Never throws.
+fn send(engine: &mut Engine, id: Id, fate: Fate) {
+    // SAFETY: they read the clock and this process's own state.
+    let (now, xid) = unsafe {
+        (
+            raw::GetCurrentTimestamp(),
+            raw::GetTopFullTransactionIdIfAny().value,
+        )
     };
-    with(|engine| {
-        if fate != Fate::RolledBack {
-            let now = unsafe { raw::GetCurrentTimestamp() };
-            let xid = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
-            let frame = engine.frame(id);
-            frame.numbers.duration = (now - frame.numbers.started_at).max(0);
-            frame.numbers.transaction_id = xid;
-            emit::push(engine, id, fate, false);
-        }
-        engine.give_back(id);
-    });
+    let frame = engine.frame(id);
+    frame.numbers.duration = (now - frame.numbers.started_at).max(0);
+    frame.numbers.transaction_id = xid;
+    emit::push(engine, id, fate, fate == Fate::Open);
+    engine.give_back(id);
 }
 
 /// Whether an error is that of applying a remote transaction. Never throws.

@@ -190,13 +190,12 @@ pub fn take_text(frame: &mut Frame, text: &[u8]) {
         frame.text.clear();
         frame.text.extend_from_slice(text);
     } else {
-        take_text_as(frame, text, false);
+        take_text_as(frame, text, false, guc::statement_max_size());
     }
 }
 
-/// As [`take_text`]; `unparsed` where the server could not parse the text.
-pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool) {
-    let most = guc::statement_max_size();
+/// As [`take_text`], cut to `most` bytes; `unparsed` where the server could not parse the text.
+pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize) {
     frame.text.clear();
     if text.len() <= most && !redact::may_hold_secret(text) {
         frame.text.extend_from_slice(text);

@@ -327,9 +327,6 @@ unsafe fn append_value(argument: *mut pg_sys::Node) {
             Constant::Integer(value) => {
                 let _ = write!(out, "{value}");
             }
-            Constant::Boolean(value) => {
-                let _ = write!(out, "{value}");
-            }
             Constant::None => out.extend_from_slice(b"?"),
         }
     }

@@ -56,14 +56,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
 
 /// Completes the details and lays out the shape; cuts what would make the record too long.
 fn finish(frame: &mut Frame, decided: usize) {
-    let Frame {
-        state,
-        drops,
-        details,
-        truncated,
-        ..
-    } = frame;
-    drops.finish(details, truncated, state.names_dropped);
+    frame.end_drops();
     frame.write_shape();
     let most = ring_file::ring().map_or(MOST, |ring| MOST.min(ring.capacity() as usize / 8));
     let len = FIXED_LEN
@@ -206,6 +199,28 @@ pub fn refused_event(
     });
 }
 
+/// Sends an AUDIT event of a function of ours, within the statement that called it.
+pub fn own_event(engine: &mut Engine, command: &[u8], details: &[u8]) {
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    let numbers = Numbers {
+        started_at: unsafe { raw::GetCurrentTimestamp() },
+        duration: 0,
+        event_no: engine.fates.number_event(false),
+        statement_id: engine.statement_id,
+        ..Numbers::default()
+    };
+    small(
+        engine,
+        &numbers,
+        Classes::of(Class::Audit),
+        command,
+        None,
+        Some(details),
+        (decided > 0).then_some(&decisions[..decided]),
+    );
+}
+
 /// Sends an event of the session itself. It carries the decisions that wait.
 pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, details: &[u8]) {
     let now = unsafe { raw::GetCurrentTimestamp() };
@@ -229,7 +244,13 @@ pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, detai
 }
 
 /// Sends AUTHENTICATE: a session that never began, so it has no event numbers.
-pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8]) {
+pub fn logon_failed(
+    session: &[u8],
+    shape: &mut Vec<u8>,
+    sqlstate: u32,
+    error: &[u8],
+    details: &[u8],
+) {
     let started_at = unsafe { pg_sys::MyStartTimestamp };
     let numbers = Numbers {
         started_at,
@@ -238,14 +259,7 @@ pub fn logon_failed(session: &[u8], sqlstate: u32, error: &[u8], details: &[u8])
         outcome: Outcome::Failed,
         ..Numbers::default()
     };
-    let mut shape = Vec::with_capacity(SMALL_SHAPE);
-    ShapeWriter::new(
-        &mut shape,
-        Classes::of(Class::Session),
-        0,
-        b"AUTHENTICATE",
-        None,
-    );
+    ShapeWriter::new(shape, Classes::of(Class::Session), 0, b"AUTHENTICATE", None);
     let sections = [
         Some(session),
         Some(shape.as_slice()),

@@ -15,6 +15,8 @@
 //!
 //! Nothing here throws or, once the pool is warm, allocates.
 
+mod ending;
+
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
@@ -34,6 +36,8 @@ pub struct Engine {
     #[allow(clippy::vec_box)]
     pool: Vec<Box<Frame>>,
     free: Vec<Id>,
+    /// A frame for what fails unseen, its buffers as long as they can get: to take it allocates nothing.
+    spare: Option<Id>,
     /// Statements being run, the outermost first.
     pub running: Vec<Id>,
     /// Queries begun and not yet ended, running ones included.
@@ -76,6 +80,7 @@ pub struct Planned {
 static mut ENGINE: Engine = Engine {
     pool: Vec::new(),
     free: Vec::new(),
+    spare: None,
     running: Vec::new(),
     open: Vec::new(),
     dead: Vec::new(),
@@ -150,11 +155,35 @@ impl Engine {
         id
     }
 
+    /// Sets the spare frame aside, when a session begins.
+    pub fn make_spare(&mut self) -> &mut Frame {
+        let id = self.take_frame();
+        self.pool[id].spare = true;
+        self.give_back(id);
+        &mut self.pool[id]
+    }
+
+    /// Takes the spare frame; another one if it is under way.
+    pub fn take_spare(&mut self) -> Id {
+        let Some(id) = self.spare.take() else {
+            return self.take_frame();
+        };
+        let frame = &mut self.pool[id];
+        frame.reset();
+        frame.spare = true;
+        frame.in_use = true;
+        id
+    }
+
     pub fn give_back(&mut self, id: Id) {
         self.pool[id].unprotect();
         self.pool[id].in_use = false;
         self.open.retain(|other| *other != id);
-        self.free.push(id);
+        if self.pool[id].spare {
+            self.spare = Some(id);
+        } else {
+            self.free.push(id);
+        }
     }
 
     /// Called first in every hook, with an address on the hook's own stack: concludes what has died,
@@ -223,7 +252,10 @@ impl Engine {
             frame.numbers.duration = (self.error.at - frame.numbers.started_at).max(0);
         }
         frame.error.clear();
-        frame.error.extend_from_slice(&self.error.message);
+        if frame.error.try_reserve(self.error.message.len()).is_ok() {
+            frame.error.extend_from_slice(&self.error.message);
+        }
+        frame.end_drops();
         self.error.attempted.hand_over(id, frame);
         if frame.sent {
             self.commit_failed = true;
@@ -359,219 +391,5 @@ impl Engine {
     /// Whether the held statement's commit has begun.
     pub fn committing(&self) -> bool {
         self.committing
-    }
-
-    /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
-    /// with it, with that transaction's fate.
-    pub fn succeed(&mut self, id: Id) {
-        settings::check(self);
-        let frame = &mut self.pool[id];
-        if !frame.captured {
-            let depth = frame.numbers.depth;
-            checks::flush_below(self, depth);
-            self.give_back(id);
-            return;
-        }
-        if frame.numbers.duration < 0 {
-            let now = unsafe { raw::GetCurrentTimestamp() };
-            frame.numbers.duration = (now - frame.numbers.started_at).max(0);
-        }
-        frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
-        let depth = frame.numbers.depth;
-        if !frame.recorded(false) {
-            checks::flush_below(self, depth);
-            self.give_back(id);
-            return;
-        }
-        if checks::joined(self, id) {
-            return;
-        }
-        checks::flush_below(self, depth);
-        let frame = &mut self.pool[id];
-        let top = depth == 0;
-        if frame.in_aborted {
-            let fate = if frame.to_savepoint {
-                Fate::Open
-            } else {
-                Fate::RolledBack
-            };
-            emit::push(self, id, fate, true);
-        } else if top && (frame.ends_transaction || !self.explicit) {
-            self.release_held();
-            let frame = &self.pool[id];
-            if let Some(entry) = frame.in_flight {
-                slot::finish(entry, frame.numbers.duration, frame.numbers.rows);
-            }
-            self.held = Some(id);
-            return;
-        } else {
-            emit::push(self, id, Fate::Open, true);
-        }
-        self.give_back(id);
-    }
-
-    /// Keeps a finished check until its statement ends.
-    pub fn park(&mut self, id: Id) {
-        self.open.retain(|other| *other != id);
-        // It has ended, and others need the entry.
-        self.pool[id].unprotect();
-        self.checks.push(id);
-    }
-
-    /// Sends the held statement without its fate: another statement of the same transaction begins.
-    #[inline]
-    pub fn release_held(&mut self) {
-        if let Some(id) = self.take_held(false) {
-            if !self.pool[id].sent {
-                emit::push(self, id, Fate::Open, true);
-            }
-            self.give_back(id);
-        }
-    }
-
-    /// Sends the held statement ahead of its transaction's end, which another event will tell.
-    pub fn send_held(&mut self) {
-        if let Some(id) = self.held
-            && !self.pool[id].sent
-            && self.complete(id, true)
-        {
-            emit::push(self, id, Fate::Open, true);
-            self.pool[id].sent = true;
-        }
-    }
-
-    /// The statement that waits for its transaction's end.
-    pub fn held(&mut self) -> Option<&mut Frame> {
-        let id = self.held?;
-        Some(&mut self.pool[id])
-    }
-
-    /// An error was reported that belongs to the held statement: its commit failed.
-    pub fn held_failed(&mut self) {
-        if let Some(id) = self.held.take() {
-            // Its time ends now: the commit is a part of what failed.
-            self.pool[id].numbers.duration = -1;
-            self.dead.push(id);
-        }
-    }
-
-    /// A statement that failed before any hook saw it.
-    pub fn died_unseen(&mut self, id: Id) {
-        self.dead.push(id);
-    }
-
-    /// Before a new error is kept: what died of the one before was caught, since its handler, or
-    /// the statement around it, has gone on to fail in its own way.
-    pub fn before_error(&mut self) {
-        self.bury_unwound();
-        if !self.dead.is_empty() {
-            let verdict = if self.running.is_empty() {
-                Outcome::Failed
-            } else {
-                Outcome::Caught
-            };
-            self.judge(verdict);
-        }
-    }
-
-    /// A subtransaction is aborted. With no statement running any more, the error has reached the
-    /// client, or ROLLBACK TO has done its work.
-    pub fn abort_sub(&mut self, subxact: u32) {
-        let catcher = catcher();
-        self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
-        for at in 0..self.dead.len() {
-            let id = self.dead[at];
-            if self.pool[id].subxact >= subxact {
-                self.pool[id].rolled_back = true;
-            }
-        }
-        if self.fates.pending_full() {
-            emit::fate_event(self);
-        }
-        self.fates.abort_sub(subxact);
-        slot::keep_fates(&self.fates);
-        if self.running.is_empty() {
-            self.judge(Outcome::Failed);
-            self.release_held();
-        }
-    }
-
-    /// The transaction has ended.
-    pub fn end_transaction(&mut self, fate: Fate) {
-        if self.knows_no_query() && self.held.is_none() && self.checks.is_empty() {
-            // Nothing was recorded, or all that was has left: what remains is its fate.
-            self.explicit = false;
-            self.fates.end(fate);
-            if !self.fates.has_pending() {
-                return;
-            }
-        }
-        let exiting = unsafe { pg_sys::proc_exit_inprogress };
-        self.committing = false;
-        if fate == Fate::RolledBack {
-            // What doesn't have a catcher of its own inside the one that is in force now is dead (a
-            // procedure that rolls back does so under catchers further in); when the process exits
-            // all are.
-            let catcher = catcher();
-            self.bury(|frame| !exiting && frame.catcher > catcher);
-        }
-        if !self.running.is_empty() {
-            // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
-            self.fates.end(fate);
-            slot::keep_fates(&self.fates);
-            slot::keep_transaction(0);
-            return;
-        }
-        self.explicit = false;
-        if fate == Fate::RolledBack && self.held().is_some_and(|held| held.command != b"ROLLBACK") {
-            self.held_failed();
-        }
-        checks::flush(self);
-        // First the range, then the events that carry it.
-        self.fates.end(fate);
-        slot::keep_fates(&self.fates);
-        self.judge(Outcome::Failed);
-        if let Some(id) = self.take_held(true) {
-            if !self.pool[id].sent {
-                emit::push(self, id, fate, false);
-            }
-            self.give_back(id);
-        }
-        if self.fates.has_pending() && !exiting {
-            emit::fate_event(self);
-        }
-        slot::keep_transaction(0);
-    }
-
-    /// The client has its error, and no abort callback has told so: the transaction had failed
-    /// before, or none was open.
-    pub fn error_flushed(&mut self) {
-        self.bury_unwound();
-        if self.running.is_empty() && !self.dead.is_empty() {
-            self.judge(Outcome::Failed);
-        }
-    }
-
-    /// The memory of a query goes. If its statement is still open, the server dropped it in an
-    /// abort, without ExecutorEnd: it had done what was asked of it until then.
-    pub fn query_gone(&mut self, id: Id, serial: u32) {
-        let Some(frame) = self.pool.get(id) else {
-            return;
-        };
-        if !frame.in_use
-            || frame.serial != serial
-            || frame.ending
-            || !self.open.contains(&id)
-            || self.running.contains(&id)
-        {
-            return;
-        }
-        let frame = &mut self.pool[id];
-        frame.numbers.duration =
-            (unsafe { raw::GetCurrentTimestamp() } - frame.numbers.started_at).max(0);
-        if frame.recorded(false) {
-            emit::push(self, id, Fate::RolledBack, true);
-        }
-        self.give_back(id);
     }
 }

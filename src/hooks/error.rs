@@ -12,7 +12,7 @@ use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, engine, shield, with};
 use super::{apply, capture, emit, functions, replication, session as sessions};
-use crate::pg::{raw, session};
+use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
 use audit_core::sql::command::command_of_first_keyword;
@@ -35,7 +35,8 @@ static mut FLUSHED_REGISTERED: bool = false;
 /// Where the copy of an error lives for a moment.
 static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 
-/// Longest statement kept of one that failed before any hook saw it: its buffer is allocated ahead.
+/// Longest statement kept of one that failed before any hook saw it, even where
+/// `audit.statement_max_size` is more: its buffer is allocated ahead.
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
@@ -99,9 +100,9 @@ pub unsafe fn install() {
 
 /// A session begins: makes sure that the pool has a frame with buffers for what fails unseen.
 pub fn begin() {
-    let id = engine().take_frame();
-    engine().frame(id).text.reserve(UNSEEN_TEXT_MAX);
-    engine().give_back(id);
+    engine()
+        .make_spare()
+        .make_room_for_failure(UNSEEN_TEXT_MAX, ERROR_MAX);
     engine().error.reserve();
     emit::begin();
     watch();
@@ -305,7 +306,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
         (command.as_bytes(), classes_of_command(command))
     };
     let wanted = begin::wanted(depth, classes);
-    let id = engine.take_frame();
+    let id = engine.take_spare();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
     frame.level = begin::level();
@@ -319,7 +320,8 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     frame.numbers.substatement_id = substatement_id;
     frame.numbers.depth = depth;
     frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
-    take_text_as(frame, text, unparsed);
+    let most = guc::statement_max_size().min(UNSEEN_TEXT_MAX);
+    take_text_as(frame, text, unparsed, most);
     id
 }
 

@@ -267,9 +267,9 @@ impl<'f> Objects<'f> {
         self.frame.add_relation(&relation.name);
         // The main object: what is written to, by the name that the user gave it (a view that the
         // server writes through); else the only relation there is.
-        let through_view = relation.kind == "VIEW" && self.target.rule_of != relid;
+        let through_view = || relation.kind == "VIEW" && !self.target.is_of_rule(relid);
         let written =
-            privileges as u32 & WRITES != 0 && (relid == self.target.relid || through_view);
+            privileges as u32 & WRITES != 0 && (relid == self.target.relid || through_view());
         if self.frame.object_type.is_empty() && (self.select || written) {
             self.frame.object_type = relation.kind;
             self.frame.object_name.extend_from_slice(&relation.name);

@@ -32,6 +32,8 @@ pub struct State {
     /// Tells this use of the frame from earlier ones.
     pub serial: u32,
     pub in_use: bool,
+    /// The one that is set aside: see [`super::engine::Engine::make_spare`].
+    pub spare: bool,
     pub numbers: Numbers,
     /// `audit.level` when the statement began: the statement that changes it is judged by the old.
     pub level: Level,
@@ -174,10 +176,29 @@ impl Frame {
         self.truncated.reserve(fit::NOTES);
     }
 
+    /// Room for all that is known of a statement which fails before any hook has seen it.
+    pub fn make_room_for_failure(&mut self, text: usize, error: usize) {
+        const SHORT: usize = 1024;
+        self.text.reserve(text);
+        self.error.reserve(error);
+        self.details.reserve(error);
+        for buffer in [&mut self.session, &mut self.command, &mut self.shape] {
+            buffer.reserve(SHORT);
+        }
+    }
+
     /// Adds an object that goes with what the statement drops; `parent` is the relation it is a part of.
     pub fn add_drop(&mut self, kind: &[u8], name: &[u8], parent: Option<&[u8]>) {
         self.drops.add(&mut self.details, kind, name, parent);
         self.make_room();
+    }
+
+    /// Ends the list of what was dropped, after which the details can take other members. Once is
+    /// enough; allocates nothing.
+    pub fn end_drops(&mut self) {
+        let single = self.state.names_dropped;
+        self.drops
+            .finish(&mut self.details, &mut self.truncated, single);
     }
 
     /// Adds a relation unless it is there.

@@ -53,6 +53,7 @@ pub mod xact;
 pub unsafe fn install() {
     unsafe {
         error::install();
+        session::install();
         executor::install();
         analyze::install();
         planner::install();

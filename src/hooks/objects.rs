@@ -247,23 +247,17 @@ unsafe fn made(node: *mut pg_sys::Node) -> &'static str {
     }
 }
 
-/// CALL: the procedure without its arguments, as the events of functions name theirs.
+/// CALL: the procedure that the server has found, with the types of its arguments.
 unsafe fn called(node: *mut pg_sys::Node) -> &'static str {
     unsafe {
         let call = field!(node as CallStmt.funcexpr);
         if call.is_null() {
             let (schema, name) = compat::last_two((*field!(node as CallStmt.funccall)).funcname);
             dotted(schema, name);
-            return "PROCEDURE";
+        } else {
+            let name = raw::format_procedure_qualified((*call).funcid);
+            found().name.extend_from_slice(raw::bytes(name));
         }
-        let name = raw::get_func_name((*call).funcid);
-        if name.is_null() {
-            return "";
-        }
-        dotted(
-            raw::get_namespace_name(raw::get_func_namespace((*call).funcid)),
-            name,
-        );
         "PROCEDURE"
     }
 }

@@ -113,7 +113,7 @@ fn started() {
     frame.numbers.started_at = unsafe { STARTED };
     frame.numbers.statement_id = statement_id;
     frame.numbers.substatement_id = 1;
-    begin::take_text_as(frame, text, false);
+    begin::take_text_as(frame, text, false, guc::statement_max_size());
     emit::push(engine, id, Fate::Open, false);
     engine.give_back(id);
 }

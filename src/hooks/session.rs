@@ -33,28 +33,51 @@ pub unsafe fn connected() {
         begun();
         replication::listen();
         if guc::level().records(Classes::of(Class::Session), false) {
-            let details = connect_details();
-            emit::session_event(engine(), b"CONNECT", pg_sys::MyStartTimestamp, &details);
+            let mut details = Object::new();
+            connect_details(&mut details);
+            let started_at = pg_sys::MyStartTimestamp;
+            emit::session_event(engine(), b"CONNECT", started_at, &details.finish());
         }
     }
 }
 
 /// How the client was let in.
-fn connect_details() -> Vec<u8> {
-    let mut details = Object::new();
+fn connect_details(details: &mut Object) {
     if let Some(method) = connection::method() {
         details.text("method", method);
     }
     if let Some((version, cipher)) = connection::tls() {
-        let mut tls = Object::new();
-        tls.text("version", version).text("cipher", cipher);
-        details.raw("tls", &tls.finish());
+        details.begin_object("tls");
+        details.text("version", version).text("cipher", cipher);
+        details.end_object();
     }
-    details.finish()
+}
+
+/// What a failed logon is put together in, made in the postmaster: its children inherit it.
+struct Logon {
+    session: Vec<u8>,
+    shape: Vec<u8>,
+    details: Object,
+}
+
+static mut LOGON: Option<Logon> = None;
+
+/// Sets aside what a failed logon needs. A startup packet has 10,000 bytes at most.
+///
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
+    let mut logon = Logon {
+        session: Vec::with_capacity(12 * 1024),
+        shape: Vec::with_capacity(256),
+        details: Object::new(),
+    };
+    logon.details.reserve(1024);
+    unsafe { LOGON = Some(logon) };
 }
 
 /// The server turned a client away, or could not start its session. Runs while a FATAL is being
-/// reported: throws nothing; what it allocates is a few hundred bytes in a process that ends.
+/// reported: throws nothing, and allocates no more than the text of an address.
 pub fn logon_failed(sqlstate: u32, message: &[u8]) {
     let Some(request) = connection::request().filter(|_| session::has_client()) else {
         return;
@@ -62,7 +85,10 @@ pub fn logon_failed(sqlstate: u32, message: &[u8]) {
     if !guc::level().records(Classes::of(Class::Session), true) {
         return;
     }
-    let mut session = Vec::with_capacity(256);
+    // SAFETY: one thread; the reference ends with this function, which nothing here calls again.
+    let Some(logon) = (unsafe { (*(&raw mut LOGON)).as_mut() }) else {
+        return;
+    };
     encode_session(
         &Session {
             started_at: unsafe { pg_sys::MyStartTimestamp },
@@ -76,9 +102,17 @@ pub fn logon_failed(sqlstate: u32, message: &[u8]) {
             backend_type: Some(b"client backend"),
             ..Session::default()
         },
-        &mut session,
+        &mut logon.session,
     );
-    emit::logon_failed(&session, sqlstate, message, &connect_details());
+    connect_details(&mut logon.details);
+    logon.details.close();
+    emit::logon_failed(
+        &logon.session,
+        &mut logon.shape,
+        sqlstate,
+        message,
+        logon.details.bytes(),
+    );
 }
 
 /// Watches for errors, changed settings and the session's end. Throws (FATAL: no slot left).

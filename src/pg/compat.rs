@@ -144,46 +144,35 @@ unsafe fn entry_of(
 pub struct Target {
     /// The table as it was named: not its partitions, and under a view the table below.
     pub relid: pg_sys::Oid,
-    /// The rule whose action the statement is, if it is one, belongs to this relation.
-    pub rule_of: pg_sys::Oid,
+    rtable: *const pg_sys::List,
 }
 
 impl Target {
     pub const NONE: Target = Target {
         relid: pg_sys::InvalidOid,
-        rule_of: pg_sys::InvalidOid,
+        rtable: core::ptr::null(),
     };
 
-    unsafe fn new(entry: *const pg_sys::RangeTblEntry, rtable: *const pg_sys::List) -> Target {
+    /// Whether the statement is the action of a rule of this relation: the rewriter leaves the entries
+    /// `old` and `new` of it in the action's range table (PRS2_OLD_VARNO). Never throws.
+    pub fn is_of_rule(&self, relid: pg_sys::Oid) -> bool {
+        let mut found = false;
+        // SAFETY: the statement that the target was read from outlives it.
         unsafe {
-            Target {
-                relid: (*entry).relid,
-                rule_of: rule_of(rtable),
-            }
+            for_each_pointer(self.rtable, |entry: *mut pg_sys::RangeTblEntry| {
+                found = found
+                    || ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                        && (*entry).relid == relid
+                        && !(*entry).alias.is_null()
+                        && !needs_privilege(entry)
+                        && matches!(
+                            super::raw::bytes((*(*entry).alias).aliasname),
+                            b"old" | b"new"
+                        ));
+            });
         }
+        found
     }
-}
-
-/// The relation that a rule's action is about: the rewriter leaves the entries `old` and `new` of it
-/// in the action's range table (PRS2_OLD_VARNO), and views have none of their own privileges.
-unsafe fn rule_of(rtable: *const pg_sys::List) -> pg_sys::Oid {
-    let mut found = pg_sys::InvalidOid;
-    unsafe {
-        for_each_pointer(rtable, |entry: *mut pg_sys::RangeTblEntry| {
-            if found == pg_sys::InvalidOid
-                && (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && !(*entry).alias.is_null()
-                && !needs_privilege(entry)
-                && matches!(
-                    super::raw::bytes((*(*entry).alias).aliasname),
-                    b"old" | b"new"
-                )
-            {
-                found = (*entry).relid;
-            }
-        });
-    }
-    found
 }
 
 /// What a planned statement writes to. Never throws.
@@ -201,7 +190,10 @@ pub unsafe fn target_of_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
             let index = (*(*results).elements.add(i as usize)).int_value;
             let entry = entry_of((*stmt).rtable, index);
             if !entry.is_null() && needs_privilege(entry) {
-                return Target::new(entry, (*stmt).rtable);
+                return Target {
+                    relid: (*entry).relid,
+                    rtable: (*stmt).rtable,
+                };
             }
         }
         Target::NONE
@@ -218,7 +210,10 @@ pub unsafe fn target_of_query(query: *const pg_sys::Query) -> Target {
         if entry.is_null() {
             return Target::NONE;
         }
-        Target::new(entry, (*query).rtable)
+        Target {
+            relid: (*entry).relid,
+            rtable: (*query).rtable,
+        }
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Shared {
     pub flushed: AtomicU64,
     /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
     pub flush_wanted: AtomicU64,
+    /// Counts requests that the worker refer to no dictionary row stored so far; and those it met.
+    pub forget_wanted: AtomicU32,
+    pub forgotten: AtomicU32,
     /// Size of the last published checkpoint since server start.
     pub checkpointed: AtomicU64,
     /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.

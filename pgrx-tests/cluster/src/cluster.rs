@@ -290,6 +290,88 @@ impl Cluster {
         .map(|pid| pid.parse().expect("a pid"))
     }
 
+    /// A copy of its data directory, taken while it runs, with a port of its own; not started. As a
+    /// standby it follows this server.
+    #[track_caller]
+    pub fn base_backup(&self, standby: bool) -> Cluster {
+        let dir = new_dir();
+        let copy = Cluster {
+            port: free_port(),
+            environment: Vec::new(),
+            postmaster: Mutex::new(None),
+            dir,
+        };
+        let mut command = as_server(server().bin.join("pg_basebackup"));
+        command
+            .args(["-c", "fast", "-X", "stream", "-U", "postgres", "-D"])
+            .arg(copy.data_dir())
+            .arg("-h")
+            .arg(&self.dir)
+            .args(["-p", &self.port.to_string()]);
+        let made = command.output().expect("pg_basebackup runs");
+        assert!(made.status.success(), "{made:?}\n{}", self.log());
+        copy.settle(standby.then_some(self));
+        copy
+    }
+
+    /// Makes this stopped server a standby of `source` by pg_rewind.
+    #[track_caller]
+    pub fn rewind_to(&self, source: &Cluster) {
+        let connection = format!(
+            "host={} port={} user=postgres dbname=postgres",
+            source.dir.display(),
+            source.port
+        );
+        let mut command = as_server(server().bin.join("pg_rewind"));
+        command
+            .args(["--source-server", &connection, "-D"])
+            .arg(self.data_dir());
+        let done = command.output().expect("pg_rewind runs");
+        assert!(done.status.success(), "{done:?}");
+        self.settle(Some(source));
+    }
+
+    /// Own port and socket; a standby of `primary`.
+    fn settle(&self, primary: Option<&Cluster>) {
+        self.configure("port", &self.port.to_string());
+        self.configure(
+            "unix_socket_directories",
+            &format!("'{}'", self.dir.display()),
+        );
+        if let Some(primary) = primary {
+            self.configure(
+                "primary_conninfo",
+                &format!(
+                    "'host={} port={} user=postgres'",
+                    primary.dir.display(),
+                    primary.port
+                ),
+            );
+            fs::write(self.data_dir().join("standby.signal"), "").expect("standby.signal");
+        }
+    }
+
+    /// Stops the worker (SIGSTOP) where it waits for something to do: stopped anywhere else it might
+    /// keep one of the server's own locks, and everybody with it. SIGCONT wakes it up.
+    #[track_caller]
+    pub fn suspend_worker(&self) -> u32 {
+        self.flush();
+        let worker = self.worker_pid().expect("the worker runs");
+        crate::eventually("the worker is idle", || {
+            // What the question above left to do is done after the flush interval.
+            thread::sleep(Duration::from_millis(500));
+            assert!(kill(worker, "STOP"));
+            let call = fs::read_to_string(format!("/proc/{worker}/syscall")).unwrap_or_default();
+            // epoll_wait, epoll_pwait
+            let waits = ["232 ", "281 ", "22 "].iter().any(|n| call.starts_with(n));
+            if !waits {
+                kill(worker, "CONT");
+            }
+            waits
+        });
+        worker
+    }
+
     fn conf(&self) -> PathBuf {
         self.data_dir().join("postgresql.conf")
     }

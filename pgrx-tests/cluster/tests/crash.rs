@@ -203,10 +203,8 @@ fn nothing_is_stored_twice_when_the_commit_of_the_worker_is_not_durable() {
 #[test]
 fn what_is_in_the_ring_at_a_stop_is_in_the_trail_after_the_start() {
     let cluster = Cluster::builder().durable().start();
-    cluster.flush();
     // A worker that can't drain: everything stays in the file.
-    let worker = cluster.worker_pid().expect("runs");
-    assert!(kill(worker, "STOP"));
+    cluster.suspend_worker();
     for n in 0..200 {
         cluster
             .psql()

@@ -62,13 +62,9 @@ fn lose_the_operating_system(cluster: &Cluster, synced: &PathBuf) {
 fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
     let (builder, synced) = watched("'commit'");
     let cluster = builder.start();
-    cluster.flush();
-    let worker = cluster.worker_pid().expect("runs");
-    let load = Load::during(&cluster, |load| {
-        // Nothing goes into the trail any more: what the disk has of the ring must be enough.
-        assert!(kill(worker, "STOP"));
-        load.more(300);
-    });
+    // Nothing goes into the trail any more: what the disk has of the ring must be enough.
+    cluster.suspend_worker();
+    let load = Load::during(&cluster, |load| load.more(300));
     lose_the_operating_system(&cluster, &synced);
     load.check(&cluster);
     check_order(&cluster);
@@ -79,8 +75,7 @@ fn without_it_records_are_lost_with_the_operating_system() {
     // The same, to show that the test above can fail.
     let (builder, synced) = watched("'async'");
     let cluster = builder.start();
-    cluster.flush();
-    assert!(kill(cluster.worker_pid().expect("runs"), "STOP"));
+    cluster.suspend_worker();
     let ring = cluster.data_dir().join("pg_audit/ring");
     fs::copy(&ring, &synced).expect("nothing was synced since the start");
     cluster
@@ -207,7 +202,7 @@ fn a_sync_that_fails_refuses_the_commit_and_all_after_it() {
     ));
     fs::write(&fail, "").expect("written");
     // The worker is kept from making the records durable in its own way.
-    assert!(kill(cluster.worker_pid().expect("runs"), "STOP"));
+    let worker = cluster.suspend_worker();
     let refused = cluster.psql().run("INSERT INTO t VALUES (1)").error();
     assert!(
         refused.contains("audit records cannot be made durable"),
@@ -218,7 +213,7 @@ fn a_sync_that_fails_refuses_the_commit_and_all_after_it() {
     cluster.psql().run("INSERT INTO t VALUES (2)").error();
     // Reading goes on.
     assert_eq!(cluster.psql().run("SELECT count(*) FROM t").ok(), "0\n");
-    assert!(kill(cluster.worker_pid().expect("runs"), "CONT"));
+    assert!(kill(worker, "CONT"));
     cluster.restart(audit_cluster_tests::Shutdown::Fast);
     cluster.psql().run("INSERT INTO t VALUES (3)").ok();
     assert_eq!(
@@ -240,9 +235,7 @@ fn a_commit_is_refused_whose_record_found_no_room() {
         .setting("audit.durability", "'commit'")
         .start();
     cluster.psql().run("CREATE TABLE t (x int)").ok();
-    cluster.flush();
-    let worker = cluster.worker_pid().expect("runs");
-    assert!(kill(worker, "STOP"));
+    let worker = cluster.suspend_worker();
     let mut client = cluster.app();
     let filler = "x".repeat(20_000);
     for _ in 0..60 {

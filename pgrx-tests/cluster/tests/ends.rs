@@ -142,6 +142,7 @@ fn stops_of_the_server_are_told_apart() {
 #[test]
 fn a_run_without_the_library_is_noticed() {
     let cluster = Cluster::start();
+    assert_eq!(starts_and_stops(&cluster), ["START | ~ | f"]);
     cluster.stop(Shutdown::Fast);
     cluster.configure("shared_preload_libraries", "''");
     cluster.start_again();

@@ -97,10 +97,11 @@ fn a_backend_killed_inside_a_function_of_a_transaction() {
     waits.join().expect("the client sees its end");
     let all = session(&cluster, victim);
     assert_eq!(
-        all[all.len() - 6..],
+        all[all.len() - 7..],
         [
             "0 | BEGIN | success | rolled back | BEGIN",
             "0 | INSERT | success | rolled back | INSERT INTO t VALUES (1)",
+            "1 | EXECUTE | success | rolled back | ~",
             "1 | INSERT | success | rolled back | INSERT INTO t VALUES (2)",
             "1 | SELECT | unfinished | rolled back | SELECT pg_sleep(60)",
             "0 | SELECT | unfinished | rolled back | SELECT f()",

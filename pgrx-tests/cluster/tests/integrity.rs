@@ -4,7 +4,10 @@
 use audit_cluster_tests::{Cluster, Shutdown};
 use std::os::unix::fs::FileExt;
 
+mod erase;
 mod evidence;
+mod keys;
+mod origin;
 
 /// The problems that audit.verify() finds.
 #[track_caller]

@@ -10,7 +10,7 @@ use audit_cluster_tests::Cluster;
 use postgres::{Client, Statement};
 
 /// Statements on record per round, nested ones included.
-const PER_ROUND: usize = 100;
+const PER_ROUND: usize = 108;
 /// After so many tenths of the session its memory has reached its size.
 const WARM: usize = 4;
 /// What may come on top of that, more than on a server without the extension. The same for every
@@ -57,7 +57,10 @@ impl Session {
             .run(
                 "CREATE TABLE t (id int PRIMARY KEY, x text);
                  INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 100) i;
-                 CREATE TABLE w (x int);",
+                 CREATE TABLE w (x int); CREATE TABLE v (x int);
+                 CREATE RULE also AS ON INSERT TO v DO ALSO INSERT INTO w VALUES (new.x);
+                 CREATE FUNCTION twice(x int) RETURNS int LANGUAGE plpgsql AS
+                     $$ BEGIN RETURN 2 * x; END $$;",
             )
             .ok();
         let mut client = cluster.app();
@@ -151,10 +154,16 @@ impl Session {
         self.run("INSERT INTO tmp (x) VALUES ('a'), ('b')");
         self.run("ALTER TABLE tmp ADD y int DEFAULT 1");
         self.run("DROP TABLE tmp");
+        // 8: functions, a rule, names that are nowhere.
+        self.run("SELECT twice(id) FROM t");
+        self.run("SELECT twice(1), twice(2)");
+        self.run("INSERT INTO v VALUES (1)");
+        let missing = format!("SELECT nosuch{round}(1) FROM gone{round}");
+        self.client.batch_execute(&missing).expect_err("missing");
         self.rounds += 1;
         // So that the tables stay small; on record with `others`.
         if self.rounds.is_multiple_of(50) {
-            self.run("TRUNCATE w");
+            self.run("TRUNCATE w, v");
             self.run("VACUUM t");
             self.others += 2;
         }

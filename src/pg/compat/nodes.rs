@@ -26,7 +26,6 @@ pub unsafe fn last_two(
 pub enum Constant {
     Text(*const core::ffi::c_char),
     Integer(i64),
-    Boolean(bool),
     /// NULL, or no constant.
     None,
 }
@@ -67,7 +66,10 @@ pub unsafe fn constant(node: *const pg_sys::Node) -> Constant {
             T_Integer => Constant::Integer((*node.cast::<pg_sys::Integer>()).ival.into()),
             T_String => Constant::Text(string(node.cast())),
             T_Float => Constant::Text((*node.cast::<pg_sys::Float>()).fval),
-            T_Boolean => Constant::Boolean((*node.cast::<pg_sys::Boolean>()).boolval),
+            T_Boolean if (*node.cast::<pg_sys::Boolean>()).boolval => {
+                Constant::Text(c"true".as_ptr())
+            }
+            T_Boolean => Constant::Text(c"false".as_ptr()),
             T_A_Const if (*node.cast::<pg_sys::A_Const>()).isnull => Constant::None,
             T_A_Const => constant((&raw const (*node.cast::<pg_sys::A_Const>()).val).cast()),
             T_TypeCast => constant((*node.cast::<pg_sys::TypeCast>()).arg),

@@ -424,3 +424,11 @@ fn a_second_verifier_agrees_on_ten_thousand_events() {
         "{output:?}"
     );
 }
+
+/// The second verifier finds the root of a checkpoint of the whole trail.
+#[track_caller]
+pub fn python_agrees(cluster: &Cluster) {
+    let note = cluster.value("SELECT audit.checkpoint()");
+    let output = python(cluster, &note, &key(cluster), &rows(cluster));
+    assert!(output.status.success(), "{output:?}");
+}

@@ -1,0 +1,266 @@
+//! Ring files that are damaged, missing, foreign or in the way: a clear message, a server that starts,
+//! and nothing thrown away (issue "Delivery", bad input).
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use audit_cluster_tests::{Cluster, Shutdown, children, eventually, kill};
+
+use crate::load::check_order;
+use crate::soak::{random, rounds};
+
+/// A cluster that was killed with records in its ring that the trail doesn't have.
+fn killed_with_records() -> (Cluster, PathBuf) {
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'1MB'")
+        .start();
+    cluster.suspend_worker();
+    for n in 0..50 {
+        cluster.psql().run(format!("SELECT {n} AS kept")).ok();
+    }
+    let everybody = children(cluster.postmaster_pid());
+    for pid in everybody {
+        kill(pid, "KILL");
+    }
+    cluster.kill_postmaster();
+    let ring = cluster.data_dir().join("pg_audit/ring");
+    (cluster, ring)
+}
+
+/// The server works, and what happens from now on is recorded.
+#[track_caller]
+fn records_again(cluster: &Cluster) {
+    cluster.psql().run("SELECT 'recorded again'").ok();
+    assert_eq!(cluster.count("statement = 'SELECT ''recorded again'''"), 1);
+    check_order(cluster);
+}
+
+/// What GAP events say.
+fn gaps(cluster: &Cluster) -> Vec<String> {
+    cluster.trail_of("details->>'reason'", "command = 'GAP'")
+}
+
+fn kept(ring: &Path) -> PathBuf {
+    ring.with_file_name("ring.1.old.unreadable")
+}
+
+fn sh(script: &str, path: &Path) {
+    let done = Command::new("sh")
+        .args(["-ec", script, "sh"])
+        .arg(path)
+        .output()
+        .expect("sh runs");
+    assert!(done.status.success(), "{script}: {done:?}");
+}
+
+#[test]
+fn files_that_are_no_ring_are_kept_and_told_of() {
+    for (damage, expected) in [
+        ("truncate -s 100000 \"$1\"", "100000 bytes, "),
+        (
+            "truncate -s 100 \"$1\"",
+            "100 bytes are too few for a header",
+        ),
+        ("truncate -s 0 \"$1\"", "the file is empty"),
+        (
+            "printf nonsense | dd of=\"$1\" conv=notrunc status=none",
+            "it begins with \"nonsense\"",
+        ),
+        (
+            "printf '\\007' | dd of=\"$1\" bs=1 seek=8 conv=notrunc status=none",
+            "format 7 is unknown, 2 is expected",
+        ),
+        (
+            "printf '\\007' | dd of=\"$1\" bs=1 seek=20 conv=notrunc status=none",
+            "the header's CRC is",
+        ),
+        ("rm \"$1\"; ln -s /etc/passwd \"$1\"", "cannot be read"),
+        ("rm \"$1\"; mkfifo \"$1\"", "it is not a regular file"),
+        ("rm \"$1\"; mkdir \"$1\"", "it is not a regular file"),
+        ("chown root \"$1\"; chmod 600 \"$1\"", "Permission denied"),
+    ] {
+        let (cluster, ring) = killed_with_records();
+        sh(damage, &ring);
+        let before = fs::symlink_metadata(&ring).expect("a file").len();
+        cluster.start_again();
+        let gaps = gaps(&cluster);
+        assert!(
+            gaps.len() == 1 && gaps[0].contains(expected),
+            "{damage}: {gaps:?}"
+        );
+        assert_eq!(
+            fs::symlink_metadata(kept(&ring)).expect("kept aside").len(),
+            before,
+            "{damage}"
+        );
+        records_again(&cluster);
+        assert!(!cluster.log().contains("PANIC"), "{damage}");
+    }
+}
+
+#[test]
+fn a_deleted_ring_or_directory_is_made_anew() {
+    for what in ["rm \"$1\"", "rm -r \"$(dirname \"$1\")\""] {
+        let (cluster, ring) = killed_with_records();
+        sh(what, &ring);
+        cluster.start_again();
+        records_again(&cluster);
+        assert_eq!(cluster.count("statement LIKE '% AS kept'"), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_a_link_or_somebody_elses_is_not_used() {
+    for (what, expected) in [
+        (
+            "mv \"$1\" \"$1.real\"; ln -s \"$1.real\" \"$1\"",
+            "it is not a directory (a symbolic link is not accepted)",
+        ),
+        ("chown root \"$1\"", "belongs to user id 0"),
+        ("rm -r \"$1\"; touch \"$1\"", "it is not a directory"),
+    ] {
+        let (cluster, ring) = killed_with_records();
+        let directory = ring.parent().expect("a folder");
+        sh(what, directory);
+        cluster.start_again();
+        let log = cluster.log();
+        assert!(
+            log.contains("cannot make its ring") && log.contains(expected),
+            "{what}: {log}"
+        );
+        // Unrecorded, and it says so to whoever asks.
+        assert_eq!(cluster.query("app", "SELECT 1"), ["1"]);
+        let refused = cluster
+            .psql()
+            .db("postgres")
+            .run("SELECT audit.flush()")
+            .error();
+        assert!(refused.contains("has no ring"), "{refused}");
+    }
+}
+
+#[test]
+fn another_size_needs_no_care() {
+    let (cluster, _) = killed_with_records();
+    cluster.configure("audit.ring_size", "'4MB'");
+    cluster.configure("max_connections", "70");
+    cluster.start_again();
+    assert_eq!(cluster.count("statement LIKE '% AS kept'"), 50);
+    assert_eq!(
+        cluster.value("SELECT ring_size FROM audit.status"),
+        (4 << 20).to_string()
+    );
+    records_again(&cluster);
+}
+
+#[test]
+fn a_ring_that_is_cut_while_it_is_used_costs_a_restart_and_no_more() {
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'1MB'")
+        .start();
+    cluster.psql().run("SELECT 'before'").ok();
+    cluster.flush();
+    let ring = cluster.data_dir().join("pg_audit/ring");
+    OpenOptions::new()
+        .write(true)
+        .open(&ring)
+        .and_then(|file| file.set_len(4096))
+        .expect("cut");
+    // Whoever touches it dies of SIGBUS; the crash restart makes a new one.
+    eventually("the server has a ring again", || {
+        cluster.psql().run("SELECT 1").code == 0
+            && cluster.log().contains("somebody cut the ring's file")
+    });
+    eventually("it records again", || {
+        cluster.psql().run("SELECT 'recorded again'").code == 0
+    });
+    cluster.flush();
+    assert!(cluster.count("statement = 'SELECT ''recorded again'''") >= 1);
+    assert!(kept(&ring).exists());
+    check_order(&cluster);
+}
+
+#[test]
+fn bytes_scribbled_over_in_a_left_over_ring() {
+    rounds(1, || {
+        let (cluster, ring) = killed_with_records();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&ring)
+            .expect("opens");
+        // Within the records (the header is a page) or the slots behind them.
+        for _ in 0..1 + random(20) {
+            let len = 1 + random(200) as usize;
+            let bytes: Vec<u8> = (0..len).map(|_| random(256) as u8).collect();
+            let span = if random(4) == 0 { 1 << 21 } else { 20_000 };
+            file.write_all_at(&bytes, 4096 + random(span))
+                .expect("scribbles");
+        }
+        drop(file);
+        cluster.start_again();
+        let records = cluster.count("statement LIKE '% AS kept' AND outcome = 'success'");
+        assert!(records <= 50, "{records}");
+        records_again(&cluster);
+        assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
+    });
+}
+
+#[test]
+fn bytes_scribbled_over_in_the_ring_in_use() {
+    rounds(1, || {
+        let cluster = Cluster::builder()
+            .durable()
+            .setting("audit.ring_size", "'1MB'")
+            .start();
+        let worker = cluster.suspend_worker();
+        let ring = cluster.data_dir().join("pg_audit/ring");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&ring)
+            .expect("opens");
+        let position = |at| {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, at).expect("reads");
+            u64::from_ne_bytes(bytes) % (1 << 20)
+        };
+        let mut client = cluster.app();
+        let first = position(128 + 128);
+        for n in 0..100 {
+            client
+                .simple_query(&format!("SELECT {n} AS kept"))
+                .expect("selects");
+        }
+        let head = position(128 + 128);
+        for _ in 0..1 + random(10) {
+            let len = 1 + random(100) as usize;
+            // Zeros, too: they look like a record that was reserved and never written.
+            let byte = if random(3) == 0 { 0 } else { random(256) as u8 };
+            let at = first + random(head.saturating_sub(first));
+            let len = len.min((head - at) as usize);
+            file.write_all_at(&vec![byte; len], 4096 + at)
+                .expect("scribbles");
+        }
+        assert!(kill(worker, "CONT"));
+        cluster.flush();
+        let records = cluster.count("statement LIKE '% AS kept'");
+        assert!(records < 100, "{records}");
+        assert!(!gaps(&cluster).is_empty());
+        records_again(&cluster);
+        cluster.restart(Shutdown::Fast);
+        records_again_after_restart(&cluster);
+    });
+}
+
+fn records_again_after_restart(cluster: &Cluster) {
+    cluster.psql().run("SELECT 'after the restart'").ok();
+    assert_eq!(
+        cluster.count("statement = 'SELECT ''after the restart'''"),
+        1
+    );
+}
