@@ -8,8 +8,8 @@
 //! orphans     last events of sessions that were found dead
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
-//! erase       destroys a value, in a process of its own
 //! maintenance closes periods, in a process of its own; retention: and drops those that are too old
+//! erase       destroys a value, in a process of its own
 //! ```
 //!
 //! # Exactly once

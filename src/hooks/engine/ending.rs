@@ -145,6 +145,8 @@ impl Engine {
             self.explicit = false;
             self.fates.end(fate);
             if !self.fates.has_pending() {
+                // Else its id, which is committed, would decide about the next transaction's events.
+                slot::keep_transaction(0);
                 return;
             }
         }
