@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test test-majors test-upgrade test-postgres lint bench bench-quick clean
+.PHONY: help setup install run stop test soak test-majors test-upgrade test-postgres lint bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -24,6 +24,10 @@ install: ## release build, installed into the server of PG_CONFIG
 
 test: ## every test: pure part, loom, real clusters
 	@scripts/test.sh
+
+soak: ## each fault many times (SOAK=50), then a mixed run of kills (MINUTES=10): hours
+	@scripts/install.sh
+	@scripts/soak.sh
 
 test-majors: ## the main-job test on real servers 16 and 18
 	@scripts/test-majors.sh

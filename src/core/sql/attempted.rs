@@ -266,8 +266,7 @@ impl Scan<'_> {
             known.part(text, *cte);
             known.get() == name.get()
         });
-        if !is_cte
-            && !(called && expect == Expect::Relation)
+        if !(is_cte || called && expect == Expect::Relation)
             && let Some(name) = name.get()
         {
             f(name);
