@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test test-majors test-postgres lint bench bench-quick clean
+.PHONY: help setup install run stop test test-majors test-memory test-postgres lint bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -27,6 +27,11 @@ test: ## every test: pure part, loom, real clusters
 
 test-majors: ## the main-job test on real servers 16 and 18
 	@scripts/test-majors.sh
+
+test-memory: ## a session of a million mixed statements holds no more than one of the plain server: ten minutes
+	@scripts/install.sh
+	@AUDIT_TEST_STATEMENTS=1000000 AUDIT_TEST_PG_CONFIG="$${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}" \
+		cargo test -p audit_cluster_tests -- --nocapture memory::a_long_session
 
 test-postgres: ## PostgreSQL's own regression suite, with and without audit_ext: same output
 	@scripts/install.sh
