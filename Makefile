@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test test-majors test-memory test-postgres lint bench bench-quick clean
+.PHONY: help setup install run stop test test-majors test-memory test-upgrade test-postgres lint bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -32,6 +32,8 @@ test-memory: ## a session of a million mixed statements holds no more than one o
 	@scripts/install.sh
 	@AUDIT_TEST_STATEMENTS=1000000 AUDIT_TEST_PG_CONFIG="$${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}" \
 		cargo test -p audit_cluster_tests -- --nocapture memory::a_long_session
+test-upgrade: ## pg_upgrade from PG_CONFIG's major to 16 and 18: the trail is carried, and verifies
+	@scripts/test-upgrade.sh
 
 test-postgres: ## PostgreSQL's own regression suite, with and without audit_ext: same output
 	@scripts/install.sh

@@ -44,6 +44,10 @@ CREATE FUNCTION audit.event_statement_length(numbers bytea) RETURNS int
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_statement_length_wrapper';
 COMMENT ON FUNCTION audit.event_statement_length(bytea) IS 'Column statement_length of audit.log';
 
+CREATE FUNCTION audit.event_erased(event bytea, statement bytea, session bytea) RETURNS text[]
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_erased_wrapper';
+COMMENT ON FUNCTION audit.event_erased(bytea, bytea, bytea) IS 'Key erased in column details of audit.log';
+
 CREATE FUNCTION audit.flush() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'flush_wrapper';
 COMMENT ON FUNCTION audit.flush() IS 'Waits until everything recorded before the call is in the trail; returns the last seq';
@@ -151,3 +155,8 @@ WHERE e.seq BETWEEN $1 AND $2
 ORDER BY e.seq;
 END;
 COMMENT ON FUNCTION audit.evidence(bigint, bigint) IS 'Events with all that their leaves in the tree are made of, one JSON object per line, for audit-verify';
+
+CREATE FUNCTION audit.erase(seq bigint, fields text[], reason text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'erase_wrapper';
+COMMENT ON FUNCTION audit.erase(bigint, text[], text) IS 'Destroys values of an event (statement, error, parameters, details, context), at once and for good; the event still verifies. Returns how many events lost a value';

@@ -11,6 +11,7 @@ GRANT EXECUTE ON FUNCTION
     audit.event_statement_id(bytea), audit.event_substatement_id(bytea), audit.event_depth(bytea),
     audit.event_duration(bytea), audit.event_rows(bytea), audit.event_transaction_id(bytea),
     audit.event_sqlstate(bytea), audit.event_statement_length(bytea),
+    audit.event_erased(bytea, bytea, bytea),
     audit.worker_status(), audit.flush(), audit.verify(bigint, bigint), audit.checkpoint(),
     audit.inclusion_proof(bigint, bigint), audit.consistency_proof(bigint, bigint), audit.evidence(bigint, bigint)
     TO audit_reader;

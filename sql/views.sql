@@ -66,7 +66,11 @@ SELECT
                 ELSE jsonb_build_object('session_user', s.session_user_name) END
         || CASE WHEN s.unstorable IS NULL AND t.unstorable IS NULL THEN '{}'
                 ELSE jsonb_build_object('unstorable', coalesce(e.details -> 'unstorable', '{}')
-                    || coalesce(s.unstorable, '{}') || coalesce(t.unstorable, '{}')) END AS details
+                    || coalesce(s.unstorable, '{}') || coalesce(t.unstorable, '{}')) END
+        -- A salt is 16 bytes; what holds digests of erased values is longer.
+        || CASE WHEN length(e.salt) > 16 OR length(t.salt) > 16 OR length(s.salt) > 16
+                THEN jsonb_build_object('erased', audit.event_erased(e.salt, t.salt, s.salt))
+                ELSE '{}' END AS details
 FROM audit.event e
 LEFT JOIN audit.session s ON s.ref = e.session
 LEFT JOIN audit.statement t ON t.ref = e.statement;
@@ -108,7 +112,7 @@ COMMENT ON COLUMN audit.log.parameters IS 'Bind parameters, with audit.parameter
 COMMENT ON COLUMN audit.log.rows IS 'Rows processed: read, written or copied';
 COMMENT ON COLUMN audit.log.query_id IS 'As pg_stat_statements.queryid';
 COMMENT ON COLUMN audit.log.context IS 'Application context at that time';
-COMMENT ON COLUMN audit.log.details IS 'What is specific to the command; classes: all classes of the statement';
+COMMENT ON COLUMN audit.log.details IS 'What is specific to the command; classes: all classes of the statement; erased: fields that audit.erase() destroyed';
 
 CREATE VIEW audit.failures AS
 SELECT * FROM audit.log WHERE outcome <> 'success';
@@ -150,7 +154,7 @@ COMMENT ON COLUMN audit.failures.parameters IS 'Bind parameters, with audit.para
 COMMENT ON COLUMN audit.failures.rows IS 'Rows processed: read, written or copied';
 COMMENT ON COLUMN audit.failures.query_id IS 'As pg_stat_statements.queryid';
 COMMENT ON COLUMN audit.failures.context IS 'Application context at that time';
-COMMENT ON COLUMN audit.failures.details IS 'What is specific to the command; classes: all classes of the statement';
+COMMENT ON COLUMN audit.failures.details IS 'What is specific to the command; classes: all classes of the statement; erased: fields that audit.erase() destroyed';
 
 -- Counted per version of the session's attributes first: few rows are left for the join.
 CREATE VIEW audit.sessions AS

@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+import chart
 import report
 from server import (
     Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
@@ -269,7 +270,6 @@ def run(args, notes):
     doubtful = sum(r["others_cpu"] > report.DISTURBED for r in runs)
     if doubtful:
         notes.append(f"{doubtful} of {len(runs)} runs had more than 10 % of the machine taken by others; where three pairs are left, they don't count")
-    notes.append("durability=commit left out: it does not exist yet")
     texts.append(report.bars(summaries))
     texts.append("\n".join(notes))
     if void:
@@ -295,8 +295,9 @@ def run(args, notes):
         )
         + "\n"
     )
+    chart.write({f"{w} / {c}": s for (w, c), s in summaries.items()}, args.out)
     print("\n" + text)
-    print(f"{args.out}/bench.json, {args.out}/bench.txt")
+    print(f"{args.out}: bench.json, bench.txt, cpu.svg, tps.svg, bytes.svg")
     # That others lose events is a finding, not a failure.
     return 1 if any(r["configuration"].startswith("audit_ext") for r in void) else 0
 

@@ -137,6 +137,12 @@ BARS = [
 ]
 
 
+# As BARS, of audit_ext with durability = commit.
+COMMIT_BARS = [
+    ("update-64", "durability=commit, -N, 64 clients, TPS ratio ≥ 0.6", lambda s: s["tps_ratio"], None, 0.6),
+]
+
+
 def verdict(found, most, least):
     """Of the whole interval: where the bar lies within it, this run does not tell."""
     _, low, high = found
@@ -149,8 +155,9 @@ def verdict(found, most, least):
 
 def bars(summaries):
     lines = []
-    for workload, what, figure, most, least in BARS:
-        summary = summaries.get((workload, "audit_ext all"))
+    every = [("audit_ext all", *bar) for bar in BARS] + [("audit_ext commit", *bar) for bar in COMMIT_BARS]
+    for configuration, workload, what, figure, most, least in every:
+        summary = summaries.get((workload, configuration))
         found = figure(summary) if summary else None
         if found:
             shown = f"{found[0]:,.2f}" if found[1] == found[2] else spread(found, 2)

@@ -89,6 +89,10 @@ WORKLOADS = [
     ),
     Workload("select-64", "pgbench -S, prepared, 64 clients", SELECT, {"READ": 1}, clients=64),
     Workload(
+        "update-64", "pgbench -N, prepared, 64 clients", SIMPLE_UPDATE,
+        {"MISC": 2, "WRITE": 2, "READ": 1}, clients=64,
+    ),
+    Workload(
         "connect", "connection per query", SELECT, {"READ": 1}, protocol="simple",
         options=["--connect"],
     ),
@@ -127,14 +131,15 @@ PGAUDIT = {
 }
 
 
-def audit_ext(level, records):
+def audit_ext(level, records, name=None, **settings):
     return Configuration(
-        f"audit_ext {level}", ["audit_ext"], {"audit.level": level}, records, "trail"
+        f"audit_ext {name or level}", ["audit_ext"],
+        {"audit.level": level} | {f"audit.{key}": value for key, value in settings.items()},
+        records, "trail",
     )
 
 
 VANILLA = "vanilla"
-# audit_ext with durability=commit belongs here as soon as it exists.
 CONFIGURATIONS = [
     Configuration(VANILLA, records=()),
     # What the noise of the machine makes of no difference at all.
@@ -147,6 +152,7 @@ CONFIGURATIONS = [
         kept="log/audit.log",
     ),
     audit_ext("all", "all"),
+    audit_ext("all", "all", "commit", durability="commit"),
     audit_ext("write", ("WRITE",)),
     audit_ext("failed", ()),
     audit_ext("none", ()),

@@ -20,6 +20,7 @@ pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
+pub mod scrub;
 pub mod session;
 pub mod shared;
 pub mod signal;

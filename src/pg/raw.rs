@@ -60,7 +60,6 @@ unsafe extern "C-unwind" {
     pub fn RelnameGetRelid(name: *const c_char) -> pg_sys::Oid;
     pub fn fetch_search_path_array(path: *mut pg_sys::Oid, len: c_int) -> c_int;
     pub fn get_array_type(element: pg_sys::Oid) -> pg_sys::Oid;
-    pub fn get_func_name(function: pg_sys::Oid) -> *mut c_char;
     pub fn get_func_namespace(function: pg_sys::Oid) -> pg_sys::Oid;
     pub fn format_type_be_qualified(type_: pg_sys::Oid) -> *mut c_char;
     pub fn format_type_extended(type_: pg_sys::Oid, modifier: i32, flags: u16) -> *mut c_char;

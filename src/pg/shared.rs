@@ -32,8 +32,13 @@ pub struct Shared {
     pub flushed: AtomicU64,
     /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
     pub flush_wanted: AtomicU64,
+    /// Counts requests that the worker refer to no dictionary row stored so far; and those it met.
+    pub forget_wanted: AtomicU32,
+    pub forgotten: AtomicU32,
     /// Size of the last published checkpoint since server start.
     pub checkpointed: AtomicU64,
+    /// 1 while the worker can't publish checkpoints; `error` says why.
+    pub checkpoints_fail: AtomicU32,
     /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
     pub checkpoint_wanted: AtomicU64,
     /// Left-over rings that the worker still has to drain before the current one.

@@ -101,10 +101,19 @@ fn check(result: c_int, sql: &str) {
 }
 
 /// Runs a query without parameters and gives `f` each row. Throws; inside [`transaction`].
-pub fn query(sql: &str, mut f: impl FnMut(&Row)) {
+pub fn query(sql: &str, f: impl FnMut(&Row)) {
+    run(sql, true, f);
+}
+
+/// [`query`], but sees what others have committed meanwhile, and what this transaction has done.
+pub fn current(sql: &str, f: impl FnMut(&Row)) {
+    run(sql, false, f);
+}
+
+fn run(sql: &str, read_only: bool, mut f: impl FnMut(&Row)) {
     let text = CString::new(sql).unwrap_or_default();
     unsafe {
-        check(pg_sys::SPI_execute(text.as_ptr(), true, 0), sql);
+        check(pg_sys::SPI_execute(text.as_ptr(), read_only, 0), sql);
         let table = pg_sys::SPI_tuptable;
         if table.is_null() {
             return;

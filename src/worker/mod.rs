@@ -9,6 +9,7 @@
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
 //! maintenance closes periods, in a process of its own; retention: and drops those that are too old
+//! erase       destroys a value, in a process of its own
 //! ```
 //!
 //! # Exactly once
@@ -24,6 +25,7 @@ mod arena;
 mod batch;
 mod decided;
 mod dictionary;
+mod erase;
 mod fates;
 mod leftover;
 mod lifecycle;
@@ -41,6 +43,8 @@ mod text;
 mod trail;
 
 use pgrx::pg_sys;
+
+pub use erase::run as erase;
 
 /// Name and type of the worker, in pg_stat_activity and in its own events.
 pub const NAME: &core::ffi::CStr = c"audit_ext worker";

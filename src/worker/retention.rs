@@ -12,6 +12,7 @@ use super::period::{TABLES, lock_extension};
 use crate::pg::limits::{self, OnMaxSize};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{Failure, execute, query, transaction};
+use crate::pg::trail::retain::retain;
 use audit_core::calendar::rfc3339;
 use audit_core::event::Timestamp;
 use core::sync::atomic::Ordering;
@@ -224,13 +225,15 @@ pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
 fn drop_period(candidate: &Candidate, patiently: bool) {
     let suffix = &candidate.suffix;
     lock_extension();
-    lock_tables(patiently);
-    // Now that nobody can make a new one.
+    // From here on nobody can make a hold.
+    execute("LOCK TABLE audit.hold IN SHARE MODE NOWAIT");
     if is_held(candidate) {
         return;
     }
-    keep_fates(candidate);
+    // What takes time comes before the locks that others would wait for.
     leave_a_row(candidate);
+    lock_tables(patiently);
+    keep_fates(candidate);
     let tables: Vec<_> = TABLES
         .iter()
         .map(|table| format!("audit.{table}_{suffix}"))
@@ -260,7 +263,6 @@ fn lock_tables(patiently: bool) {
         ));
         nowait = " NOWAIT";
     }
-    execute("LOCK TABLE audit.hold IN SHARE MODE NOWAIT");
 }
 
 /// Fates decided in this period may be those of events in an earlier one that is kept: they move to
@@ -275,7 +277,7 @@ fn keep_fates(candidate: &Candidate) {
     ));
 }
 
-/// What the trail keeps of a dropped period.
+/// What the trail keeps of a dropped period: a row, and the subtrees that later proofs need.
 fn leave_a_row(candidate: &Candidate) {
     let tables: Vec<_> = TABLES
         .iter()
@@ -296,6 +298,17 @@ fn leave_a_row(candidate: &Candidate) {
         candidate.reason,
         candidate.suffix
     ));
+    let mut range = None;
+    query(
+        &format!(
+            "SELECT min(first_seq), max(last_seq) FROM audit.batch_{} WHERE last_seq >= first_seq",
+            candidate.suffix
+        ),
+        |row| range = row.number(1).zip(row.number(2)),
+    );
+    if let Some((first, last)) = range {
+        retain(first as u64, last as u64);
+    }
 }
 
 /// A drop that the trail doesn't tell of yet.

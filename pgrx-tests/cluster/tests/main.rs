@@ -17,6 +17,7 @@ mod fast_path;
 mod fate;
 mod full;
 mod guard;
+mod guard_attempts;
 mod inflight;
 mod install;
 mod integrity;

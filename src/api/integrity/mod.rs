@@ -1,5 +1,6 @@
 //! The trail as evidence: whether it is whole, what it commits to, and how to prove that.
 
+mod erase;
 mod expect;
 mod numbers;
 mod proof;
@@ -53,4 +54,21 @@ fn inclusion_proof(seq: i64, size: i64) -> String {
 fn consistency_proof(size1: i64, size2: i64) -> String {
     let json = spi::connected(|| proof::consistency(size1, size2));
     String::from_utf8_lossy(&json).into_owned()
+}
+
+/// Destroys values of an event; returns how many events lost a value.
+#[pg_extern(sql = false)]
+fn erase(seq: Option<i64>, fields: Option<Vec<Option<String>>>, reason: Option<&str>) -> i64 {
+    let fields = fields.unwrap_or_default();
+    erase::erase(seq.unwrap_or(0), &fields, reason.unwrap_or_default())
+}
+
+/// Names of erased fields; for the views.
+#[pg_extern(sql = false)]
+fn event_erased(
+    event: Option<&[u8]>,
+    statement: Option<&[u8]>,
+    session: Option<&[u8]>,
+) -> Vec<String> {
+    erase::erased(event, statement, session)
 }

@@ -161,7 +161,8 @@ impl Canon {
         Ok(columns.digest())
     }
 
-    fn kept_once(
+    /// Digest of a value that is kept once, given its column `salt`.
+    pub fn kept_once(
         &self,
         field: Field,
         kind: Kind,

@@ -89,6 +89,10 @@ impl Worker {
         let before = source.progress();
         let mut gaps = 0;
         batch.clear();
+        let forget = self.shared.forget_wanted.load(Ordering::SeqCst);
+        if self.shared.forgotten.swap(forget, Ordering::SeqCst) != forget {
+            current.dictionary.forget();
+        }
         current.dictionary.trim();
         let mut add = |batch: &mut Batch, payload: &[u8], care| {
             batch.add(payload, &mut current.dictionary, texts, care)
