@@ -32,6 +32,7 @@ test-memory: ## a session of a million mixed statements holds no more than one o
 	@scripts/install.sh
 	@AUDIT_TEST_STATEMENTS=1000000 AUDIT_TEST_PG_CONFIG="$${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}" \
 		cargo test -p audit_cluster_tests -- --nocapture memory::a_long_session
+
 test-upgrade: ## pg_upgrade from PG_CONFIG's major to 16 and 18: the trail is carried, and verifies
 	@scripts/test-upgrade.sh
 
