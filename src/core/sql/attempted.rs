@@ -266,7 +266,9 @@ impl Scan<'_> {
             known.part(text, *cte);
             known.get() == name.get()
         });
-        if !(is_cte || called && expect == Expect::Relation)
+        let function = called && expect == Expect::Relation;
+        if !is_cte
+            && !function
             && let Some(name) = name.get()
         {
             f(name);
