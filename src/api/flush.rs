@@ -54,6 +54,38 @@ pub fn flush() -> i64 {
     shared.last_seq.load(Ordering::Relaxed) as i64
 }
 
+/// Waits until a checkpoint of the first `seq` events is in the file of checkpoints and in the server
+/// log. `Err`: the worker can't publish any; why. Can be cancelled.
+pub fn publish(seq: i64) -> Result<(), String> {
+    let Some(shared) = shared() else {
+        return Err("audit_ext is not loaded via shared_preload_libraries".into());
+    };
+    let wanted = seq.max(0) as u64;
+    shared.checkpoint_wanted.fetch_max(wanted, Ordering::SeqCst);
+    shared.set_worker_latch();
+    let cv = (&raw const shared.flush_cv).cast_mut();
+    let begun = Instant::now();
+    unsafe { pg_sys::ConditionVariablePrepareToSleep(cv) };
+    let done = loop {
+        if shared.checkpointed.load(Ordering::SeqCst) >= wanted {
+            break Ok(());
+        }
+        if shared.checkpoints_fail.load(Ordering::SeqCst) != 0 {
+            break Err(shared.last_error());
+        }
+        if begun.elapsed() > WORKER {
+            break Err("the audit_ext worker does not answer".into());
+        }
+        unsafe {
+            pg_sys::ConditionVariableTimedSleep(cv, LOOK, pg_sys::PG_WAIT_EXTENSION);
+        }
+        pgrx::check_for_interrupts!();
+        shared.remind_postmaster();
+    };
+    unsafe { pg_sys::ConditionVariableCancelSleep() };
+    done
+}
+
 fn refuse_where_nothing_is_stored(shared: &Shared) {
     if unsafe { pg_sys::RecoveryInProgress() } {
         ereport!(

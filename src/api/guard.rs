@@ -24,6 +24,15 @@ fn unlock(reason: Option<&str>) {
     unsafe { announce::event("UNLOCK", &details, false) };
     let seq = flush();
     checkpoint_to_log(seq, reason);
+    if let Err(why) = super::flush::publish(seq) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            &format!(
+                "the audit trail stays locked, as no checkpoint of it could be published: {why}"
+            ),
+            "Mend what keeps the worker from signing, then call audit.unlock() again.",
+        );
+    }
     unlock::set_open(true);
 }
 

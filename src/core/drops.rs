@@ -65,7 +65,12 @@ impl Drops {
             self.before = details.0.len();
             details.begin_list(KEY);
         }
-        self.take_back_parts(details, hash(name));
+        if matches!(
+            kind,
+            b"table" | b"view" | b"materialized view" | b"foreign table"
+        ) {
+            self.take_back_parts(details, hash(name));
+        }
         if self.entries.len() == MOST || details.0.len() - self.before > MOST_BYTES {
             self.more += usize::from(parent.is_none());
             return;

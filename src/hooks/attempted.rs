@@ -74,9 +74,12 @@ impl Attempted {
         }
         self.of = Some((id, frame.serial));
         let plain = unsafe { pg_sys::standard_conforming_strings };
-        for_each_target(&frame.text, plain, &mut |name: &[u8]| {
-            self.add(name, frame);
-        });
+        // A utility statement that names its objects in a list has them on record.
+        if unseen || !frame.details.has("objects") {
+            for_each_target(&frame.text, plain, &mut |name: &[u8]| {
+                self.add(name, frame);
+            });
+        }
         // What may hold a secret is read in its redacted form only, where places are others.
         if unresolved
             && !redact::may_hold_secret(place.source)
@@ -89,6 +92,9 @@ impl Attempted {
     }
 
     fn add(&mut self, name: &[u8], frame: &Frame) {
+        if frame.object_name == name {
+            return;
+        }
         let resolved = frame.relations.split(|b| *b == 0).any(|relation| {
             relation
                 .strip_suffix(name)

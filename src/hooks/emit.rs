@@ -199,28 +199,6 @@ pub fn refused_event(
     });
 }
 
-/// Sends an AUDIT event of a function of ours, within the statement that called it.
-pub fn own_event(engine: &mut Engine, command: &[u8], details: &[u8]) {
-    let mut decisions = [0; MOST_BYTES];
-    let decided = engine.fates.take_pending(&mut decisions);
-    let numbers = Numbers {
-        started_at: unsafe { raw::GetCurrentTimestamp() },
-        duration: 0,
-        event_no: engine.fates.number_event(false),
-        statement_id: engine.statement_id,
-        ..Numbers::default()
-    };
-    small(
-        engine,
-        &numbers,
-        Classes::of(Class::Audit),
-        command,
-        None,
-        Some(details),
-        (decided > 0).then_some(&decisions[..decided]),
-    );
-}
-
 /// Sends an event of the session itself. It carries the decisions that wait.
 pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, details: &[u8]) {
     let now = unsafe { raw::GetCurrentTimestamp() };

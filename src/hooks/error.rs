@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
-use super::engine::{Id, engine, shield, with};
+use super::engine::{Id, Planned, engine, shield, with};
 use super::{apply, capture, emit, functions, replication, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
@@ -237,6 +237,10 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
     }
     let all = unsafe { raw::bytes(source) };
     let (last, message_at, end) = engine().last_source;
+    if let Some(plan) = planned() {
+        let own = all.get(plan.text_from..end.min(all.len()));
+        return own.map(split::trim);
+    }
     let same = last == source as usize
         && message_at == unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut from = if same { end.min(all.len()) } else { 0 };
@@ -278,16 +282,31 @@ fn starts_like_body(text: &[u8]) -> bool {
     word(b"begin") || word(b"declare") || text.starts_with(b"<<") || text.starts_with(b"#")
 }
 
+/// The statement that was planned and not begun, in the message that is under way: it failed between
+/// the two, as one that is refused does. It has its number.
+fn planned() -> Option<Planned> {
+    let engine = engine();
+    let plan = engine.plan.filter(|_| engine.running.is_empty())?;
+    let source = unsafe { pg_sys::debug_query_string } as usize;
+    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    ((plan.source, plan.message_at) == (source, message_at)).then_some(plan)
+}
+
 /// A frame for such a statement. Allocates nothing that was not set aside.
 fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
+    let planned = planned().is_some();
     let engine = engine();
     let depth = engine.depth();
     let mut started_at = engine.error.at;
     let (statement_id, substatement_id);
     if depth == 0 {
-        engine.release_held();
-        if !replication::is_under_way() {
-            engine.statement_id += 1;
+        if planned {
+            engine.plan = None;
+        } else {
+            engine.release_held();
+            if !replication::is_under_way() {
+                engine.statement_id += 1;
+            }
         }
         (statement_id, substatement_id) = (engine.statement_id, 1);
         started_at = unsafe { raw::GetCurrentStatementStartTimestamp() };

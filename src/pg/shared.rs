@@ -37,6 +37,8 @@ pub struct Shared {
     pub forgotten: AtomicU32,
     /// Size of the last published checkpoint since server start.
     pub checkpointed: AtomicU64,
+    /// 1 while the worker can't publish checkpoints; `error` says why.
+    pub checkpoints_fail: AtomicU32,
     /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
     pub checkpoint_wanted: AtomicU64,
     /// Left-over rings that the worker still has to drain before the current one.

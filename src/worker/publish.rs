@@ -54,6 +54,7 @@ impl Publisher {
             published: 0,
             due: Instant::now(),
         };
+        shared.checkpoints_fail.store(0, Ordering::SeqCst);
         let event = match publisher.settle(trail.first(), copied) {
             Ok((key, previous)) => {
                 let public = key.public();
@@ -95,6 +96,7 @@ impl Publisher {
     fn fail(&mut self, problem: String) {
         self.due = Instant::now() + RETRY;
         let problem = format!("checkpoints are not published: {problem}");
+        self.shared.checkpoints_fail.store(1, Ordering::SeqCst);
         if self.problem.as_ref() != Some(&problem) {
             pgrx::warning!("audit_ext: {problem}");
             self.shared.set_last_error(&problem);
@@ -133,6 +135,7 @@ impl Publisher {
                 self.shared
                     .checkpointed
                     .store(self.published, Ordering::SeqCst);
+                self.shared.checkpoints_fail.store(0, Ordering::SeqCst);
                 if self.problem.take().is_some() {
                     self.shared.set_last_error("");
                     pgrx::log!("audit_ext publishes checkpoints again");

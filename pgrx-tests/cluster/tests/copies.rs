@@ -85,6 +85,7 @@ fn a_rewound_primary_has_the_trail_of_its_successor() {
         let first = Cluster::builder()
             .durable()
             .setting("wal_log_hints", "on")
+            .setting("wal_keep_size", "'128MB'")
             .start();
         let second = first.base_backup(true);
         second.start_again();

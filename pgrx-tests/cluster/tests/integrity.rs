@@ -2,6 +2,7 @@
 //! inserts, swaps and cuts, in tables and in files.
 
 use audit_cluster_tests::{Cluster, Shutdown};
+use postgres::Client;
 use std::os::unix::fs::FileExt;
 
 mod erase;
@@ -54,17 +55,21 @@ pub fn some_work(cluster: &Cluster) {
     cluster.flush();
 }
 
-/// As superuser, past what guards the trail.
+/// A superuser to whom the trail is open.
 #[track_caller]
-fn tamper(cluster: &Cluster, sql: &str) {
-    cluster
-        .psql()
-        .db("postgres")
-        .arg("-v")
-        .arg("ON_ERROR_STOP=1")
-        .env("PGOPTIONS", "-c client_min_messages=error")
-        .run(sql)
-        .ok();
+fn unlocked(cluster: &Cluster) -> Client {
+    let mut client = cluster.connect("postgres", "postgres");
+    client
+        .batch_execute("SELECT audit.unlock('to see it found')")
+        .expect("unlocks");
+    client
+}
+
+#[track_caller]
+fn tamper(client: &mut Client, sql: &str) {
+    client
+        .batch_execute(sql)
+        .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
 }
 
 #[test]
@@ -114,6 +119,7 @@ fn any_changed_column_of_any_row_is_found() {
     let cluster = Cluster::start();
     some_work(&cluster);
     assert_whole(&cluster);
+    let mut client = unlocked(&cluster);
     let columns = cluster.query(
         "postgres",
         "SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
@@ -144,7 +150,7 @@ fn any_changed_column_of_any_row_is_found() {
             (format!("{name} IS NOT NULL"), other),
             (format!("{name} IS NULL"), sample(kind).to_string()),
         ] {
-            change_one(&cluster, table, name, &filter, &other);
+            change_one(&cluster, &mut client, table, name, &filter, &other);
         }
     }
     assert_whole(&cluster);
@@ -164,7 +170,14 @@ fn sample(kind: &str) -> &'static str {
 
 /// Changes one column of one row, sees it found, and puts it back.
 #[track_caller]
-fn change_one(cluster: &Cluster, table: &str, name: &str, filter: &str, other: &str) {
+fn change_one(
+    cluster: &Cluster,
+    client: &mut Client,
+    table: &str,
+    name: &str,
+    filter: &str,
+    other: &str,
+) {
     // In the middle of the trail; a partition key must not move the row to where none is.
     let order = match table {
         "event" | "origin" => "seq",
@@ -187,7 +200,7 @@ fn change_one(cluster: &Cluster, table: &str, name: &str, filter: &str, other: &
     let parts: Vec<_> = row.split(" | ").collect();
     let (partition, ctid, seq) = (parts[0], parts[1], parts[2]);
     tamper(
-        cluster,
+        client,
         &format!(
             "CREATE TABLE saved AS SELECT {name} AS value FROM {partition} WHERE ctid = '{ctid}';
              CREATE TABLE moved AS SELECT NULL::tid AS at;
@@ -210,7 +223,7 @@ fn change_one(cluster: &Cluster, table: &str, name: &str, filter: &str, other: &
         );
     }
     tamper(
-        cluster,
+        client,
         &format!(
             "UPDATE {partition} SET {name} = (SELECT value FROM saved) WHERE ctid = (SELECT at FROM moved);
              DROP TABLE saved, moved;"
@@ -225,37 +238,37 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
         .start();
     some_work(&cluster);
     assert_whole(&cluster);
-    let undo = |name: &str| {
-        tamper(
-            &cluster,
-            &format!("CREATE SCHEMA {name};
-             DO $$ DECLARE t text; BEGIN
-               FOREACH t IN ARRAY ARRAY['event', 'session', 'statement', 'fate', 'batch', 'checkpoint', 'origin'] LOOP
-                 EXECUTE format('CREATE TABLE {name}.%I AS SELECT * FROM audit.%I', t, t);
-               END LOOP; END $$"),
-        );
-    };
-    undo("saved");
-    let restore = || {
-        tamper(
-            &cluster,
-            "DO $$ DECLARE t text; BEGIN
-               FOREACH t IN ARRAY ARRAY['event', 'session', 'statement', 'fate', 'batch', 'checkpoint', 'origin'] LOOP
-                 EXECUTE format('DELETE FROM audit.%I WHERE true', t);
-                 EXECUTE format('INSERT INTO audit.%I SELECT * FROM saved.%I', t, t);
-               END LOOP; END $$",
-        );
-    };
     // Nothing more is to be recorded, or the copies would be of another trail.
+    let mut client = unlocked(&cluster);
     cluster.configure("audit.level", "'none'");
     cluster.reload();
+    tamper(&mut client, "SELECT 1");
     let last = cluster.flush();
     audit_cluster_tests::eventually("the newest events have a checkpoint", || {
         cluster.value("SELECT max(size) FROM audit.checkpoint") == last.to_string()
     });
-    tamper(&cluster, "DROP SCHEMA saved CASCADE");
-    undo("saved");
-    restore();
+    let all = "FOREACH t IN ARRAY ARRAY['event', 'session', 'statement', 'fate', 'batch', 'checkpoint', 'origin'] LOOP";
+    tamper(
+        &mut client,
+        &format!(
+            "CREATE SCHEMA saved;
+             DO $$ DECLARE t text; BEGIN {all}
+               EXECUTE format('CREATE TABLE saved.%I AS SELECT * FROM audit.%I', t, t);
+             END LOOP; END $$"
+        ),
+    );
+    let restore = |client: &mut Client| {
+        tamper(
+            client,
+            &format!(
+                "DO $$ DECLARE t text; BEGIN {all}
+                   EXECUTE format('DELETE FROM audit.%I WHERE true', t);
+                   EXECUTE format('INSERT INTO audit.%I SELECT * FROM saved.%I', t, t);
+                 END LOOP; END $$"
+            ),
+        );
+    };
+    restore(&mut client);
     assert_whole(&cluster);
 
     let middle: i64 = cluster
@@ -324,10 +337,10 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
         ),
     ];
     for (sql, seq, problem) in cases {
-        tamper(&cluster, &sql);
+        tamper(&mut client, &sql);
         println!("{sql}");
         found(&cluster, seq, problem);
-        restore();
+        restore(&mut client);
     }
     assert_whole(&cluster);
 }

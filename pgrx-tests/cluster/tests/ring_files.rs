@@ -18,8 +18,11 @@ fn killed_with_records() -> (Cluster, PathBuf) {
         .setting("audit.ring_size", "'1MB'")
         .start();
     cluster.suspend_worker();
+    let mut client = cluster.app();
     for n in 0..50 {
-        cluster.psql().run(format!("SELECT {n} AS kept")).ok();
+        client
+            .simple_query(&format!("SELECT {n} AS kept"))
+            .expect("selects");
     }
     let everybody = children(cluster.postmaster_pid());
     for pid in everybody {

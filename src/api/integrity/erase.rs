@@ -1,11 +1,10 @@
 //! audit.erase(): destroys values of an event, on record.
 
 use super::proof::refuse;
-use crate::hooks::emit;
-use crate::hooks::engine::engine;
 use crate::pg::scrub::scrub;
 use crate::pg::spi::{connected, current};
 use crate::pg::trail::erase::{FIELDS, Target, bit};
+use crate::pg::{announce, unlock};
 use audit_core::json::{Object, string};
 use audit_core::record::{Field, Kept, Salts};
 use core::ffi::c_int;
@@ -46,13 +45,20 @@ pub fn erase(seq: i64, names: &[Option<String>], reason: &str) -> i64 {
     events
 }
 
-/// Who may erase. The guard's audit.unlock() is asked here.
+/// Superusers who have unlocked the trail: on record, with a checkpoint of what it was.
 fn require_permission() {
     if !unsafe { pg_sys::superuser() } {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "only superusers can erase values of the audit trail",
             "",
+        );
+    }
+    if !unlock::is_open() {
+        refuse(
+            STATE,
+            "the audit trail is locked",
+            "Call audit.unlock('reason') first, and audit.lock() afterwards.",
         );
     }
 }
@@ -139,18 +145,20 @@ fn tell(target: &Target, fields: u8, reason: &str) {
         }
     }
     list.push(b']');
-    let mut details = Object::new();
-    details
-        .number("seq", target.seq)
-        .raw("fields", &list)
-        .text("reason", reason.as_bytes());
-    if target.takes_kept_text(fields) {
-        details.number("statement_ref", target.statement_ref);
-    }
-    if target.takes_kept_context(fields) {
-        details.number("session_ref", target.session_ref);
-    }
-    emit::own_event(engine(), b"ERASE", &details.finish());
+    let details = |details: &mut Object| {
+        details
+            .number("seq", target.seq)
+            .raw("fields", &list)
+            .text("reason", reason.as_bytes());
+        if target.takes_kept_text(fields) {
+            details.number("statement_ref", target.statement_ref);
+        }
+        if target.takes_kept_context(fields) {
+            details.number("session_ref", target.session_ref);
+        }
+    };
+    // SAFETY: a function runs in a transaction.
+    unsafe { announce::event("ERASE", &details, false) };
 }
 
 /// Makes sure that it is done, in the rows and in the files.

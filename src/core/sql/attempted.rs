@@ -207,7 +207,7 @@ const ENDS: [&str; 17] = [
 ];
 
 /// Kinds of objects behind CREATE, ALTER and DROP that are followed by their name.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 13] = [
     "TABLE",
     "VIEW",
     "SEQUENCE",
@@ -219,7 +219,6 @@ const KINDS: [&str; 14] = [
     "DOMAIN",
     "SCHEMA",
     "ROLE",
-    "USER",
     "DATABASE",
     "EXTENSION",
 ];

@@ -1,7 +1,7 @@
 //! audit.erase(): the value is gone from the files, the trail still verifies, and says who did it.
 
 use super::evidence::{Files, audit_verify, key, python_agrees};
-use super::{assert_whole, problems, tamper};
+use super::{assert_whole, problems, tamper, unlocked};
 use crate::fails;
 use audit_cluster_tests::Cluster;
 use std::fs;
@@ -49,9 +49,13 @@ fn seq_of(cluster: &Cluster, filter: &str) -> i64 {
 
 #[track_caller]
 fn erase(cluster: &Cluster, seq: i64, fields: &str) -> String {
-    cluster.value(&format!(
-        "SELECT audit.erase({seq}, '{fields}', 'Article 17, request 4711')"
-    ))
+    let rows = cluster.query(
+        "postgres",
+        &format!(
+            "SELECT audit.unlock('r'); SELECT audit.erase({seq}, '{fields}', 'Article 17, request 4711')"
+        ),
+    );
+    rows.last().expect("a count").clone()
 }
 
 #[test]
@@ -241,7 +245,7 @@ fn erasing_takes_effect_whatever_becomes_of_the_transaction() {
         .psql()
         .db("postgres")
         .run(format!(
-            "BEGIN; SELECT audit.erase({seq}, '{{statement}}', 'r'); ROLLBACK"
+            "SELECT audit.unlock('r'); BEGIN; SELECT audit.erase({seq}, '{{statement}}', 'r'); ROLLBACK"
         ))
         .ok();
     assert_eq!(files_with(&cluster, "lemming-1"), Vec::<String>::new());
@@ -258,6 +262,13 @@ fn erasing_is_refused_with_a_reason() {
         .parse()
         .expect("a seq");
     let mut client = cluster.connect("postgres", "postgres");
+    let locked = format!("SELECT audit.erase({seq}, '{{statement}}', 'r')");
+    let error = fails(&mut client, &locked);
+    assert_eq!(error.code().code(), "55000");
+    assert_eq!(error.message(), "the audit trail is locked");
+    client
+        .batch_execute("SELECT audit.unlock('r')")
+        .expect("unlocks");
     for (sql, code, what) in [
         (
             format!("SELECT audit.erase({seq}, '{{statement}}', '')"),
@@ -334,7 +345,7 @@ fn a_value_that_somebody_removed_himself_is_found() {
     // As audit.erase() would have done it: with the digest in the place of the salt.
     let other = seq_of(&cluster, "statement = 'SELECT ''b'''");
     tamper(
-        &cluster,
+        &mut unlocked(&cluster),
         &format!(
             "UPDATE audit.event SET text = NULL, salt = '\\x81' || sha256('\\x0201' || substring(sha256('\\x07' || salt || '\\x01') for 16) || convert_to(text, 'UTF8')) WHERE seq = {other}"
         ),

@@ -1,7 +1,7 @@
 //! What leaves the database: checkpoints, proofs, exported events; and those who check them without
 //! it: `audit-verify`, and a verifier in Python that was written from docs/integrity.md alone.
 
-use super::{assert_whole, problems, some_work};
+use super::{assert_whole, problems, some_work, tamper, unlocked};
 use crate::fails;
 use audit_cluster_tests::{Cluster, Shutdown, eventually};
 use std::io::Write;
@@ -337,14 +337,16 @@ fn a_cut_tail_is_found_by_the_file_alone() {
     cluster.restart(Shutdown::Fast);
     assert_whole(&cluster);
     // The table of checkpoints goes with the tail.
+    let mut client = unlocked(&cluster);
     cluster.configure("audit.level", "'none'");
     cluster.reload();
     cluster.flush();
-    cluster
-        .psql()
-        .db("postgres")
-        .run("DELETE FROM audit.batch WHERE first_seq > 3; DELETE FROM audit.event WHERE seq > (SELECT max(last_seq) FROM audit.batch); DELETE FROM audit.checkpoint WHERE size > 1")
-        .ok();
+    tamper(
+        &mut client,
+        "DELETE FROM audit.batch WHERE first_seq > 3;
+         DELETE FROM audit.event WHERE seq > (SELECT max(last_seq) FROM audit.batch);
+         DELETE FROM audit.checkpoint WHERE size > 1",
+    );
     let found = problems(&cluster);
     assert!(
         found.iter().any(|p| p.contains("| cut tail |")),
