@@ -1,8 +1,9 @@
 //! The guard: what goes on as ever, what unlocking does, and what calls no hook. The attempts on the
 //! trail are in `guard_attempts`.
 
-use audit_cluster_tests::{Cluster, Shutdown, eventually};
+use audit_cluster_tests::{Cluster, eventually, wait_until};
 use postgres::error::SqlState;
+use std::time::Duration;
 
 use crate::guard_attempts::{HOME, attempt, prepared};
 
@@ -290,21 +291,34 @@ fn unlocked_the_extension_can_be_dropped_and_made_again() {
 /// Partitions that the worker makes later are guarded in sessions that are open already.
 #[test]
 fn new_partitions_are_guarded_at_once() {
-    let (cluster, _) = prepared();
-    let mut client = cluster.connect("postgres", HOME);
-    assert_eq!(attempt(&mut client, "DELETE FROM audit.event"), None);
-    cluster.configure("audit.partition_interval", "'61min'");
-    cluster.reload();
-    cluster.restart(Shutdown::Fast);
-    let mut client = cluster.connect("postgres", HOME);
-    assert_eq!(attempt(&mut client, "DELETE FROM audit.event"), None);
+    let cluster = Cluster::builder()
+        .setting("audit.partition_interval", "'1min'")
+        .start();
     cluster.flush();
-    for row in cluster.query(
-        HOME,
-        "SELECT c.oid::regclass FROM pg_class c WHERE relnamespace = 'audit'::regnamespace AND relkind IN ('r', 'p')",
-    ) {
-        assert_eq!(attempt(&mut client, &format!("TRUNCATE {row}")), None);
-        assert_eq!(attempt(&mut client, &format!("DELETE FROM {row}")), None);
+    let mut client = cluster.connect("postgres", HOME);
+    let known = "SELECT string_agg(suffix, ' ') FROM audit.period";
+    let before = cluster.value(known);
+    // The session has its list of what is guarded.
+    assert_eq!(attempt(&mut client, "DELETE FROM audit.event"), None);
+    wait_until("a new period", Duration::from_secs(150), || {
+        std::thread::sleep(Duration::from_millis(500));
+        cluster.flush();
+        // Nobody else's statement makes this session look at the catalog anew.
+        cluster.value("SELECT count(*) FROM audit.period") == "3"
+    });
+    let suffixes = cluster.value(known);
+    let new = suffixes
+        .split(' ')
+        .find(|suffix| !before.contains(suffix))
+        .expect("a new one");
+    for table in ["event", "session", "statement", "fate", "batch"] {
+        for sql in [
+            format!("DELETE FROM audit.{table}_{new} WHERE false"),
+            format!("TRUNCATE audit.{table}_{new}"),
+            format!("LOCK TABLE audit.{table}_{new}"),
+        ] {
+            assert_eq!(attempt(&mut client, &sql), None);
+        }
     }
 }
 

@@ -208,6 +208,26 @@ fn a_legal_hold_keeps_what_it_covers_until_it_is_released() {
         .batch_execute("SELECT audit.hold(now(), now(), 'second'); DELETE FROM audit.hold")
         .expect_err("guarded");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    // And it is closed again where that statement fails.
+    let mut first = cluster.connect("postgres", HOME);
+    first
+        .batch_execute("BEGIN; SELECT audit.hold(now(), now(), 'in the way')")
+        .expect("held");
+    let mut second = cluster.connect("postgres", HOME);
+    second
+        .batch_execute("SET lock_timeout = '200ms'")
+        .expect("set");
+    for (sql, code) in [
+        (
+            "SELECT audit.hold(now(), now(), 'too late')",
+            SqlState::LOCK_NOT_AVAILABLE,
+        ),
+        ("DELETE FROM audit.hold", SqlState::INSUFFICIENT_PRIVILEGE),
+    ] {
+        let error = second.batch_execute(sql).expect_err(sql);
+        assert_eq!(error.code(), Some(&code), "{sql}");
+    }
+    first.batch_execute("ROLLBACK").expect("ends");
     keeper
         .query_one("SELECT audit.release($1, 'closed')", &[&id])
         .expect("released");
