@@ -5,6 +5,7 @@ use audit_cluster_tests::{Cluster, Shutdown};
 use postgres::Client;
 use std::os::unix::fs::FileExt;
 
+mod dropped;
 mod erase;
 mod evidence;
 mod keys;
