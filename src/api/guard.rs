@@ -5,12 +5,19 @@ use core::sync::atomic::Ordering;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
 
+use std::time::{Duration, Instant};
+
 use super::flush::flush;
 use crate::pg::shared::shared;
 use crate::pg::{announce, ring_file, unlock};
 
+/// How long the worker may take to publish a checkpoint.
+const PUBLISHED: Duration = Duration::from_secs(15);
+/// Between looks at that, in microseconds.
+const LOOK: core::ffi::c_long = 5_000;
+
 /// Opens the trail for this session: until audit.lock(), RESET ALL, DISCARD ALL or its end. Comes
-/// back when the UNLOCK event is in the trail and on disk, and the server log says so. Not
+/// back when the UNLOCK event is in the trail and on disk, and a checkpoint of it is in the server log. Not
 /// transactional: a rollback doesn't close it.
 #[pg_extern(sql = false)]
 fn unlock(reason: Option<&str>) {
@@ -101,12 +108,24 @@ fn require_home() {
     }
 }
 
-/// What the outside learns before the trail is open: the trail's head, in the server log.
-fn checkpoint_to_log(seq: i64, reason: &str) {
-    let dropped = ring_file::ring().map_or(0, |ring| ring.dropped_total());
-    let gaps = shared().map_or(0, |shared| shared.gaps.load(Ordering::Relaxed));
-    pgrx::log!(
-        "audit_ext: the trail is unlocked by process {} (reason: {reason}); its last seq is {seq}, dropped {dropped}, gaps {gaps}",
-        std::process::id()
-    );
+/// What the outside learns before the trail is open: a signed checkpoint of it, with the UNLOCK event, in
+/// the server log and in the file of checkpoints. The worker publishes it.
+fn publish_checkpoint(seq: i64) {
+    let Some(shared) = shared() else { return };
+    let size = seq as u64;
+    shared.checkpoint_wanted.fetch_max(size, Ordering::SeqCst);
+    let end = Instant::now() + PUBLISHED;
+    while shared.checkpointed.load(Ordering::SeqCst) < size {
+        shared.set_worker_latch();
+        // SAFETY: guarded calls; a cancel unwinds through here.
+        unsafe { pg_sys::pg_usleep(LOOK) };
+        pgrx::check_for_interrupts!();
+        if shared.checkpoints_fail.load(Ordering::SeqCst) != 0 || Instant::now() > end {
+            refuse(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the audit trail stays locked: no checkpoint of it could be published",
+                &format!("The server log says why. {}", shared.last_error()),
+            );
+        }
+    }
 }
