@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test test-majors test-upgrade test-postgres lint bench bench-quick clean
+.PHONY: help setup install run stop test soak test-majors test-memory test-upgrade test-postgres lint bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -25,8 +25,17 @@ install: ## release build, installed into the server of PG_CONFIG
 test: ## every test: pure part, loom, real clusters
 	@scripts/test.sh
 
+soak: ## each fault many times (SOAK=50), then a mixed run of kills (MINUTES=10): hours
+	@scripts/install.sh
+	@scripts/soak.sh
+
 test-majors: ## the main-job test on real servers 16 and 18
 	@scripts/test-majors.sh
+
+test-memory: ## a session of a million mixed statements holds no more than one of the plain server: ten minutes
+	@scripts/install.sh
+	@AUDIT_TEST_STATEMENTS=1000000 AUDIT_TEST_PG_CONFIG="$${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}" \
+		cargo test -p audit_cluster_tests -- --nocapture memory::a_long_session
 
 test-upgrade: ## pg_upgrade from PG_CONFIG's major to 16 and 18: the trail is carried, and verifies
 	@scripts/test-upgrade.sh

@@ -107,13 +107,19 @@ impl Shared {
     /// Notes the next transaction id, unless somebody has since (re)start: whatever ran before the
     /// last crash and left a trace on disk has a smaller one. Never throws; not during recovery.
     pub fn note_first_xid(&self) {
-        if self.first_xid.load(Ordering::Relaxed) == 0 {
-            // SAFETY: reads shared memory under a lock of the server's.
-            let next = unsafe { super::raw::ReadNextFullTransactionId() }.value;
-            let _ = self
-                .first_xid
-                .compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed);
+        if self.first_xid.load(Ordering::Acquire) != 0 {
+            return;
         }
+        // SAFETY: reads shared memory under a lock of the server's.
+        let next = unsafe { super::raw::ReadNextFullTransactionId() }.value;
+        // Where it outlives a crash first: nobody passes here, and is given an id, before it is there.
+        if let Some(ring) = super::ring_file::ring() {
+            ring.slots().set_horizon(next);
+            let mark = ring.mark();
+            let _ = mark.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        let first = &self.first_xid;
+        let _ = first.compare_exchange(0, next, Ordering::Release, Ordering::Relaxed);
     }
 
     /// See [`Self::note_first_xid`].

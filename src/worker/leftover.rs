@@ -6,9 +6,10 @@ use super::run::Worker;
 use super::source::Left;
 use crate::pg::ring_file;
 use audit_core::ring::Leftover;
+use core::sync::atomic::Ordering;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file mapped for reading.
 struct Mapping {
@@ -61,17 +62,17 @@ pub fn drain_all(worker: &mut Worker) -> bool {
     loop {
         let paths = ring_file::leftovers();
         worker.set_leftovers(paths.len());
-        let Some(path) = paths.first() else {
+        let Some((path, later)) = paths.split_first() else {
             return true;
         };
-        if !drain(worker, path) {
+        if !drain(worker, path, later) {
             return false;
         }
     }
 }
 
 /// Drains one ring and removes its file.
-fn drain(worker: &mut Worker, path: &Path) -> bool {
+fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
     let mapping = match Mapping::open(path) {
         Ok(mapping) => mapping,
         Err(error) => return set_aside(worker, path, &error.to_string()),
@@ -84,13 +85,31 @@ fn drain(worker: &mut Worker, path: &Path) -> bool {
         return false;
     };
     let mut source = Left::new(&ring, known);
+    let horizon = horizon(later).unwrap_or_else(|| worker.first_xid());
     if !worker.drain_until_empty(&mut source)
-        || !orphans::end(worker, &mut source, &ring.orphans(), "server ended")
+        || !orphans::end(
+            worker,
+            &mut source,
+            &ring.orphans(),
+            horizon,
+            "server ended",
+        )
     {
         return false;
     }
     remove(path);
     true
+}
+
+/// The first transaction id of the run of the server after a ring's: the next ring has it, unless
+/// nobody was there in that run.
+fn horizon(later: &[PathBuf]) -> Option<u64> {
+    let marks = later.iter().filter_map(|path| {
+        let mapping = Mapping::open(path).ok()?;
+        Some(Leftover::open(mapping.bytes()).ok()?.mark())
+    });
+    let in_use = ring_file::ring().map(|ring| ring.mark().load(Ordering::Relaxed));
+    marks.chain(in_use).find(|mark| *mark != 0)
 }
 
 /// A file that is no ring would be met again and again: it is kept under another name, and a GAP

@@ -28,26 +28,30 @@ pub fn end_all(worker: &mut Worker, ring: &'static Ring, live: &mut Live, before
         return false;
     }
     let (slots, orphans): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-    if !end(worker, live, &orphans, "crash restart") {
+    let horizon = worker.first_xid();
+    if !end(worker, live, &orphans, horizon, "crash restart") {
         return false;
     }
     slots.iter().for_each(|slot| slot.release());
     true
 }
 
-/// Stores the last events of these sessions; all that they pushed is in the trail. `false`: the
-/// worker has to end before.
-pub fn end(worker: &mut Worker, source: &mut dyn Source, orphans: &[Orphan], reason: &str) -> bool {
+/// Stores the last events of these sessions; all that they pushed is in the trail. `horizon`: the
+/// first transaction id after their death where their slots don't tell. `false`: the worker has to
+/// end before.
+pub fn end(
+    worker: &mut Worker,
+    source: &mut dyn Source,
+    orphans: &[Orphan],
+    horizon: u64,
+    reason: &str,
+) -> bool {
     if orphans.is_empty() {
         return true;
     }
-    let first_xid = worker.first_xid();
     let looked_up = worker.insist(|_| {
         transaction(|| {
-            let ids = orphans
-                .iter()
-                .flat_map(|o| o.xid.into_iter().chain(o.commits.iter().map(|c| c.2)));
-            let fates: HashMap<_, _> = ids.map(|xid| (xid, fate(xid, first_xid))).collect();
+            let fates: Vec<_> = orphans.iter().map(|o| fates(o, horizon)).collect();
             (known(orphans), fates)
         })
     });
@@ -55,22 +59,33 @@ pub fn end(worker: &mut Worker, source: &mut dyn Source, orphans: &[Orphan], rea
         return false;
     };
     let now = super::now();
-    // Without an id it was not about to commit.
-    let fate_of = |xid: Option<u64>| {
-        xid.map_or(Fate::RolledBack, |xid| {
-            fates.get(&xid).copied().unwrap_or(Fate::Open)
-        })
-    };
-    for (orphan, known) in orphans.iter().zip(&known) {
+    for ((orphan, known), fates) in orphans.iter().zip(&known).zip(fates) {
+        // Without an id it was not about to commit.
+        let fate_of = |xid: Option<u64>| {
+            xid.map_or(Fate::RolledBack, |xid| {
+                fates.get(&xid).copied().unwrap_or(Fate::Open)
+            })
+        };
         worker.queue_all(orphan.events(known, fate_of, now, reason));
     }
     worker.store_queued(source)
 }
 
-/// What became of a transaction whose session is dead. In a transaction; throws.
-fn fate(xid: u64, first_xid: u64) -> Fate {
-    // An id that this run of the server gives out: nothing of the old one had reached the disk.
-    if xid >= first_xid {
+/// What became of a dead session's last transactions, by id. In a transaction; throws.
+fn fates(orphan: &Orphan, horizon: u64) -> HashMap<u64, Fate> {
+    let horizon = orphan.horizon.unwrap_or(horizon);
+    let commits = orphan.commits.iter().map(|(_, _, xid)| *xid);
+    commits
+        .chain(orphan.xid)
+        .map(|xid| (xid, fate(xid, horizon)))
+        .collect()
+}
+
+/// In a transaction; throws.
+fn fate(xid: u64, horizon: u64) -> Fate {
+    // An id that was given out again after the session's death: nothing of its own had reached the
+    // disk.
+    if xid >= horizon {
         return Fate::RolledBack;
     }
     let mut status = None;

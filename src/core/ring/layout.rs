@@ -112,7 +112,7 @@ impl<T> core::ops::Deref for Line<T> {
 #[repr(C)]
 pub(super) struct Shared {
     /// The embedder's.
-    pub flags: Line<AtomicU32>,
+    pub mark: Line<AtomicU64>,
     /// Written by producers.
     pub head: Line<AtomicU64>,
     /// Written by the consumer.
@@ -196,6 +196,7 @@ pub(super) mod offsets {
     use core::mem::offset_of;
 
     const SHARED: usize = offset_of!(Header, shared);
+    pub const MARK: usize = SHARED + offset_of!(Shared, mark);
     pub const HEAD: usize = SHARED + offset_of!(Shared, head);
     pub const DROPS: usize = SHARED + offset_of!(Shared, drops);
     pub const DROPS_COUNT: usize = DROPS + offset_of!(Drops, count);
@@ -217,7 +218,7 @@ const _: () = {
     assert!(size_of::<usize>() == 8, "positions are used as offsets");
     assert!(size_of::<Header>() == HEADER_LEN && align_of::<Header>() == HEADER_LEN);
     assert!(offset_of!(Header, constant) == 0 && offset_of!(Header, shared) == 128);
-    assert!(offset_of!(Shared, flags) == 0);
+    assert!(offset_of!(Shared, mark) == 0);
     assert!(offset_of!(Shared, head) == 128);
     assert!(offset_of!(Shared, tail) == 256);
     assert!(offset_of!(Shared, drops) == 384);

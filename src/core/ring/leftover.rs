@@ -79,6 +79,11 @@ impl<'a> Leftover<'a> {
         self.constant.created_at
     }
 
+    /// See [`super::Ring::mark`].
+    pub fn mark(&self) -> u64 {
+        u64::from_ne_bytes(bytes(self.header, offsets::MARK))
+    }
+
     /// The sessions that were alive when the ring was left: all of them are dead.
     pub fn orphans(&self) -> Vec<Orphan> {
         self.slots

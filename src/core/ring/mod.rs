@@ -101,7 +101,7 @@ pub use attach::AttachError;
 #[cfg(not(loom))]
 pub use leftover::{Found, Leftover, Recovered};
 
-use layout::sync::{AtomicU32, Ordering};
+use layout::sync::{AtomicU32, AtomicU64, Ordering};
 use memory::Memory;
 use seal::Seal;
 
@@ -147,8 +147,8 @@ impl Ring {
     }
 
     /// A word for the embedder, 0 when the ring is made. The ring itself never looks at it.
-    pub fn flags(&self) -> &AtomicU32 {
-        &self.memory.shared().flags
+    pub fn mark(&self) -> &AtomicU64 {
+        &self.memory.shared().mark
     }
 
     /// Position after the newest reservation.

@@ -38,7 +38,7 @@ impl Memory {
             bytes: UnsafeCell::new([0; 8]),
         };
         let shared = Shared {
-            flags: Line(AtomicU32::new(0)),
+            mark: Line(AtomicU64::new(0)),
             head: Line(AtomicU64::new(start)),
             tail: Line(AtomicU64::new(start)),
             drops: Line(Drops {

@@ -116,7 +116,7 @@ fn what_goes_in_comes_out() {
 #[test]
 fn attach_finds_what_create_made() {
     let pages = Pages::new(LEN);
-    pages.create().flags().store(5, Ordering::Relaxed);
+    pages.create().mark().store(5, Ordering::Relaxed);
     push(&pages.create(), b"x");
     let ring = pages.attach().unwrap();
     assert_eq!(ring.id(), ID);

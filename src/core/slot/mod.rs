@@ -81,6 +81,9 @@ mod head {
     pub const DECISIONS_LEN: usize = 80;
     /// u32: which of the two commits is written next.
     pub const NEXT_COMMIT: usize = 84;
+    /// u64: the first transaction id of the run of the server after the one that it died in, 0 while
+    /// that isn't known.
+    pub const HORIZON: usize = 88;
     /// Twice: u64 first event, u64 last event, u64 full transaction id (0: not valid).
     pub const COMMITS: [usize; 2] = [96, 120];
     pub const DECISIONS: usize = 256;
@@ -210,6 +213,17 @@ impl Slots {
         }
     }
 
+    /// The first transaction id that is given out after the sessions died that are dead now: an id
+    /// from there on belongs to somebody else. (One that reached no disk is given out again.)
+    pub fn set_horizon(self, xid: u64) {
+        for slot in self.iter() {
+            if slot.word(head::STATE).load(Ordering::Acquire) == ORPHAN {
+                let horizon = slot.long(head::HORIZON);
+                let _ = horizon.compare_exchange(0, xid, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The slots of dead sessions, read.
     pub fn orphans(self) -> Vec<(Slot, Orphan)> {
         self.iter()
@@ -273,6 +287,7 @@ impl Slot {
             head::XID,
             head::LAST_EVENT_AT,
             head::STATEMENT_ID,
+            head::HORIZON,
         ] {
             self.long(at).store(0, Ordering::Relaxed);
         }

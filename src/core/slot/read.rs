@@ -36,6 +36,8 @@ pub struct Orphan {
     /// First and last event and id of transactions whose fate may have been told only by a record
     /// that was lost.
     pub commits: Vec<(u64, u64, u64)>,
+    /// First transaction id of the run of the server that came next, where that is known.
+    pub horizon: Option<u64>,
     /// Start of its last event: what it left in the trail after that was stored later.
     pub last_event_at: i64,
     /// Top-level statements so far.
@@ -99,6 +101,7 @@ impl Orphan {
                 .filter(|[first, _, xid]| *first != 0 && *xid != 0)
                 .map(|[first, last, xid]| (first, last, xid))
                 .collect(),
+            horizon: not_zero(head::HORIZON),
             last_event_at: u64_at(bytes, head::LAST_EVENT_AT) as i64,
             statements: u64_at(bytes, head::STATEMENT_ID),
             wants_session: u32_at(bytes, head::WANTS_SESSION) != 0,

@@ -282,3 +282,24 @@ fn measure() {
     }
     println!("{best:.0} ns per statement");
 }
+
+#[test]
+fn the_first_horizon_after_a_death_stays() {
+    let area = area(2);
+    let first = area.slots.claim(42, 7).unwrap();
+    first.set_xid(900);
+    area.slots.orphan_all();
+    area.slots.set_horizon(883);
+    // Another crash before anybody has told of the first session.
+    area.slots.claim(43, 8).unwrap();
+    area.slots.orphan_all();
+    area.slots.set_horizon(1200);
+    let mut horizons: Vec<_> = area
+        .slots
+        .orphans()
+        .iter()
+        .map(|o| (o.1.pid, o.1.horizon))
+        .collect();
+    horizons.sort();
+    assert_eq!(horizons, [(42, Some(883)), (43, Some(1200))]);
+}

@@ -266,8 +266,9 @@ impl Scan<'_> {
             known.part(text, *cte);
             known.get() == name.get()
         });
+        let function = called && expect == Expect::Relation;
         if !is_cte
-            && !(called && expect == Expect::Relation)
+            && !function
             && let Some(name) = name.get()
         {
             f(name);
