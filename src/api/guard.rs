@@ -1,20 +1,12 @@
 //! audit.unlock() and audit.lock() (spec/integrity.md, point 1).
 
 use audit_core::json::Object;
-use core::sync::atomic::Ordering;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
-
-use std::time::{Duration, Instant};
 
 use super::flush::flush;
 use crate::pg::shared::shared;
 use crate::pg::{announce, ring_file, unlock};
-
-/// How long the worker may take to publish a checkpoint.
-const PUBLISHED: Duration = Duration::from_secs(15);
-/// Between looks at that, in microseconds.
-const LOOK: core::ffi::c_long = 5_000;
 
 /// Opens the trail for this session: until audit.lock(), RESET ALL, DISCARD ALL or its end. Comes
 /// back when the UNLOCK event is in the trail and on disk, and a checkpoint of it is in the server log. Not
@@ -30,7 +22,6 @@ fn unlock(reason: Option<&str>) {
     // SAFETY: a function runs in a transaction.
     unsafe { announce::event("UNLOCK", &details, false) };
     let seq = flush();
-    checkpoint_to_log(seq, reason);
     if let Err(why) = super::flush::publish(seq) {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -40,6 +31,9 @@ fn unlock(reason: Option<&str>) {
             "Mend what keeps the worker from signing, then call audit.unlock() again.",
         );
     }
+    pgrx::log!(
+        "audit_ext: the trail is unlocked for this session after event {seq}; reason: {reason}"
+    );
     unlock::set_open(true);
 }
 
@@ -105,27 +99,5 @@ fn require_home() {
             "this database is not the home of a trail that records",
             "Call it in the home (SELECT home FROM audit.status), on the primary, with audit_ext in shared_preload_libraries.",
         );
-    }
-}
-
-/// What the outside learns before the trail is open: a signed checkpoint of it, with the UNLOCK event, in
-/// the server log and in the file of checkpoints. The worker publishes it.
-fn publish_checkpoint(seq: i64) {
-    let Some(shared) = shared() else { return };
-    let size = seq as u64;
-    shared.checkpoint_wanted.fetch_max(size, Ordering::SeqCst);
-    let end = Instant::now() + PUBLISHED;
-    while shared.checkpointed.load(Ordering::SeqCst) < size {
-        shared.set_worker_latch();
-        // SAFETY: guarded calls; a cancel unwinds through here.
-        unsafe { pg_sys::pg_usleep(LOOK) };
-        pgrx::check_for_interrupts!();
-        if shared.checkpoints_fail.load(Ordering::SeqCst) != 0 || Instant::now() > end {
-            refuse(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "the audit trail stays locked: no checkpoint of it could be published",
-                &format!("The server log says why. {}", shared.last_error()),
-            );
-        }
     }
 }
