@@ -1,7 +1,6 @@
 //! audit.unlock() and audit.lock() (spec/integrity.md, point 1).
 
 use audit_core::json::Object;
-use core::sync::atomic::Ordering;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
 
@@ -10,7 +9,7 @@ use crate::pg::shared::shared;
 use crate::pg::{announce, ring_file, unlock};
 
 /// Opens the trail for this session: until audit.lock(), RESET ALL, DISCARD ALL or its end. Comes
-/// back when the UNLOCK event is in the trail and on disk, and the server log says so. Not
+/// back when the UNLOCK event is in the trail and on disk, and a checkpoint of it is in the server log. Not
 /// transactional: a rollback doesn't close it.
 #[pg_extern(sql = false)]
 fn unlock(reason: Option<&str>) {
@@ -23,7 +22,6 @@ fn unlock(reason: Option<&str>) {
     // SAFETY: a function runs in a transaction.
     unsafe { announce::event("UNLOCK", &details, false) };
     let seq = flush();
-    checkpoint_to_log(seq, reason);
     if let Err(why) = super::flush::publish(seq) {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -33,6 +31,9 @@ fn unlock(reason: Option<&str>) {
             "Mend what keeps the worker from signing, then call audit.unlock() again.",
         );
     }
+    pgrx::log!(
+        "audit_ext: the trail is unlocked for this session after event {seq}; reason: {reason}"
+    );
     unlock::set_open(true);
 }
 
@@ -99,14 +100,4 @@ fn require_home() {
             "Call it in the home (SELECT home FROM audit.status), on the primary, with audit_ext in shared_preload_libraries.",
         );
     }
-}
-
-/// What the outside learns before the trail is open: the trail's head, in the server log.
-fn checkpoint_to_log(seq: i64, reason: &str) {
-    let dropped = ring_file::ring().map_or(0, |ring| ring.dropped_total());
-    let gaps = shared().map_or(0, |shared| shared.gaps.load(Ordering::Relaxed));
-    pgrx::log!(
-        "audit_ext: the trail is unlocked by process {} (reason: {reason}); its last seq is {seq}, dropped {dropped}, gaps {gaps}",
-        std::process::id()
-    );
 }

@@ -74,18 +74,18 @@ fn what_is_too_old_goes_and_says_so() {
     set(&cluster, "audit.retention", "'3s'");
     until(&cluster, "the old period goes", |c| is_gone(c, "long ago"));
     set(&cluster, "audit.retention", "'1d'");
-    assert!(!is_gone(&cluster, "lately"));
     until(&cluster, "the trail tells", |c| {
         c.value("SELECT count(*) FROM audit.dropped WHERE told_by IS NULL") == "0"
     });
-    // The drop is one event, which names what went.
-    assert_eq!(
-        cluster.trail_of(
-            "concat_ws(' ', details ->> 'first_seq', details ->> 'last_seq', details ->> 'events'), details ->> 'reason'",
-            "class = 'AUDIT' AND command = 'RETENTION'",
-        ),
-        [format!("{old} | retention")]
+    // A drop is one event, which names what went. (On a busy machine the next period has gone, too.)
+    let told = cluster.trail_of(
+        "concat_ws(' ', details ->> 'first_seq', details ->> 'last_seq', details ->> 'events'), details ->> 'reason'",
+        "class = 'AUDIT' AND command = 'RETENTION'",
     );
+    assert_eq!(told[0], format!("{old} | retention"));
+    let dropped = cluster.value("SELECT count(*) FROM audit.dropped");
+    assert_eq!(told.len().to_string(), dropped);
+    assert!(!is_gone(&cluster, "lately") || told.len() > 1);
     assert_eq!(
         cluster.value("SELECT bool_and(l.command = 'RETENTION') FROM audit.dropped d JOIN audit.log l ON l.seq = d.told_by"),
         "t"
@@ -104,7 +104,10 @@ fn what_is_too_old_goes_and_says_so() {
         cluster.value("SELECT count(*) = max(seq) - min(seq) + 1 FROM audit.log"),
         "t"
     );
-    assert_eq!(cluster.trail_of("seq", "command = 'RETENTION'").len(), 1);
+    assert_eq!(
+        cluster.value("SELECT count(*) = (SELECT count(*) FROM audit.dropped WHERE told_by IS NOT NULL) FROM audit.log WHERE command = 'RETENTION'"),
+        "t"
+    );
 }
 
 #[test]
@@ -217,17 +220,15 @@ fn a_legal_hold_keeps_what_it_covers_until_it_is_released() {
     second
         .batch_execute("SET lock_timeout = '200ms'")
         .expect("set");
-    for (sql, code) in [
-        (
-            "SELECT audit.hold(now(), now(), 'too late')",
-            SqlState::LOCK_NOT_AVAILABLE,
-        ),
-        ("DELETE FROM audit.hold", SqlState::INSUFFICIENT_PRIVILEGE),
-    ] {
-        let error = second.batch_execute(sql).expect_err(sql);
-        assert_eq!(error.code(), Some(&code), "{sql}");
-    }
+    let error = second
+        .batch_execute("SELECT audit.hold(now(), now(), 'too late')")
+        .expect_err("has to wait");
+    assert_eq!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE));
     first.batch_execute("ROLLBACK").expect("ends");
+    let error = second
+        .batch_execute("DELETE FROM audit.hold")
+        .expect_err("guarded");
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     keeper
         .query_one("SELECT audit.release($1, 'closed')", &[&id])
         .expect("released");
