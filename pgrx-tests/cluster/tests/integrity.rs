@@ -92,6 +92,20 @@ fn a_whole_trail_verifies_while_it_grows() {
     );
 }
 
+#[test]
+fn crashes_under_load_leave_a_whole_trail() {
+    let cluster = Cluster::builder().durable().start();
+    crate::load::Load::during(&cluster, |load| {
+        load.more(200);
+        cluster.kill_postmaster();
+        cluster.start_again();
+        load.more(200);
+        cluster.restart(Shutdown::Immediate);
+        load.more(200);
+    });
+    assert_whole(&cluster);
+}
+
 fn some_work_again(cluster: &Cluster) {
     cluster
         .psql()
