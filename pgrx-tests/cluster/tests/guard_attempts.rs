@@ -267,7 +267,8 @@ fn no_way_leads_round_the_guard() {
     let mut wrong = Vec::new();
     let mut client = cluster.connect("postgres", HOME);
     let quote = |sql: &str| sql.replace('\'', "''");
-    let ways: [(&str, &dyn Fn(&str) -> String); 5] = [
+    type Wrap<'w> = &'w dyn Fn(&str) -> String;
+    let ways: [(&str, Wrap); 5] = [
         ("DO", &|sql| {
             format!("DO $do$ BEGIN {}; END $do$", into(sql))
         }),
