@@ -33,7 +33,7 @@ impl Tree {
     }
 
     /// A subtree whose events are all in one batch.
-    fn from_events(&mut self, node: Node, batch: &StoredBatch) -> Result<Hash, Missing> {
+    fn of_events(&mut self, node: Node, batch: &StoredBatch) -> Result<Hash, Missing> {
         let (first, last) = (node.start() + 1, node.end());
         let at = rfc3339(batch.recorded_at);
         let mut fates = Fates::new();
@@ -75,7 +75,7 @@ impl Source for Tree {
             .filter(|batch| batch.first_seq <= node.start() + 1)
             .cloned();
         match (inside, node.children()) {
-            (Some(batch), _) => self.from_events(node, &batch),
+            (Some(batch), _) => self.of_events(node, &batch),
             (None, Some([left, right])) => Ok(node_hash(&self.node(left)?, &self.node(right)?)),
             (None, None) => Err(Missing::NoBatch(node)),
         }
