@@ -227,7 +227,7 @@ unsafe fn record(command: &CStr, class: Oid, object: Oid, what: *const c_char) {
                 engine,
                 command.to_bytes(),
                 raw::bytes(what),
-                relation.and_then(|relid| names::relation(relid)),
+                relation.and_then(names::relation),
             );
         });
     }

@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn emit_log(error: *mut pg_sys::ErrorData) {
             && raw::bytes((*error).message_id) == ANNOUNCEMENT
         {
             if session::known() && capture::on_quietly() {
-                shield(|| started());
+                shield(started);
             }
             as_configured(error);
         }

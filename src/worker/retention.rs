@@ -82,7 +82,7 @@ impl Watch {
 
     /// Tells the log and the backends how full the trail is.
     fn judge(&mut self, size: u64, max: u64, shared: &Shared) {
-        let percent = if max == 0 { 0 } else { size * 100 / max };
+        let percent = (size * 100).checked_div(max).unwrap_or(0);
         let full = percent >= 100 && limits::on_max_size() == OnMaxSize::Refuse;
         shared.trail_full.store(full.into(), Ordering::Relaxed);
         let level = match percent {
