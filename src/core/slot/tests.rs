@@ -55,8 +55,10 @@ fn only(area: &Area) -> Orphan {
     found.remove(0).1
 }
 
-/// event_no, outcome, text and decisions of each event.
-fn told(events: &[Vec<u8>]) -> Vec<(u64, Outcome, String, Vec<(u64, u64, Fate)>)> {
+/// event_no, outcome, text and decisions of an event.
+type Told = (u64, Outcome, String, Vec<(u64, u64, Fate)>);
+
+fn told(events: &[Vec<u8>]) -> Vec<Told> {
     events
         .iter()
         .map(|payload| {
