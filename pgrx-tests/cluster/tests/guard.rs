@@ -302,7 +302,10 @@ fn new_partitions_are_guarded_at_once() {
     let cluster = Cluster::builder()
         .setting("audit.partition_interval", "'1min'")
         .start();
-    cluster.flush();
+    eventually("the next period is made ahead", || {
+        cluster.flush();
+        cluster.value("SELECT count(*) FROM audit.period") == "2"
+    });
     let mut client = cluster.connect("postgres", HOME);
     let known = "SELECT string_agg(suffix, ' ') FROM audit.period";
     let before = cluster.value(known);
