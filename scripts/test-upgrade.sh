@@ -13,8 +13,8 @@ majors=("$@")
 old_bin=$("$PG_CONFIG" --bindir)
 port=${AUDIT_UPGRADE_PORT:-5790}
 
-# start BIN DATA: start a server; stop BIN DATA; ask BIN SQL
-start() { as_server "$1/pg_ctl" -D "$2" -w -s -l "$2/log" -o "-p $port -k $work" start; }
+# start BIN DATA [OPTIONS]: start a server; stop BIN DATA; ask BIN SQL
+start() { as_server "$1/pg_ctl" -D "$2" -w -s -l "$2/log" -o "-p $port -k $work ${3:-}" start; }
 stop() { as_server "$1/pg_ctl" -D "$2" -w -s -m fast stop; }
 ask() { as_server "$1/psql" -h "$work" -p "$port" -U postgres -X -A -t -v ON_ERROR_STOP=1 -c "$2" postgres; }
 
@@ -41,6 +41,14 @@ upgrade() { # upgrade MAJOR
     key=$(ask "$old_bin" "SELECT details ->> 'key' FROM audit.log WHERE command = 'KEY'")
     ask "$old_bin" "SELECT audit.checkpoint()" >"$work/before"
     before=$(sed -n 2p "$work/before")
+    stop "$old_bin" "$work/old"
+    # Some builds of 15.20 stamp each column with an option that no other server knows, so that no table
+    # at all could be upgraded. Without the library, whose guard is in the way.
+    start "$old_bin" "$work/old" "-c shared_preload_libraries="
+    for database in template1 postgres; do
+        as_server "$old_bin/psql" -h "$work" -p "$port" -U postgres -X -q -d "$database" -c \
+            "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%'"
+    done
     stop "$old_bin" "$work/old"
 
     # Whoever wants to go on with the old key moves it.
