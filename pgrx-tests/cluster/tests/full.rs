@@ -173,11 +173,11 @@ fn waiting_can_be_cancelled_and_is_bounded() {
     cancel.cancel_query(postgres::NoTls).expect("cancels");
     let (first, cancelled_after, rest) = sent.join().expect("ends");
     assert!(
-        first < 300 && cancelled_after < Duration::from_secs(2),
+        first < 300 && cancelled_after < Duration::from_secs(10),
         "{first} {cancelled_after:?}"
     );
     assert!(
-        rest > Duration::from_millis(1900) && rest < Duration::from_secs(10),
+        rest > Duration::from_millis(1900) && rest < Duration::from_secs(30),
         "{rest:?}"
     );
     assert!(kill(worker, "CONT"));
@@ -290,7 +290,9 @@ fn a_locked_trail_is_waited_for() {
     cluster.flush();
     let mut other = cluster.connect("postgres", "postgres");
     other
-        .batch_execute("BEGIN; LOCK TABLE audit.batch IN ACCESS EXCLUSIVE MODE")
+        .batch_execute(
+            "SELECT audit.unlock('a test'); BEGIN; LOCK TABLE audit.batch IN ACCESS EXCLUSIVE MODE",
+        )
         .expect("locks");
     cluster.psql().run("SELECT 'behind the lock'").ok();
     eventually("the worker says why", || {
@@ -367,7 +369,9 @@ fn a_stop_is_bounded_where_the_trail_can_not_be_written() {
     cluster.flush();
     let mut other = cluster.connect("postgres", "postgres");
     other
-        .batch_execute("BEGIN; LOCK TABLE audit.event IN ACCESS EXCLUSIVE MODE")
+        .batch_execute(
+            "SELECT audit.unlock('a test'); BEGIN; LOCK TABLE audit.event IN ACCESS EXCLUSIVE MODE",
+        )
         .expect("locks");
     for n in 0..50 {
         cluster.psql().run(format!("SELECT {n} AS waiting")).ok();
