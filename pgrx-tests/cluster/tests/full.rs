@@ -152,7 +152,7 @@ fn fill(mut client: Client) -> usize {
 
 #[test]
 fn waiting_can_be_cancelled_and_is_bounded() {
-    let (cluster, worker) = stopped("'wait'", "'2s'");
+    let (cluster, worker) = stopped("'wait'", "'6s'");
     let client = cluster.app();
     let cancel = client.cancel_token();
     let sent = thread::spawn(move || {
@@ -162,14 +162,14 @@ fn waiting_can_be_cancelled_and_is_bounded() {
             .take_while(|n| client.simple_query(&large(*n)).is_ok())
             .count();
         let cancelled_after = begun.elapsed();
-        // Then it waits 2 s once, and goes on for good.
+        // Then it waits 6 s once, and goes on for good.
         let begun = Instant::now();
         for n in 0..300 {
             client.simple_query(&large(n)).expect("goes on");
         }
         (first, cancelled_after, begun.elapsed())
     });
-    thread::sleep(Duration::from_millis(1000));
+    thread::sleep(Duration::from_millis(2500));
     cancel.cancel_query(postgres::NoTls).expect("cancels");
     let (first, cancelled_after, rest) = sent.join().expect("ends");
     assert!(
@@ -177,7 +177,7 @@ fn waiting_can_be_cancelled_and_is_bounded() {
         "{first} {cancelled_after:?}"
     );
     assert!(
-        rest > Duration::from_millis(1900) && rest < Duration::from_secs(30),
+        rest > Duration::from_millis(5500) && rest < Duration::from_secs(60),
         "{rest:?}"
     );
     assert!(kill(worker, "CONT"));
