@@ -179,7 +179,7 @@ fn attached(shared: &'static Shared, database: pg_sys::Oid) {
 
 /// Settings that ALTER SYSTEM, DATABASE or ROLE could have changed to the trail's harm.
 pub fn pin_settings() {
-    const SETTINGS: [(&CStr, &CStr); 21] = [
+    const SETTINGS: [(&CStr, &CStr); 24] = [
         // The ring is freed after a commit, so a commit has to mean "on this disk". It must not
         // mean "on a standby": a standby that is gone would stop the trail, and gain nothing, as
         // the ring isn't there either.
@@ -204,6 +204,10 @@ pub fn pin_settings() {
         (c"log_statement", c"none"),
         (c"jit", c"off"),
         (c"bytea_output", c"hex"),
+        // What the worker's own statements are written in.
+        (c"standard_conforming_strings", c"on"),
+        (c"DateStyle", c"ISO, YMD"),
+        (c"IntervalStyle", c"postgres"),
     ];
     for (name, value) in SETTINGS {
         unsafe {

@@ -152,7 +152,7 @@ fn fill(mut client: Client) -> usize {
 
 #[test]
 fn waiting_can_be_cancelled_and_is_bounded() {
-    let (cluster, worker) = stopped("'wait'", "'2s'");
+    let (cluster, worker) = stopped("'wait'", "'6s'");
     let client = cluster.app();
     let cancel = client.cancel_token();
     let sent = thread::spawn(move || {
@@ -162,22 +162,22 @@ fn waiting_can_be_cancelled_and_is_bounded() {
             .take_while(|n| client.simple_query(&large(*n)).is_ok())
             .count();
         let cancelled_after = begun.elapsed();
-        // Then it waits 2 s once, and goes on for good.
+        // Then it waits 6 s once, and goes on for good.
         let begun = Instant::now();
         for n in 0..300 {
             client.simple_query(&large(n)).expect("goes on");
         }
         (first, cancelled_after, begun.elapsed())
     });
-    thread::sleep(Duration::from_millis(1000));
+    thread::sleep(Duration::from_millis(2500));
     cancel.cancel_query(postgres::NoTls).expect("cancels");
     let (first, cancelled_after, rest) = sent.join().expect("ends");
     assert!(
-        first < 300 && cancelled_after < Duration::from_secs(2),
+        first < 300 && cancelled_after < Duration::from_secs(10),
         "{first} {cancelled_after:?}"
     );
     assert!(
-        rest > Duration::from_millis(1900) && rest < Duration::from_secs(10),
+        rest > Duration::from_millis(5500) && rest < Duration::from_secs(60),
         "{rest:?}"
     );
     assert!(kill(worker, "CONT"));
@@ -290,7 +290,9 @@ fn a_locked_trail_is_waited_for() {
     cluster.flush();
     let mut other = cluster.connect("postgres", "postgres");
     other
-        .batch_execute("BEGIN; LOCK TABLE audit.batch IN ACCESS EXCLUSIVE MODE")
+        .batch_execute(
+            "SELECT audit.unlock('a test'); BEGIN; LOCK TABLE audit.batch IN ACCESS EXCLUSIVE MODE",
+        )
         .expect("locks");
     cluster.psql().run("SELECT 'behind the lock'").ok();
     eventually("the worker says why", || {
@@ -367,7 +369,9 @@ fn a_stop_is_bounded_where_the_trail_can_not_be_written() {
     cluster.flush();
     let mut other = cluster.connect("postgres", "postgres");
     other
-        .batch_execute("BEGIN; LOCK TABLE audit.event IN ACCESS EXCLUSIVE MODE")
+        .batch_execute(
+            "SELECT audit.unlock('a test'); BEGIN; LOCK TABLE audit.event IN ACCESS EXCLUSIVE MODE",
+        )
         .expect("locks");
     for n in 0..50 {
         cluster.psql().run(format!("SELECT {n} AS waiting")).ok();
