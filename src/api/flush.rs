@@ -1,9 +1,9 @@
 //! audit.flush(): until everything recorded before is in the trail.
 
-use crate::pg::ring_file;
 use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN, Shared, shared};
+use crate::pg::{report, ring_file};
 use core::sync::atomic::Ordering;
-use pgrx::{PgSqlErrorCode, ereport, pg_extern, pg_sys};
+use pgrx::{pg_extern, pg_sys};
 use std::time::{Duration, Instant};
 
 /// How long a missing worker is waited for: it may just be starting again.
@@ -16,11 +16,9 @@ const LOOK: core::ffi::c_long = 100;
 #[pg_extern(sql = false)]
 pub fn flush() -> i64 {
     let (Some(shared), Some(ring)) = (shared(), ring_file::ring()) else {
-        ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        report::not_ready(
             "audit_ext is not recording: it is not loaded via shared_preload_libraries, or has no ring",
-            "Add audit_ext to shared_preload_libraries and restart the server; its log says why a ring could not be made."
+            "Add audit_ext to shared_preload_libraries and restart the server; its log says why a ring could not be made.",
         );
     };
     refuse_where_nothing_is_stored(shared);
@@ -42,11 +40,9 @@ pub fn flush() -> i64 {
         if shared.worker_pid.load(Ordering::Acquire) != 0 {
             absent = None;
         } else if absent.get_or_insert_with(Instant::now).elapsed() > WORKER {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            report::not_ready(
                 "the audit_ext worker is not running",
-                "Recorded events wait in the ring. The server log says why the worker does not start; it needs a slot of max_worker_processes."
+                "Recorded events wait in the ring. The server log says why the worker does not start; it needs a slot of max_worker_processes.",
             );
         }
     }
@@ -88,19 +84,15 @@ pub fn publish(seq: i64) -> Result<(), String> {
 
 fn refuse_where_nothing_is_stored(shared: &Shared) {
     if unsafe { pg_sys::RecoveryInProgress() } {
-        ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        report::not_ready(
             "audit.flush() cannot run during recovery",
-            "Call it on the primary."
+            "Call it on the primary.",
         );
     }
     if matches!(shared.home(), HOME_NONE | HOME_UNKNOWN) {
-        ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        report::not_ready(
             "the audit trail has no home",
-            "Run CREATE EXTENSION audit_ext in the database that is to hold it."
+            "Run CREATE EXTENSION audit_ext in the database that is to hold it.",
         );
     }
 }

@@ -122,3 +122,16 @@ pub unsafe extern "C-unwind" fn not_a_trigger() {
     )
     .report(PgLogLevel::ERROR);
 }
+
+/// A function of ours can't do its work now. Throws, always. (pgrx's `ereport!` has no place for a
+/// HINT.)
+pub fn not_ready(message: &str, hint: &str) -> ! {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message,
+        function_name!(),
+    )
+    .set_hint(hint)
+    .report(PgLogLevel::ERROR);
+    unreachable!("the report is an ERROR")
+}
