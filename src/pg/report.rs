@@ -128,7 +128,7 @@ pub unsafe extern "C-unwind" fn not_a_trigger() {
 pub fn not_ready(message: &str, hint: &str) -> ! {
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        message,
+        message.to_owned(),
         function_name!(),
     )
     .set_hint(hint)
