@@ -3,7 +3,7 @@
 use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN, Shared, shared};
 use crate::pg::{report, ring_file};
 use core::sync::atomic::Ordering;
-use pgrx::{pg_extern, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_extern, pg_sys};
 use std::time::{Duration, Instant};
 
 /// How long a missing worker is waited for: it may just be starting again.
@@ -16,7 +16,8 @@ const LOOK: core::ffi::c_long = 100;
 #[pg_extern(sql = false)]
 pub fn flush() -> i64 {
     let (Some(shared), Some(ring)) = (shared(), ring_file::ring()) else {
-        report::not_ready(
+        report::refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "audit_ext is not recording: it is not loaded via shared_preload_libraries, or has no ring",
             "Add audit_ext to shared_preload_libraries and restart the server; its log says why a ring could not be made.",
         );
@@ -40,7 +41,8 @@ pub fn flush() -> i64 {
         if shared.worker_pid.load(Ordering::Acquire) != 0 {
             absent = None;
         } else if absent.get_or_insert_with(Instant::now).elapsed() > WORKER {
-            report::not_ready(
+            report::refuse(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "the audit_ext worker is not running",
                 "Recorded events wait in the ring. The server log says why the worker does not start; it needs a slot of max_worker_processes.",
             );
@@ -84,13 +86,15 @@ pub fn publish(seq: i64) -> Result<(), String> {
 
 fn refuse_where_nothing_is_stored(shared: &Shared) {
     if unsafe { pg_sys::RecoveryInProgress() } {
-        report::not_ready(
+        report::refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "audit.flush() cannot run during recovery",
             "Call it on the primary.",
         );
     }
     if matches!(shared.home(), HOME_NONE | HOME_UNKNOWN) {
-        report::not_ready(
+        report::refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "the audit trail has no home",
             "Run CREATE EXTENSION audit_ext in the database that is to hold it.",
         );

@@ -1,10 +1,10 @@
 //! audit.unlock() and audit.lock() (spec/integrity.md, point 1).
 
 use audit_core::json::Object;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_extern, pg_sys};
 
 use super::flush::flush;
+use crate::pg::report::refuse;
 use crate::pg::shared::shared;
 use crate::pg::{announce, ring_file, unlock};
 
@@ -62,14 +62,6 @@ pub fn required_reason<'a>(reason: Option<&'a str>, example: &str) -> &'a str {
         );
     }
     reason
-}
-
-/// Fails the call.
-pub fn refuse(code: PgSqlErrorCode, message: &str, hint: &str) -> ! {
-    ErrorReport::new(code, message.to_owned(), function_name!())
-        .set_hint(hint.to_owned())
-        .report(PgLogLevel::ERROR);
-    unreachable!("the report is an ERROR")
 }
 
 /// Both the running user and the one that the session belongs to: a SECURITY DEFINER function of a

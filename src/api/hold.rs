@@ -3,7 +3,8 @@
 use audit_core::json::Object;
 use pgrx::prelude::*;
 
-use super::guard::{refuse, required_reason};
+use super::guard::required_reason;
+use crate::pg::report::refuse;
 use crate::pg::{announce, unlock};
 
 /// Keeps all periods that overlap with a range of time, both ends included, until it is released;

@@ -123,15 +123,14 @@ pub unsafe extern "C-unwind" fn not_a_trigger() {
     .report(PgLogLevel::ERROR);
 }
 
-/// A function of ours can't do its work now. Throws, always. (pgrx's `ereport!` has no place for a
-/// HINT.)
-pub fn not_ready(message: &str, hint: &str) -> ! {
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        message.to_owned(),
-        function_name!(),
-    )
-    .set_hint(hint)
-    .report(PgLogLevel::ERROR);
+/// Ends the statement of a function of ours with an error; `hint` may be empty. Throws, always.
+/// (pgrx's `ereport!` has no place for a HINT.)
+pub fn refuse(code: PgSqlErrorCode, message: impl Into<String>, hint: &str) -> ! {
+    let report = ErrorReport::new(code, message.into(), function_name!());
+    let report = match hint {
+        "" => report,
+        hint => report.set_hint(hint),
+    };
+    report.report(PgLogLevel::ERROR);
     unreachable!("the report is an ERROR")
 }

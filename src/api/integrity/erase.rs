@@ -1,6 +1,6 @@
 //! audit.erase(): destroys values of an event, on record.
 
-use super::proof::refuse;
+use crate::pg::report::refuse;
 use crate::pg::scrub::scrub;
 use crate::pg::spi::{connected, current};
 use crate::pg::trail::erase::{FIELDS, Target, bit};

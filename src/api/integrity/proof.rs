@@ -1,5 +1,6 @@
 //! Signed heads and proofs.
 
+use crate::pg::report::refuse;
 use crate::pg::spi::query;
 use crate::pg::trail::keys;
 use crate::pg::trail::origin::Origin;
@@ -10,19 +11,7 @@ use audit_core::note::Checkpoint;
 use audit_core::proof::{Consistency, Inclusion};
 use audit_core::sha::Hash;
 use audit_core::tree;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
-
-/// Ends the statement with an error.
-pub fn refuse(code: PgSqlErrorCode, message: impl Into<String>, hint: &str) -> ! {
-    let report = ErrorReport::new(code, message.into(), function_name!());
-    let report = match hint {
-        "" => report,
-        hint => report.set_hint(hint),
-    };
-    report.report(PgLogLevel::ERROR);
-    unreachable!()
-}
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 const STATE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 const VALUE: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
