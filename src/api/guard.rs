@@ -25,7 +25,7 @@ fn unlock(reason: Option<&str>) {
     if let Err(why) = super::flush::publish(seq) {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            &format!(
+            format!(
                 "the audit trail stays locked, as no checkpoint of it could be published: {why}"
             ),
             "Mend what keeps the worker from signing, then call audit.unlock() again.",

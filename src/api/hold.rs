@@ -58,7 +58,7 @@ fn release(id: Option<i64>, reason: Option<&str>) {
         let shown = id.map_or("NULL".to_owned(), |id| id.to_string());
         refuse(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            &format!("there is no hold {shown} that could be released"),
+            format!("there is no hold {shown} that could be released"),
             "SELECT * FROM audit.holds lists them.",
         );
     };
