@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test soak test-majors test-memory test-upgrade test-postgres lint bench bench-quick clean
+.PHONY: help setup install run stop test soak test-majors test-memory test-upgrade test-postgres lint instructions bench bench-quick clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -43,6 +43,10 @@ test-upgrade: ## pg_upgrade from PG_CONFIG's major to 16 and 18: the trail is ca
 test-postgres: ## PostgreSQL's own regression suite, with and without audit_ext: same output
 	@scripts/install.sh
 	@scripts/test-postgres.sh
+
+instructions: ## instructions per statement, counted on a real server under valgrind (ACCEPT=1: the new figures to hold)
+	@scripts/install.sh
+	@scripts/instructions.sh $(if $(ACCEPT),--accept)
 
 bench-quick: ## speed against the plain server and pgaudit: two workloads, four configurations, three minutes
 	@scripts/install.sh

@@ -3,7 +3,8 @@
 . "$(dirname "$0")/lib.sh"
 
 packages=(postgresql-15 postgresql-server-dev-15 libclang-dev clang pkg-config libssl-dev make sudo
-    postgresql-15-pgaudit) # the last one for a test and the benchmark: both sit on the same hooks
+    postgresql-15-pgaudit # for a test and the benchmark: it sits on the same hooks
+    valgrind python3)     # to count instructions
 # A server of the caller's own needs no Debian server, only the compiler's side.
 if [ "$PG_CONFIG" != /usr/lib/postgresql/15/bin/pg_config ]; then
     packages=(libclang-dev clang pkg-config libssl-dev make)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every test there is: the pure part, the ring's protocol under loom, and real clusters.
+# Every test there is: the pure part, the ring's protocol under loom, real clusters, and what a
+# statement costs in instructions.
 # All of them run even where an earlier one fails; the exit code tells.
 . "$(dirname "$0")/lib.sh"
 "$ROOT/scripts/install.sh"
@@ -18,5 +19,6 @@ run "ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$TARGET/loom"
     cargo test -p audit_core --release --lib loom
 run "clusters of PostgreSQL $(pg_major)" env AUDIT_TEST_PG_CONFIG="$PG_CONFIG" \
     cargo test -p audit_cluster_tests -- --test-threads "${AUDIT_TEST_THREADS:-3}"
+run "instructions per statement" "$ROOT/scripts/instructions.sh"
 
 [ ${#failed[@]} = 0 ] || die "failed: $(printf '%s; ' "${failed[@]}")"
