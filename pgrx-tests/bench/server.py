@@ -195,8 +195,8 @@ class Server:
         self.sql("SELECT audit.flush()" if self.configuration.kept == "trail" else "SELECT 1")
 
     def wal(self):
-        """Where the next record goes."""
-        return self.sql("SELECT pg_current_wal_insert_lsn()")
+        """Up to where there are files to read."""
+        return self.sql("SELECT pg_current_wal_flush_lsn()")
 
     def wal_bytes(self, start, end):
         """WAL without the images of pages: how many there are depends on the last checkpoint."""
