@@ -126,8 +126,13 @@ struct HbaLineHead {
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 fn auth_method() -> Option<i32> {
-    // SAFETY: the pointer to the HbaLine follows `application_name` in struct Port.
+    // SAFETY: the pointer to the HbaLine follows `application_name` in struct Port. It points into
+    // PostmasterContext, which goes once the session has started: a session that began in recovery
+    // and saw a promotion is asked later.
     unsafe {
+        if pg_sys::PostmasterContext.is_null() {
+            return None;
+        }
         let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
         let hba = (&raw const port.application_name)
             .add(1)

@@ -11,6 +11,7 @@
 
 use core::ffi::c_int;
 use pgrx::pg_sys;
+use std::time::{Duration, Instant};
 
 const PAGE: usize = pg_sys::BLCKSZ as usize;
 const PAGE_HEADER: usize = 24;
@@ -76,7 +77,7 @@ pub unsafe fn scrub(table: pg_sys::Oid, wipe: Wipe, only_look: bool) -> u32 {
                 continue;
             }
             // Nobody else has a pointer into the page then.
-            pg_sys::LockBufferForCleanup(buffer);
+            lock_for_cleanup(buffer, page);
             let state = pg_sys::GenericXLogStart(relation);
             let image = pg_sys::GenericXLogRegisterBuffer(
                 state,
@@ -92,6 +93,25 @@ pub unsafe fn scrub(table: pg_sys::Oid, wipe: Wipe, only_look: bool) -> u32 {
         pg_sys::FreeAccessStrategy(strategy);
         pg_sys::table_close(relation, pg_sys::NoLock as c_int);
         found
+    }
+}
+
+/// How long a page may be in use by others: a query that reads it, or waits for us to end.
+const IN_USE: Duration = Duration::from_secs(10);
+
+/// Waits until nobody else uses the page; throws where that takes too long. (Whoever calls for the
+/// erasure may be the one who uses it: a wait without an end would be a deadlock that nobody detects.)
+unsafe fn lock_for_cleanup(buffer: pg_sys::Buffer, page: u32) {
+    let since = Instant::now();
+    while !unsafe { pg_sys::ConditionalLockBufferForCleanup(buffer) } {
+        if since.elapsed() > IN_USE {
+            pgrx::error!(
+                "page {page} has been in use for {} s: another query reads it",
+                IN_USE.as_secs()
+            );
+        }
+        pgrx::check_for_interrupts!();
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

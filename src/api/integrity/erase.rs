@@ -29,11 +29,30 @@ pub fn erase(seq: i64, names: &[Option<String>], reason: &str) -> i64 {
         let message = format!("there is no event {seq}; the trail ends at {last}");
         refuse(VALUE, message, "Take seq from audit.log.")
     });
+    if none_is_there(&target, fields) && connected(|| is_in_files(&target)) {
+        // An erasure that could not be finished, as somebody used the page.
+        start(seq, 0);
+        connected(|| confirm(&target, fields));
+        return 0;
+    }
     check(&target, fields);
     let events = connected(|| affected(&target, fields));
     tell(&target, fields, reason);
     // On record, and on disk, before anything is gone.
     crate::api::flush::flush();
+    start(seq, fields);
+    connected(|| confirm(&target, fields));
+    events
+}
+
+fn none_is_there(target: &Target, fields: u8) -> bool {
+    FIELDS
+        .iter()
+        .all(|(_, field)| fields & bit(*field) == 0 || !target.has(*field))
+}
+
+/// Has the values erased, and what was replaced in the files; without fields only that.
+fn start(seq: i64, fields: u8) {
     if !crate::worker::erase(seq, fields) {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
@@ -41,8 +60,15 @@ pub fn erase(seq: i64, names: &[Option<String>], reason: &str) -> i64 {
             "Try again, or raise max_worker_processes.",
         );
     }
-    connected(|| confirm(&target, fields));
-    events
+}
+
+/// Whether a replaced row is still in the files.
+fn is_in_files(target: &Target) -> bool {
+    target.to_wipe().into_iter().any(|(table, wipe)| unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as c_int);
+        // SAFETY: a table of ours or its TOAST table; only looked at.
+        scrub(table, wipe, true) > 0
+    })
 }
 
 /// Superusers who have unlocked the trail: on record, with a checkpoint of what it was.
@@ -163,16 +189,8 @@ fn tell(target: &Target, fields: u8, reason: &str) {
 
 /// Makes sure that it is done, in the rows and in the files.
 fn confirm(target: &Target, fields: u8) {
-    let gone = Target::find(target.seq).is_some_and(|now| {
-        FIELDS
-            .iter()
-            .all(|(_, field)| fields & bit(*field) == 0 || !now.has(*field))
-    });
-    let left = target.to_wipe().into_iter().any(|(table, wipe)| unsafe {
-        pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as c_int);
-        // SAFETY: a table of ours or its TOAST table; only looked at.
-        scrub(table, wipe, true) > 0
-    });
+    let gone = Target::find(target.seq).is_some_and(|now| none_is_there(&now, fields));
+    let left = is_in_files(target);
     if !gone || left {
         refuse(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -181,7 +199,7 @@ fn confirm(target: &Target, fields: u8) {
                 target.seq,
                 if gone { " from the files yet" } else { "" }
             ),
-            "The server log says why; call audit.erase() again.",
+            "The server log says why. Call audit.erase() again, with the number of the event: a query for it in the same statement keeps its page in use.",
         );
     }
 }

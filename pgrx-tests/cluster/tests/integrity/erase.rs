@@ -358,3 +358,27 @@ fn a_value_that_somebody_removed_himself_is_found() {
         )]
     );
 }
+
+/// A query for the event in the same statement keeps its page in use: no wait without an end, and
+/// the next call finishes.
+#[test]
+fn a_page_in_use_is_an_error_and_the_next_call_finishes() {
+    let cluster = Cluster::start();
+    cluster.psql().run("SELECT 'dromedary'").ok();
+    let seq = seq_of(&cluster, "statement LIKE '%dromedary%'");
+    let out = cluster.psql().db("postgres").run(
+        "SELECT audit.unlock('r');\n\
+         SELECT audit.erase((SELECT seq FROM audit.log WHERE statement LIKE 'SELECT ''drom%' LIMIT 1), '{statement}', 'r')",
+    );
+    assert!(
+        out.stderr
+            .contains("could not be erased from the files yet"),
+        "{out:?}"
+    );
+    assert_eq!(erase(&cluster, seq, "{statement}"), "0");
+    let left = cluster.value(&format!(
+        "SELECT statement FROM audit.log WHERE seq = {seq}"
+    ));
+    assert!(!left.contains("dromedary"), "{left}");
+    assert_whole(&cluster);
+}
