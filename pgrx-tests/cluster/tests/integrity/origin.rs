@@ -52,7 +52,7 @@ fn a_restored_backup_behind_its_checkpoints_is_found() {
         "(details -> 'parent' ->> 'size')::int < (details ->> 'published_size')::int",
     );
     assert_eq!(found, ["RESTORE | t"]);
-    let found = problems(&cluster);
+    let found = restores(&cluster);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
         found[0].contains("| restored | the trail ends at"),
@@ -62,8 +62,16 @@ fn a_restored_backup_behind_its_checkpoints_is_found() {
     cluster.psql().run("SELECT 2").ok();
     cluster.restart(Shutdown::Fast);
     assert_eq!(origins(&cluster, "1").len(), 1);
-    assert_eq!(problems(&cluster).len(), 1);
+    assert_eq!(restores(&cluster).len(), 1);
     let _ = std::fs::remove_dir_all(outside);
+}
+
+/// The problems of a restored trail. A session that ended with the server may have left its last event
+/// in the ring, which is not restored: then what came before it is rightly missed, and said to be.
+fn restores(cluster: &Cluster) -> Vec<String> {
+    let mut found = problems(cluster);
+    found.retain(|problem| !problem.contains("| missing events | the events 1 to "));
+    found
 }
 
 /// A folder that the server may write to, outside of the cluster's.
