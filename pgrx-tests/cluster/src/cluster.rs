@@ -225,6 +225,18 @@ impl Cluster {
         });
     }
 
+    /// SIGKILL to everybody at once, as when a container is stopped or the machine is switched off.
+    #[track_caller]
+    pub fn kill_all(&self) {
+        // The postmaster must not start anybody in the place of those who die first.
+        let postmaster = self.postmaster_pid();
+        assert!(kill(postmaster, "STOP"));
+        for pid in crate::children(postmaster) {
+            kill(pid, "KILL");
+        }
+        self.kill_postmaster();
+    }
+
     /// SIGKILL to one of the server's children that the postmaster restarts everything for; waits
     /// until the crash restart is over. False if there was no such process.
     #[track_caller]

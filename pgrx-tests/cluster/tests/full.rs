@@ -193,10 +193,10 @@ fn waiting_can_be_cancelled_and_is_bounded() {
 }
 
 /// A file system of a few megabytes.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
-    fn new(megabytes: u32) -> Disk {
+    pub fn new(megabytes: u32) -> Disk {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("audit_disk.{}.{number}", std::process::id()));
@@ -215,7 +215,7 @@ impl Disk {
     }
 
     /// A folder of the server's on it.
-    fn folder(&self) -> PathBuf {
+    pub fn folder(&self) -> PathBuf {
         let folder = self.0.join("space");
         fs::create_dir(&folder).expect("a folder");
         let done = Command::new("chown").arg("postgres:").arg(&folder).status();
@@ -223,13 +223,13 @@ impl Disk {
         folder
     }
 
-    fn fill(&self) {
+    pub fn fill(&self) {
         let zeros = vec![0u8; 64 * 1024];
         let mut file = fs::File::create(self.0.join("filler")).expect("a file");
         while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         fs::remove_file(self.0.join("filler")).expect("removed");
     }
 }

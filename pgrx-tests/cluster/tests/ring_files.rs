@@ -6,8 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use audit_cluster_tests::{Cluster, Shutdown, children, eventually, kill};
+use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 
+use crate::assert_mentions;
+use crate::full::Disk;
 use crate::load::check_order;
 use crate::soak::{random, rounds};
 
@@ -17,6 +19,12 @@ fn killed_with_records() -> (Cluster, PathBuf) {
         .durable()
         .setting("audit.ring_size", "'1MB'")
         .start();
+    let ring = cluster.data_dir().join("pg_audit/ring");
+    kill_with_records(&cluster);
+    (cluster, ring)
+}
+
+fn kill_with_records(cluster: &Cluster) {
     cluster.suspend_worker();
     let mut client = cluster.app();
     for n in 0..50 {
@@ -24,13 +32,7 @@ fn killed_with_records() -> (Cluster, PathBuf) {
             .simple_query(&format!("SELECT {n} AS kept"))
             .expect("selects");
     }
-    let everybody = children(cluster.postmaster_pid());
-    for pid in everybody {
-        kill(pid, "KILL");
-    }
-    cluster.kill_postmaster();
-    let ring = cluster.data_dir().join("pg_audit/ring");
-    (cluster, ring)
+    cluster.kill_all();
 }
 
 /// The server works, and what happens from now on is recorded.
@@ -143,6 +145,58 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_not_used() {
             .error();
         assert!(refused.contains("has no ring"), "{refused}");
     }
+}
+
+#[test]
+fn a_full_disk_at_the_start_costs_the_recording_until_there_is_room() {
+    let disk = Disk::new(12);
+    let directory = disk.folder().join("ring");
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'1MB'")
+        .setting(
+            "audit.ring_directory",
+            &format!("'{}'", directory.display()),
+        )
+        .start();
+    kill_with_records(&cluster);
+    disk.fill();
+    cluster.start_again();
+    assert_mentions(
+        &cluster.log(),
+        &["cannot make its ring", "No space left on device"],
+    );
+    assert_eq!(
+        cluster.psql().run("CREATE TABLE t (x int); SELECT 1").ok(),
+        "1\n"
+    );
+    // What was made of the new ring is gone again, what the old one holds is not.
+    assert!(!directory.join("ring.new").exists() && directory.join("ring.1.old").exists());
+    assert_eq!(
+        cluster.value(
+            "SELECT last_error LIKE '%No space left%' AND ring_size IS NULL FROM audit.status"
+        ),
+        "t"
+    );
+    // Nobody who asked for records on disk is told that he has them.
+    let refused = cluster
+        .psql()
+        .run("SET audit.durability = 'commit'; INSERT INTO t VALUES (1)")
+        .error();
+    assert_mentions(&refused, &["cannot be made durable", "has no ring"]);
+    assert_eq!(cluster.query("app", "SELECT count(*) FROM t"), ["0"]);
+    disk.free();
+    // The next start finds room; so would a crash restart.
+    let mut client = cluster.app();
+    let pid: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("a pid")
+        .get(0);
+    assert!(cluster.kill_child(pid as u32));
+    assert_eq!(cluster.count("statement LIKE '% AS kept'"), 50);
+    records_again(&cluster);
+    let log = cluster.log();
+    assert!(!log.contains("PANIC") && !log.contains("signal 7"), "{log}");
 }
 
 #[test]
