@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 use postgres::NoTls;
@@ -89,7 +91,8 @@ fn interrupt(cluster: &Cluster) {
         }
         _ => {
             if let Some(worker) = some_worker(cluster) {
-                cluster.kill_child(worker);
+                kill(worker, "KILL");
+                thread::sleep(Duration::from_millis(300));
             }
         }
     }
@@ -111,9 +114,11 @@ fn change_periods(cluster: &Cluster, clock: &Clock, faults: u64) -> Load {
             clock.set_ahead(61 * n);
             load.more(10);
             a_while(400);
+            // It may have ended by itself meanwhile: then nothing is thrown out.
             if let Some(worker) = some_worker(cluster) {
-                cluster.kill_child(worker);
+                kill(worker, "KILL");
             }
+            a_while(200);
             load.more(10);
         }
     })

@@ -80,13 +80,17 @@ fn played(faults: u64, on_full: &str, quarters: u64) -> (Cluster, Load, usize) {
             stop_until_filled(&cluster, quarters);
             load.more(50);
         }
+        // So that the sessions' ends find room: every hole then has something behind it.
+        let ring = Ring::of(&cluster);
+        eventually("the worker has caught up", || {
+            ring.head_and_fill().1 < RING / 8
+        });
     });
     cluster.flush();
     let count = |sql: &str| -> usize { cluster.value(sql).parse().expect("a number") };
     let told = count(
         "SELECT coalesce(sum((details->>'count')::int), 0) FROM audit.log WHERE command = 'GAP'",
     );
-    // Every session of the load has ended, so every hole has something behind it.
     let holes = count(
         "SELECT sum(holes) FROM (SELECT max(event_no) - count(*) AS holes FROM audit.log WHERE event_no IS NOT NULL GROUP BY session_id) s",
     );
