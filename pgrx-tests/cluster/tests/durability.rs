@@ -194,6 +194,12 @@ fn a_sync_that_fails_refuses_the_commit_and_all_after_it() {
     fs::remove_file(&fail).expect("removed");
     // The kernel tells of a lost page once: a second sync that works proves nothing.
     cluster.psql().run("INSERT INTO t VALUES (2)").error();
+    assert_eq!(
+        cluster.value(
+            "SELECT last_error LIKE '%could not be synced: Input/output error%' FROM audit.status"
+        ),
+        "t"
+    );
     // Reading goes on.
     assert_eq!(cluster.psql().run("SELECT count(*) FROM t").ok(), "0\n");
     assert!(kill(worker, "CONT"));

@@ -100,6 +100,42 @@ fn without_a_worker_slot_records_wait_for_a_server_that_has_one() {
 }
 
 #[test]
+fn sessions_for_whom_there_is_no_slot_are_counted_and_recorded() {
+    // Twice seven slots, and nobody who tells of the dead and gives theirs back.
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("max_connections", "4")
+        .setting("superuser_reserved_connections", "0")
+        .setting("max_wal_senders", "0")
+        .setting("autovacuum_max_workers", "1")
+        .setting("max_worker_processes", "1")
+        .start();
+    for _ in 0..4 {
+        let mut sessions: Vec<_> = (0..4).map(|_| cluster.app()).collect();
+        for client in &mut sessions {
+            client.batch_execute("SELECT 'one more'").expect("selects");
+        }
+        let pid: i32 = sessions[0]
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("a pid")
+            .get(0);
+        assert!(cluster.kill_child(pid as u32));
+    }
+    let mut sessions: Vec<_> = (0..3).map(|_| cluster.app()).collect();
+    for client in &mut sessions {
+        client.batch_execute("SELECT 'one more'").expect("selects");
+    }
+    assert_eq!(
+        cluster.value("SELECT unprotected >= 3 FROM audit.status"),
+        "t"
+    );
+    cluster.configure("max_worker_processes", "8");
+    cluster.restart(Shutdown::Fast);
+    assert_eq!(cluster.count("statement = 'SELECT ''one more'''"), 19);
+    check_order(&cluster);
+}
+
+#[test]
 fn without_a_free_connection_the_worker_works_and_who_was_turned_away_is_on_record() {
     let cluster = Cluster::builder()
         .setting("max_connections", "6")
