@@ -12,7 +12,7 @@ use audit_cluster_tests::{Builder, Cluster, kill};
 
 use crate::load::{Load, check_event_numbers};
 use crate::shim::{library, scratch_file};
-use crate::soak::{a_while, rounds};
+use crate::soak::{a_while, series};
 
 /// A cluster whose synced ring is kept in the returned file.
 fn watched(durability: &str) -> (Builder, PathBuf) {
@@ -37,17 +37,20 @@ fn lose_the_operating_system(cluster: &Cluster, synced: &PathBuf) {
 
 #[test]
 fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
-    rounds(1, || {
+    series(1, |faults| {
         let (builder, synced) = watched("'commit'");
         let cluster = builder.start();
-        // Nothing goes into the trail any more: what the disk has of the ring must be enough.
-        cluster.suspend_worker();
-        let load = Load::during(&cluster, |load| {
-            load.more(200);
-            // Nobody ends in order: clients are in the middle of whatever they do.
-            a_while(300);
-            lose_the_operating_system(&cluster, &synced);
-        });
+        let load = Load::during(&cluster, |_| ());
+        for _ in 0..faults {
+            // Nothing goes into the trail any more: what the disk has of the ring must be enough.
+            cluster.suspend_worker();
+            load.go_on(&cluster, |load| {
+                load.more(100);
+                // Nobody ends in order: clients are in the middle of whatever they do.
+                a_while(300);
+                lose_the_operating_system(&cluster, &synced);
+            });
+        }
         // What wrote nothing was not waited for.
         load.check_commits(&cluster);
     });

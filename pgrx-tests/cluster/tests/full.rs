@@ -10,7 +10,7 @@ use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 use postgres::Client;
 
 use crate::load::{Load, check_order};
-use crate::soak::rounds;
+use crate::soak::{a_while, rounds, series};
 
 /// A small ring with a worker that is stopped.
 fn stopped(on_full: &str, timeout: &str) -> (Cluster, u32) {
@@ -243,7 +243,7 @@ impl Drop for Disk {
 
 #[test]
 fn a_full_disk_of_the_trail_that_is_freed() {
-    rounds(1, || {
+    series(1, |faults| {
         let disk = Disk::new(48);
         let cluster = Cluster::builder()
             .durable()
@@ -263,23 +263,27 @@ fn a_full_disk_of_the_trail_that_is_freed() {
             .run("CREATE EXTENSION audit_ext");
         cluster.flush();
         let load = Load::during(&cluster, |load| {
-            disk.fill();
-            eventually("the worker says why", || {
-                cluster.value("SELECT last_error LIKE '%No space left%' FROM audit.status") == "t"
-            });
-            // Writers go on while there is room in the ring.
-            load.more(20);
-            thread::sleep(Duration::from_secs(1));
-            disk.free();
-            load.more(300);
+            for _ in 0..faults {
+                a_while(300);
+                disk.fill();
+                eventually("the worker says why", || {
+                    cluster.value("SELECT coalesce(last_error LIKE '%No space left%', false) FROM audit.status") == "t"
+                });
+                // Writers go on while there is room in the ring.
+                load.more(20);
+                a_while(1000);
+                disk.free();
+                load.more(100);
+                eventually("the error is history", || {
+                    cluster.value("SELECT last_error IS NULL FROM audit.status") == "t"
+                });
+            }
         });
         load.check(&cluster);
-        eventually("the error is history", || {
-            cluster.value("SELECT last_error IS NULL FROM audit.status") == "t"
-        });
         let log = cluster.log();
-        assert_eq!(log.matches("cannot store events").count(), 1, "said once");
-        assert_eq!(log.matches("stores events again").count(), 1);
+        let times = |what| log.matches(what).count() as u64;
+        assert_eq!(times("cannot store events"), faults, "said once each");
+        assert_eq!(times("stores events again"), faults);
         cluster.stop(Shutdown::Immediate);
     });
 }
