@@ -55,7 +55,7 @@ fn processes_killed_in_groups_as_for_want_of_memory() {
 
 #[test]
 fn a_backend_that_is_stopped_for_a_while_delays_and_loses_nothing() {
-    series(8, |faults| {
+    series(4, |faults| {
         let cluster = Cluster::start();
         let load = Load::during(&cluster, |load| {
             for _ in 0..faults {

@@ -126,7 +126,7 @@ fn change_periods(cluster: &Cluster, clock: &Clock, faults: u64) -> Load {
 
 #[test]
 fn a_worker_killed_while_it_makes_and_closes_partitions() {
-    series(4, |faults| {
+    series(2, |faults| {
         let clock = Clock::new();
         let cluster = with_periods(&clock, "0");
         let load = change_periods(&cluster, &clock, faults);

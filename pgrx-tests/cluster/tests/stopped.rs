@@ -106,7 +106,7 @@ fn played(faults: u64, on_full: &str, quarters: u64) -> (Cluster, Load, usize) {
 
 #[test]
 fn with_wait_nothing_is_lost() {
-    series(2, |faults| {
+    series(1, |faults| {
         let (cluster, load, told) = played(faults, "'wait'", 3);
         assert_eq!(told, 0);
         load.check(&cluster);
@@ -115,7 +115,7 @@ fn with_wait_nothing_is_lost() {
 
 #[test]
 fn with_drop_everybody_goes_on_and_the_gap_is_exact() {
-    series(2, |faults| {
+    series(1, |faults| {
         let (cluster, load, told) = played(faults, "'drop'", 4);
         assert!(told > 0, "the ring was full");
         load.check_but(&cluster, told);
@@ -124,7 +124,7 @@ fn with_drop_everybody_goes_on_and_the_gap_is_exact() {
 
 #[test]
 fn with_refuse_what_was_let_in_is_on_record() {
-    series(2, |faults| {
+    series(1, |faults| {
         let (cluster, load, told) = played(faults, "'refuse'", 3);
         load.check_but(&cluster, told);
         assert!(cluster.count("sqlstate = '53000'") > 0, "some were refused");
