@@ -286,7 +286,10 @@ unsafe extern "C-unwind" fn startup() {
             super::durability::Syncs::init(&raw mut (*at).syncs);
         }
         SHARED = at;
-        super::ring_file::startup();
+        if let Err(message) = super::ring_file::startup() {
+            // No worker runs yet.
+            (*at).set_last_error(&message);
+        }
         // An old ring that was put aside just now shows that the library has run here before.
         let new = super::ring_file::leftovers().is_empty();
         if let Some(found) = super::witness::startup(new) {

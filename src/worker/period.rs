@@ -83,7 +83,6 @@ pub fn find_or_make(at: Timestamp, interval_seconds: u64) -> Period {
 }
 
 fn make(at: Timestamp, interval_seconds: u64) {
-    lock_extension();
     let (starts_at, ends_at) = bounds(at, interval_seconds);
     let suffix = suffix(starts_at);
     let (from, to) = (rfc3339(starts_at), rfc3339(ends_at));
@@ -97,16 +96,6 @@ fn make(at: Timestamp, interval_seconds: u64) {
     execute(&format!(
         "INSERT INTO audit.period (starts_at, ends_at, suffix) VALUES ('{from}', '{to}', '{suffix}')"
     ));
-}
-
-/// First of all locks, as DROP EXTENSION does it: taken later, it would make a deadlock with that.
-/// Throws; in a transaction.
-pub fn lock_extension() {
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), false);
-        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
-    }
 }
 
 /// Makes one partition and puts it under its parent and the extension.
