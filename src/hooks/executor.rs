@@ -193,7 +193,7 @@ unsafe fn join_wrapper(
                 frame.query_id = (*stmt).queryId as i64;
             }
             parameters::hand_over(frame);
-            let first = frame.relations.is_empty();
+            let first = !std::mem::replace(&mut frame.runs_query, true);
             let (mut any, mut only_catalog) = (false, true);
             compat::for_each_used_relation(stmt, |relid, _| {
                 if let Some(relation) = names::relation(relid) {

@@ -16,10 +16,7 @@ use crate::pg::{compat, names};
 /// # Safety
 /// From the hook of parse analysis.
 #[inline]
-pub unsafe fn leave_nothing(
-    state: *const pg_sys::ParseState,
-    query: *const pg_sys::Query,
-) -> bool {
+pub unsafe fn leave_nothing(state: *const pg_sys::ParseState, query: *const pg_sys::Query) -> bool {
     unsafe {
         let target = (*state).p_target_relation;
         !target.is_null()

@@ -20,7 +20,9 @@ fn every_extension_of_the_server_is_made_and_dropped_in_one_event_each() {
             "CREATE EXTENSION IF NOT EXISTS \"{name}\" CASCADE; DROP EXTENSION \"{name}\" CASCADE;\n"
         );
         for command in ["CREATE", "DROP"] {
-            expected.push(format!("{command} EXTENSION | {name} | success | committed | 0"));
+            expected.push(format!(
+                "{command} EXTENSION | {name} | success | committed | 0"
+            ));
         }
     }
     cluster.psql().run(script).ok();
@@ -35,5 +37,8 @@ fn every_extension_of_the_server_is_made_and_dropped_in_one_event_each() {
         "command = 'DROP EXTENSION' AND object_name = 'hstore'",
     );
     assert_eq!(dropped, ["t"]);
-    assert_eq!(cluster.value("SELECT count(*) FROM audit.log WHERE command = 'GAP'"), "0");
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM audit.log WHERE command = 'GAP'"),
+        "0"
+    );
 }

@@ -372,7 +372,10 @@ fn prepared_transactions_that_a_subscription_applies() {
             applied(&cluster, columns).last().map(String::as_str)
                 == Some("APPLY | {public.b} | 1 | prepared | sub")
         });
-        cluster.psql().run(format!("{end} PREPARED 'g{number}'")).ok();
+        cluster
+            .psql()
+            .run(format!("{end} PREPARED 'g{number}'"))
+            .ok();
         eventually("it has ended", || {
             let left = cluster.query("copy", "SELECT count(*) FROM pg_prepared_xacts");
             left == ["0"]
