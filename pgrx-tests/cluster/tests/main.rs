@@ -6,6 +6,7 @@
 mod capture;
 mod circumstances;
 mod compose;
+mod contrib;
 mod copies;
 mod crash;
 mod cut;
