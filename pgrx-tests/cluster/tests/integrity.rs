@@ -6,8 +6,10 @@ use postgres::Client;
 use std::os::unix::fs::FileExt;
 
 mod dropped;
+mod encoding;
 mod erase;
 mod evidence;
+mod independent;
 mod keys;
 mod origin;
 
