@@ -1,8 +1,8 @@
 """A trail of ten million events, evenly over ten days, and what it takes to ask and to verify it.
 
 Real sessions run real statements on a real server whose wall clock the benchmark moves on (clock.c):
-capture, ring, worker, partitions and their closing are those of production. A batch is one user's turn,
-some 800 events; he comes once an hour. Seeded: the same statements each time.
+capture, ring, worker, partitions and their closing are those of production. Each user comes once an
+hour, with some 800 events; every six minutes of it are a batch. Seeded: the same statements each time.
 
     trail.py --dir DIR --out FILE [--events N] [--export] [--drain N]       see scripts/bench-trail.sh
 """
@@ -29,6 +29,8 @@ DAYS = 10
 USERS = 50
 TABLES = 50
 SECONDS = DAYS * 86_400
+# Users whose turns are stored together: six minutes of the trail.
+PER_BATCH = 5
 # A user's turn: per table a call of a function, the function, and what it runs.
 OVERHEAD = 2
 
@@ -199,8 +201,10 @@ class Turns:
                 calls.append(f"PERFORM load_t_{t}({n}, {self.random.randrange(1_000_000)});")
         if calls:
             user.run("DO $$ BEGIN " + " ".join(calls) + " END $$")
-        self.seq = int(self.home.run("SELECT audit.flush()")[0])
+        self.seq += missing + 2
         self.done += 1
+        if self.done % PER_BATCH == 0:
+            self.seq = int(self.home.run("SELECT audit.flush()")[0])
 
     seq = 0
 

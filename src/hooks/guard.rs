@@ -17,6 +17,7 @@
 //!
 //! All of this throws; nothing with a destructor is alive in it.
 
+use audit_core::sql::attempted::for_each_target;
 use core::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys::{self, Oid};
 
@@ -44,6 +45,21 @@ pub fn home() -> Option<Oid> {
 #[inline]
 pub fn at_home() -> bool {
     home() == Some(unsafe { pg_sys::MyDatabaseId })
+}
+
+/// Whether a statement, which failed before any hook saw it, names something of schema audit, in the
+/// home. Never throws, allocates nothing: called while an error is being reported.
+pub fn is_named_in(text: &[u8]) -> bool {
+    let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    if shared().is_none_or(|shared| shared.home() != here) {
+        return false;
+    }
+    let plain = unsafe { pg_sys::standard_conforming_strings };
+    let mut found = false;
+    for_each_target(text, plain, &mut |name: &[u8]| {
+        found |= name.starts_with(b"audit.");
+    });
+    found
 }
 
 /// Whether what this process does now is held against the members. The list of them is up to date

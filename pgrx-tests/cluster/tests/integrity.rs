@@ -11,6 +11,7 @@ mod erase;
 mod evidence;
 mod independent;
 mod keys;
+mod killed;
 mod origin;
 
 /// The problems that audit.verify() finds.

@@ -254,6 +254,213 @@ fn an_idle_reader_delays_the_drop_and_not_the_trail() {
         .batch_execute("BEGIN; SELECT count(*) FROM audit.log")
         .expect("reads");
     set(&cluster, "audit.retention", "'3s'");
+    // Whoever waits for such a lock has everybody behind him wait, too. Without waiting it is asked for
+    // twenty times; then it is waited for, half a second.
+    let mut watcher = cluster.connect("postgres", "app");
+    let waits = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted";
+    let (mut looks, mut waiting) = (0, 0);
+    let end = std::time::Instant::now() + Duration::from_secs(12);
+    while std::time::Instant::now() < end {
+        looks += 1;
+        let found: i64 = watcher.query_one(waits, &[]).expect("asks").get(0);
+        waiting += i64::from(found > 0);
+        if looks % 50 == 0 {
+            knock(&cluster);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        looks > 50 && waiting * 4 < looks,
+        "{waiting} of {looks} times it waited"
+    );
+    assert!(!is_gone(&cluster, "long ago"));
+    let old = cluster.value(
+        "SELECT concat_ws(' ', min(e.seq), max(e.seq), count(*)) FROM audit.event e \
+         JOIN (SELECT ends_at FROM audit.period ORDER BY starts_at LIMIT 1) p ON e.recorded_at < p.ends_at",
+    );
+    set(&cluster, "audit.retention", "'3s'");
+    until(&cluster, "the old period goes", |c| is_gone(c, "long ago"));
+    set(&cluster, "audit.retention", "'1d'");
+    until(&cluster, "the trail tells", |c| {
+        c.value("SELECT count(*) FROM audit.dropped WHERE told_by IS NULL") == "0"
+    });
+    // A drop is one event, which names what went. (On a busy machine the next period has gone, too.)
+    let told = cluster.trail_of(
+        "concat_ws(' ', details ->> 'first_seq', details ->> 'last_seq', details ->> 'events'), details ->> 'reason'",
+        "class = 'AUDIT' AND command = 'RETENTION'",
+    );
+    assert_eq!(told[0], format!("{old} | retention"));
+    let dropped = cluster.value("SELECT count(*) FROM audit.dropped");
+    assert_eq!(told.len().to_string(), dropped);
+    assert!(!is_gone(&cluster, "lately") || told.len() > 1);
+    assert_eq!(
+        cluster.value("SELECT bool_and(l.command = 'RETENTION') FROM audit.dropped d JOIN audit.log l ON l.seq = d.told_by"),
+        "t"
+    );
+    // No table of it is left; what remains is whole, and seq goes on after a crash.
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM pg_class c WHERE relnamespace = 'audit'::regnamespace AND relkind = 'r' AND relname ~ '_\\d{8}_' AND NOT EXISTS (SELECT FROM audit.period p WHERE c.relname LIKE '%' || p.suffix)"),
+        "0"
+    );
+    assert_eq!(cluster.query(HOME, "SELECT * FROM audit.verify()"), [""; 0]);
+    let last = cluster.flush();
+    cluster.restart(Shutdown::Immediate);
+    knock(&cluster);
+    assert!(cluster.flush() > last);
+    assert_eq!(
+        cluster.value("SELECT count(*) = max(seq) - min(seq) + 1 FROM audit.log"),
+        "t"
+    );
+    assert_eq!(
+        cluster.value("SELECT count(*) = (SELECT count(*) FROM audit.dropped WHERE told_by IS NOT NULL) FROM audit.log WHERE command = 'RETENTION'"),
+        "t"
+    );
+}
+
+#[test]
+fn a_legal_hold_keeps_what_it_covers_until_it_is_released() {
+    let cluster = cluster().start();
+    cluster
+        .psql()
+        .run("CREATE ROLE keeper LOGIN; GRANT audit_admin TO keeper; CREATE ROLE mallory LOGIN; GRANT audit_reader TO mallory")
+        .ok();
+    early_in_a_period();
+    cluster.psql().run("SELECT 'evidence'").ok();
+    next_period(&cluster);
+    let mut keeper = cluster.connect("keeper", HOME);
+    let hold = "SELECT audit.hold(now() - interval '1 day', now(), 'case 12')";
+    let id: i64 = keeper.query_one(hold, &[]).expect("held").get(0);
+    set(&cluster, "audit.retention", "'3s'");
+    for _ in 0..4 {
+        knock(&cluster);
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    assert!(!is_gone(&cluster, "evidence"));
+    assert_eq!(
+        cluster.trail_of(
+            "details -> 'hold' ->> 'reason', user_name, transaction_outcome",
+            "class = 'AUDIT' AND command = 'HOLD'"
+        ),
+        ["case 12 | keeper | committed"]
+    );
+    assert_eq!(
+        cluster.value(
+            "SELECT reason || ' ' || held_by || ' ' || (released_at IS NULL) FROM audit.holds"
+        ),
+        "case 12 keeper true"
+    );
+    // Bad input.
+    for (sql, code) in [
+        (
+            "SELECT audit.hold(now(), now(), NULL)",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        (
+            "SELECT audit.hold(now(), now(), ' ')",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        (
+            "SELECT audit.hold(NULL, now(), 'x')",
+            SqlState::NULL_VALUE_NOT_ALLOWED,
+        ),
+        (
+            "SELECT audit.hold('infinity', '-infinity', 'x')",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        ("SELECT audit.release(99, 'x')", SqlState::UNDEFINED_OBJECT),
+        (
+            "SELECT audit.release(NULL, 'x')",
+            SqlState::UNDEFINED_OBJECT,
+        ),
+        (
+            "SELECT audit.release(1, '')",
+            SqlState::INVALID_PARAMETER_VALUE,
+        ),
+        (
+            "INSERT INTO audit.hold VALUES (2, now(), now(), 'x', 'x', now())",
+            SqlState::INSUFFICIENT_PRIVILEGE,
+        ),
+        ("DELETE FROM audit.hold", SqlState::INSUFFICIENT_PRIVILEGE),
+    ] {
+        let error = keeper.batch_execute(sql).expect_err(sql);
+        let error = error.as_db_error().expect("from the server");
+        assert_eq!(
+            (
+                error.code(),
+                error.hint().is_some() || code == SqlState::INSUFFICIENT_PRIVILEGE
+            ),
+            (&code, true),
+            "{sql}: {error:?}"
+        );
+    }
+    let mut mallory = cluster.connect("mallory", HOME);
+    for sql in [
+        "SELECT audit.hold(now(), now(), 'x')",
+        "SELECT audit.release(1, 'x')",
+    ] {
+        let error = mallory.batch_execute(sql).expect_err(sql);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    }
+    // A hold that is rolled back holds nothing, and the trail shows that.
+    keeper
+        .batch_execute("BEGIN; SELECT audit.hold('-infinity', 'infinity', 'undone'); ROLLBACK")
+        .expect("rolled back");
+    assert_eq!(
+        cluster.trail_of(
+            "transaction_outcome",
+            "command = 'HOLD' AND details -> 'hold' ->> 'reason' = 'undone'"
+        ),
+        ["rolled back"]
+    );
+    // The guard was open for its own statement only.
+    let error = cluster
+        .connect("postgres", HOME)
+        .batch_execute("SELECT audit.hold(now(), now(), 'second'); DELETE FROM audit.hold")
+        .expect_err("guarded");
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    // And it is closed again where that statement fails.
+    let mut first = cluster.connect("postgres", HOME);
+    first
+        .batch_execute("BEGIN; SELECT audit.hold(now(), now(), 'in the way')")
+        .expect("held");
+    let mut second = cluster.connect("postgres", HOME);
+    second
+        .batch_execute("SET lock_timeout = '200ms'")
+        .expect("set");
+    let error = second
+        .batch_execute("SELECT audit.hold(now(), now(), 'too late')")
+        .expect_err("has to wait");
+    assert_eq!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE));
+    first.batch_execute("ROLLBACK").expect("ends");
+    let error = second
+        .batch_execute("DELETE FROM audit.hold")
+        .expect_err("guarded");
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    keeper
+        .query_one("SELECT audit.release($1, 'closed')", &[&id])
+        .expect("released");
+    until(&cluster, "the released period goes", |c| {
+        is_gone(c, "evidence")
+    });
+    assert_eq!(
+        cluster.trail_of("details -> 'hold' ->> 'reason'", "command = 'RELEASE'"),
+        ["closed"]
+    );
+}
+
+/// Somebody who has read and idles in his transaction keeps a period from being dropped, and nothing
+/// from being recorded.
+#[test]
+fn an_idle_reader_delays_the_drop_and_not_the_trail() {
+    let cluster = cluster().start();
+    early_in_a_period();
+    cluster.psql().run("SELECT 'long ago'").ok();
+    next_period(&cluster);
+    let mut reader = cluster.connect("postgres", HOME);
+    reader
+        .batch_execute("BEGIN; SELECT count(*) FROM audit.log")
+        .expect("reads");
+    set(&cluster, "audit.retention", "'3s'");
     let end = std::time::Instant::now() + Duration::from_secs(12);
     while std::time::Instant::now() < end {
         let begun = std::time::Instant::now();
@@ -269,8 +476,25 @@ fn an_idle_reader_delays_the_drop_and_not_the_trail() {
         "{}",
         cluster.log()
     );
-    reader.batch_execute("COMMIT").expect("ends");
+    // The process that drops dies in the middle of a try, when it has written what is kept of the period;
+    // the reader with it, as the whole server restarts. It goes once, and leaves one event.
+    let maintenance =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_ext maintenance'";
+    until(&cluster, "it is tried again", |c| {
+        !c.query(HOME, maintenance).is_empty()
+    });
+    std::thread::sleep(Duration::from_millis(150));
+    for pid in cluster.query(HOME, maintenance) {
+        cluster.kill_child(pid.parse().expect("a pid"));
+    }
+    drop(reader);
+    eventually("the worker runs", || cluster.worker_pid().is_some());
     until(&cluster, "the period goes", |c| is_gone(c, "long ago"));
+    assert_eq!(
+        cluster.trail_of("command", "command = 'RETENTION'"),
+        ["RETENTION"]
+    );
+    crate::integrity::assert_whole(&cluster);
 }
 
 /// What became of a held event's transaction stays known when the period of the decision is dropped.
@@ -325,6 +549,39 @@ fn a_full_trail_warns() {
     let warnings = cluster.log().matches("% of audit.max_size").count();
     assert!((1..=2).contains(&warnings), "{}", cluster.log());
     assert!(cluster.count("true") > 8000);
+}
+
+/// At 75 % the log warns, and again when it is full.
+#[test]
+fn a_trail_that_is_nearly_full_warns_early() {
+    let cluster = Cluster::start();
+    fill(&cluster, 2000);
+    let size: u64 = cluster
+        .value("SELECT store_size FROM audit.status")
+        .parse()
+        .expect("bytes");
+    let warnings = |cluster: &Cluster| -> Vec<u64> {
+        let log = cluster.log();
+        let said = log.split("bytes, ").skip(1);
+        said.filter_map(|rest| rest.split_once(" % of audit.max_size"))
+            .map(|(percent, _)| percent.parse().expect("a number"))
+            .collect()
+    };
+    for (percent, expected) in [(60, 0), (85, 1), (90, 1), (120, 2)] {
+        set(
+            &cluster,
+            "audit.max_size",
+            &format!("'{}kB'", size * 100 / percent / 1024),
+        );
+        for _ in 0..5 {
+            knock(&cluster);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let said = warnings(&cluster);
+        assert_eq!(said.len(), expected, "at {percent} %: {said:?}");
+    }
+    let said = warnings(&cluster);
+    assert!((80..90).contains(&said[0]) && said[1] >= 100, "{said:?}");
 }
 
 #[test]
