@@ -96,12 +96,15 @@ class Clock:
 
 
 class Trailed:
-    def __init__(self, folder):
-        self.folder, self.data = folder, folder / "data"
+    def __init__(self, folder, port=PORT):
+        self.folder, self.data, self.port = folder, folder / "data", port
         self.bin = Path(pg_config("--bindir"))
+
+    def make(self):
         make_template(self.data)
         with open(self.data / "postgresql.conf", "a") as conf:
-            for name, value in (SETTINGS | {"port": PORT, "unix_socket_directories": folder}).items():
+            own = {"port": self.port, "unix_socket_directories": self.folder}
+            for name, value in (SETTINGS | own).items():
                 conf.write(f"{name} = '{value}'\n")
 
     def start(self, environment=(), options=""):
@@ -117,7 +120,7 @@ class Trailed:
         stop(self.bin, self.data, how)
 
     def session(self, user="postgres", database="postgres"):
-        return Session(self.bin, self.folder, PORT, user, database)
+        return Session(self.bin, self.folder, self.port, user, database)
 
     def process(self, kind):
         """The pid of one of audit_ext's processes, if it runs."""
@@ -394,7 +397,7 @@ def export(server, home, events):
         f" WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02');\n"
         for first in range(1, size + 1, step)
     )
-    psql = [server.bin / "psql", "-X", "-q", "-h", server.folder, "-p", PORT, "-U", "postgres", "postgres"]
+    psql = [server.bin / "psql", "-X", "-q", "-h", server.folder, "-p", server.port, "-U", "postgres", "postgres"]
     began = time.monotonic()
     source = subprocess.Popen(
         [str(p) for p in psql], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=quiet()
@@ -443,9 +446,12 @@ def sizes(home):
 # --- the drain alone ------------------------------------------------------------------------------
 
 
-def drain(folder, template_events):
-    """CPU of the worker for a backlog: it is stopped while sessions fill the ring."""
-    server = Trailed(folder)
+def drain(folder, backlog, profile):
+    """CPU of the worker for a backlog: it is stopped while a session fills the ring."""
+    remove(folder)
+    as_server(["mkdir", "-p", folder], check=True)
+    server = Trailed(folder, PORT + 1)
+    server.make()
     server.start(options="-c audit.ring_size=1GB -c audit.checkpoint_interval=1d -c autovacuum=off")
     home = server.session()
     home.run(PREPARE)
@@ -460,11 +466,17 @@ def drain(folder, template_events):
         time.sleep(1)
         worker = server.process("audit_ext worker")
         os.kill(worker, 19)
-        app.run(f"DO $$ BEGIN PERFORM load_t_1({template_events}, {round_}); END $$")
+        app.run(f"DO $$ BEGIN PERFORM load_t_1({backlog}, {round_}); END $$")
+        perf = profile and subprocess.Popen(
+            ["perf", "record", "-q", "-e", "cpu-clock", "-g", "-p", str(worker), "-o", profile]
+        )
         used, began = cpu(worker), time.monotonic()
         os.kill(worker, 18)
         after = int(home.run("SELECT audit.flush()")[0])
         used, seconds = cpu(worker) - used, time.monotonic() - began
+        if perf:
+            perf.send_signal(2)
+            perf.wait()
         figures.append({
             "events": after - before,
             "cpu_seconds": round(used, 2),
@@ -487,14 +499,13 @@ def main():
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--export", action="store_true", help="also exports and verifies all of it")
     parser.add_argument("--drain", type=int, help="only the drain of a backlog of so many events")
+    parser.add_argument("--profile", type=Path, help="of the last drain, by perf record, into this file")
     parser.add_argument("--keep", action="store_true", help="leaves the server's files")
     parser.add_argument("--again", action="store_true", help="asks the one that --keep left")
     options = parser.parse_args()
     folder = options.dir / "trail"
     if options.drain:
-        remove(folder)
-        as_server(["mkdir", "-p", folder], check=True)
-        figures = {"drain": drain(folder, options.drain)}
+        figures = {"drain": drain(options.dir / "drain", options.drain, options.profile)}
     else:
         figures = whole(folder, options)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -506,9 +517,7 @@ def main():
 def whole(folder, options):
     figures = {}
     if options.again:
-        server = Trailed.__new__(Trailed)
-        server.folder, server.data = folder, folder / "data"
-        server.bin = Path(pg_config("--bindir"))
+        server = Trailed(folder)
         server.stop()
         server.start()
         home = server.session()
@@ -519,6 +528,7 @@ def whole(folder, options):
         if os.getuid() == 0:
             folder.chmod(0o777)
         server = Trailed(folder)
+        server.make()
         figures["making"] = make(server, Clock(folder), options.events)
         home = settle(server)
     try:
