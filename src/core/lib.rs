@@ -5,6 +5,7 @@
 pub mod calendar;
 pub mod classify;
 pub mod codec;
+mod crc;
 pub mod drops;
 pub mod event;
 pub mod fate;

@@ -3,16 +3,17 @@
 //! The partition has one index, a BRIN with minmax operator classes only. Such an index keeps, per
 //! range of pages, the smallest and largest value of each column, and no tuple identifiers. So it
 //! needs to hear of the smallest and largest values of each *page* instead of each row: brininsert()
-//! uses of the identifier nothing but the page's number (access/brin/brin.c, 15 to 18). Where a
-//! range is not summarised yet it does nothing at all, and a later summary reads the pages.
+//! uses of the identifier nothing but the page's number (access/brin/brin.c, 15 to 18). It does so
+//! only where the range is summarised, so a range is summarised as soon as it begins, when there are
+//! few rows in it to be read.
 //!
 //! Everything throws unless it says otherwise.
 
 use core::ffi::c_int;
 use pgrx::pg_sys;
 
-/// Rows given to heap_multi_insert at once, as COPY does.
-pub const CHUNK: usize = 1000;
+/// Rows given to heap_multi_insert at once: some pages, that fit into a core's own cache.
+pub const CHUNK: usize = 256;
 
 /// Attributes of a BRIN that this module can serve.
 const MAX_KEYS: usize = 4;
@@ -31,6 +32,9 @@ pub struct Writer {
     /// For everything that a chunk allocates; a child of the transaction's memory.
     memory: pg_sys::MemoryContext,
     keys: usize,
+    /// Pages of the index's ranges, and the first page of the one that was summarised last.
+    pages_per_range: u32,
+    summarised: Option<u32>,
 }
 
 impl Writer {
@@ -38,8 +42,14 @@ impl Writer {
     ///
     /// # Safety
     /// In a transaction; the first `keys` attributes of the relation are those of the index, in
-    /// its order, all 8 bytes passed by value and compared as i64.
-    pub unsafe fn open(table: pg_sys::Oid, brin: pg_sys::Oid, keys: usize, rows: usize) -> Writer {
+    /// its order, all 8 bytes passed by value and compared as i64; the index has `pages_per_range`.
+    pub unsafe fn open(
+        table: pg_sys::Oid,
+        brin: pg_sys::Oid,
+        keys: usize,
+        pages_per_range: u32,
+        rows: usize,
+    ) -> Writer {
         assert!(keys <= MAX_KEYS);
         unsafe {
             let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as c_int);
@@ -68,6 +78,8 @@ impl Writer {
                 nulls: vec![false; columns],
                 memory,
                 keys,
+                pages_per_range,
+                summarised: None,
             }
         }
     }
@@ -121,6 +133,7 @@ impl Writer {
     /// Tells the index the extremes of each page that the rows went to.
     unsafe fn index_pages(&mut self) {
         let mut page: Option<Page> = None;
+        let mut summarised = self.summarised;
         for (slot, keys) in self.slots.iter().zip(&self.row_keys) {
             // SAFETY: heap_multi_insert left each row's place in its slot.
             let tid = unsafe { (**slot).tts_tid };
@@ -128,17 +141,24 @@ impl Writer {
                 Some(page) if same_page(&page.tid, &tid) => page.widen(&keys[..self.keys]),
                 other => {
                     if let Some(full) = other.replace(Page::new(tid, *keys)) {
-                        unsafe { self.index_page(full) };
+                        unsafe { self.index_page(full, &mut summarised) };
                     }
                 }
             }
         }
         if let Some(last) = page {
-            unsafe { self.index_page(last) };
+            unsafe { self.index_page(last, &mut summarised) };
         }
+        self.summarised = summarised;
     }
 
-    unsafe fn index_page(&self, mut page: Page) {
+    unsafe fn index_page(&self, mut page: Page, summarised: &mut Option<u32>) {
+        let block = block_of(&page.tid);
+        let range = block - block % self.pages_per_range;
+        if *summarised != Some(range) {
+            unsafe { summarise((*self.relation).rd_id, (*self.index).rd_id, range) };
+            *summarised = Some(range);
+        }
         let mut nulls = [false; MAX_KEYS];
         for mut values in [page.min, page.max] {
             unsafe {
@@ -200,8 +220,37 @@ impl Page {
     }
 }
 
+/// Summarises the range of pages that begins with `page`, however far it is filled, unless it is or
+/// somebody else is at the table (ANALYZE, say): then it stays without, for VACUUM or the next who
+/// asks. The locks are held no longer than that takes. `false` if it stayed without. Throws.
+pub unsafe fn summarise(table: pg_sys::Oid, brin: pg_sys::Oid, page: u32) -> bool {
+    let lock = pg_sys::ShareUpdateExclusiveLock as c_int;
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(table, lock) {
+            return false;
+        }
+        let free = pg_sys::ConditionalLockRelationOid(brin, lock);
+        if free {
+            pgrx::direct_function_call_as_datum(
+                pg_sys::brin_summarize_range,
+                &[
+                    Some(pg_sys::Datum::from(brin)),
+                    Some(pg_sys::Datum::from(i64::from(page))),
+                ],
+            );
+            pg_sys::UnlockRelationOid(brin, lock);
+        }
+        pg_sys::UnlockRelationOid(table, lock);
+        free
+    }
+}
+
+fn block_of(tid: &pg_sys::ItemPointerData) -> u32 {
+    u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo)
+}
+
 fn same_page(a: &pg_sys::ItemPointerData, b: &pg_sys::ItemPointerData) -> bool {
-    a.ip_blkid.bi_hi == b.ip_blkid.bi_hi && a.ip_blkid.bi_lo == b.ip_blkid.bi_lo
+    block_of(a) == block_of(b)
 }
 
 /// Makes a slot forget its tuple without freeing it: the whole chunk's memory is reset at once.

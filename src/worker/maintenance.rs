@@ -9,14 +9,14 @@ use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
 use super::retention;
 use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
-use crate::pg::{guc, session, signal};
+use crate::pg::{guc, heap, session, signal};
 use core::ffi::c_int;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::time::{Duration, Instant};
 
 /// Before another try at what failed.
 const RETRY: Duration = Duration::from_secs(30);
-/// Events between two summaries: the pages of a few ranges.
+/// Events between two looks at whether all ranges are summarised: some ranges.
 const SUMMARISE_EVERY: u64 = 20_000;
 
 /// What the worker has to see to after a batch.
@@ -94,29 +94,18 @@ impl Upkeep {
     }
 }
 
-/// Summarises the ranges of the hot partition that are full, unless somebody else is at the table.
-/// Returns the page up to which it did. Throws; in a transaction of its own.
+/// Makes sure that the full ranges of the hot partition are summarised: those that somebody was in
+/// the way of when they began. Returns the page up to which they are. Throws; in a transaction.
 fn summarise(period: &Period, from: u32) -> u32 {
     unsafe {
-        let lock = pg_sys::ShareUpdateExclusiveLock as c_int;
-        if !pg_sys::ConditionalLockRelationOid(period.event_table, lock)
-            || !pg_sys::ConditionalLockRelationOid(period.event_brin, lock)
-        {
-            return from;
-        }
-        let table = pg_sys::table_open(period.event_table, pg_sys::NoLock as c_int);
+        let table = pg_sys::table_open(period.event_table, pg_sys::AccessShareLock as c_int);
         let pages =
             pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
-        pg_sys::table_close(table, pg_sys::NoLock as c_int);
+        pg_sys::table_close(table, pg_sys::AccessShareLock as c_int);
         let mut page = from;
-        while page + PAGES_PER_RANGE <= pages {
-            pgrx::direct_function_call_as_datum(
-                pg_sys::brin_summarize_range,
-                &[
-                    Some(pg_sys::Datum::from(period.event_brin)),
-                    Some(pg_sys::Datum::from(i64::from(page))),
-                ],
-            );
+        while page + PAGES_PER_RANGE <= pages
+            && heap::summarise(period.event_table, period.event_brin, page)
+        {
             page += PAGES_PER_RANGE;
         }
         page

@@ -5,7 +5,7 @@
 use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Row};
 use super::decided::DecidedStore;
 use super::dictionary::Dictionary;
-use super::period::Period;
+use super::period::{PAGES_PER_RANGE, Period};
 use super::text::Texts;
 use crate::pg::heap::{CHUNK, Writer};
 use crate::pg::random;
@@ -162,6 +162,7 @@ impl Store {
                 period.event_table,
                 period.event_brin,
                 BRIN_KEYS,
+                PAGES_PER_RANGE,
                 batch.rows.len(),
             );
             for (chunk, rows) in batch.rows.chunks(CHUNK).enumerate() {

@@ -6,6 +6,7 @@ use super::layout::{
     ALIGN, CONSTANT_LEN, HEADER_LEN, Header, MAGIC, MAX_CAPACITY, MIN_CAPACITY, RING_FORMAT, Shared,
 };
 use super::memory::Memory;
+use crate::crc;
 use crate::slot::{MAX_SLOTS, SLOT_LEN, Slots};
 
 /// Why a mapping is no ring, with the value that says so.
@@ -108,7 +109,7 @@ impl Constant {
         bytes[24..40].copy_from_slice(&self.id);
         bytes[40..48].copy_from_slice(&self.created_at.to_ne_bytes());
         bytes[48..52].copy_from_slice(&self.slots.to_ne_bytes());
-        let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+        let crc = crc::crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_ne_bytes());
         bytes
     }
@@ -125,7 +126,7 @@ impl Constant {
             return Err(AttachError::Format { found: format });
         }
         let stored = u32::from_ne_bytes(array(bytes, CRC_AT));
-        let computed = crc32c::crc32c(&bytes[..CRC_AT]);
+        let computed = crc::crc32c(&bytes[..CRC_AT]);
         if stored != computed {
             return Err(AttachError::Checksum { stored, computed });
         }

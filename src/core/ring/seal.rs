@@ -8,6 +8,7 @@
 //! * `crc`: CRC-32C of ring id, payload and the header's CRC.
 
 use super::layout::{Fields, RING_FORMAT};
+use crate::crc;
 
 /// The ring id's share of every check.
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ impl Rest {
 impl Seal {
     pub fn new(ring_id: &[u8; 16]) -> Seal {
         Seal {
-            seed: crc32c::crc32c(ring_id),
+            seed: crc::crc32c(ring_id),
         }
     }
 
@@ -42,7 +43,7 @@ impl Seal {
         parts
             .iter()
             .filter(|part| !part.is_empty())
-            .fold(self.seed, |crc, part| crc32c::crc32c_append(crc, part))
+            .fold(self.seed, |crc, part| crc::append(crc, part))
     }
 
     /// The header of a record; `payload_crc` from [`Seal::payload`].
@@ -57,7 +58,7 @@ impl Seal {
     }
 
     fn header_crc(&self, position: u64, len: u32, pid: u32) -> u32 {
-        crc32c::crc32c_append(self.seed, &Rest::new(position, len, pid).0)
+        crc::append(self.seed, &Rest::new(position, len, pid).0)
     }
 
     /// Whether a header belongs where it was found: position, format and tag.
@@ -77,7 +78,7 @@ fn tag(header_crc: u32) -> u32 {
 }
 
 fn whole(payload_crc: u32, header_crc: u32) -> u32 {
-    crc32c::crc32c_append(payload_crc, &u64::from(header_crc).to_le_bytes())
+    crc::append(payload_crc, &u64::from(header_crc).to_le_bytes())
 }
 
 // The tag keeps the format in 16 bits.

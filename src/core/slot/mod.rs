@@ -27,6 +27,7 @@ mod tests;
 pub use ending::Known;
 pub use read::{Open, Orphan};
 
+use crate::crc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Length of a slot: three pages.
@@ -333,7 +334,7 @@ impl Slot {
         };
         self.put(SESSIONS_AT[at], encoded);
         self.word(head::SESSION_CRC + 4 * at)
-            .store(crc32c::crc32c(encoded), Ordering::Relaxed);
+            .store(crc::crc32c(encoded), Ordering::Relaxed);
         self.word(head::SESSION)
             .store(mark | encoded.len() as u32, Ordering::Release);
     }
@@ -401,7 +402,7 @@ impl Slot {
             core::slice::from_raw_parts(self.base.add(from), end - from)
         };
         self.word(base + entry::CRC)
-            .store(crc32c::crc32c(sealed), Ordering::Relaxed);
+            .store(crc::crc32c(sealed), Ordering::Relaxed);
         self.long(head::STATEMENT_ID)
             .fetch_max_plain(s.statement_id);
         self.word(head::WANTS_SESSION)

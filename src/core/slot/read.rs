@@ -5,6 +5,7 @@ use super::{
     SECOND, SESSION_ROOM, SESSIONS_AT, SLOT_LEN, entry, head,
 };
 use crate::codec::{encode_session, encode_shape};
+use crate::crc;
 use crate::event::{Classes, Numbers, Outcome, Session, Shape};
 
 /// A statement that was under way.
@@ -118,7 +119,7 @@ fn read_session(bytes: &[u8], pid: u32, started_at: i64) -> Vec<u8> {
     let len = (word & !SECOND) as usize;
     if len > 0 && len <= SESSION_ROOM {
         let section = &bytes[SESSIONS_AT[at]..SESSIONS_AT[at] + len];
-        if crc32c::crc32c(section) == u32_at(bytes, head::SESSION_CRC + 4 * at) {
+        if crc::crc32c(section) == u32_at(bytes, head::SESSION_CRC + 4 * at) {
             return section.to_vec();
         }
     }
@@ -153,8 +154,8 @@ fn read_entry(bytes: &[u8]) -> Option<Open> {
     if used > ENTRY_ROOM {
         return None;
     }
-    let crc = crc32c::crc32c(&sealed[entry::SEALED..]);
-    if crc32c::crc32c_append(crc, &room[..used]) != u32_at(bytes, entry::CRC) {
+    let crc = crc::crc32c(&sealed[entry::SEALED..]);
+    if crc::append(crc, &room[..used]) != u32_at(bytes, entry::CRC) {
         return None;
     }
     let mut rest = &room[..used];
