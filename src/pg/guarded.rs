@@ -11,7 +11,7 @@ use super::{compat, raw};
 
 /// Catalogs in which a row could be changed so that the guard, or the trail, is got round: refused
 /// in the home. The first is shared, and refused in every database.
-const CATALOGS: [u32; 17] = [
+const CATALOGS: [u32; 27] = [
     SHARED_LABELS,
     1247, // pg_type
     1249, // pg_attribute
@@ -29,6 +29,17 @@ const CATALOGS: [u32; 17] = [
     3079, // pg_extension
     POLICIES,
     3350, // pg_partitioned_table
+    // What runs when audit.verify() or the worker compares, casts, adds up or converts.
+    2600, // pg_aggregate
+    2601, // pg_am
+    2602, // pg_amop
+    2603, // pg_amproc
+    2605, // pg_cast
+    2607, // pg_conversion
+    2612, // pg_language
+    2616, // pg_opclass
+    2617, // pg_operator
+    3466, // pg_event_trigger
 ];
 const SHARED_LABELS: u32 = 3592;
 const CONSTRAINTS: u32 = 2606;

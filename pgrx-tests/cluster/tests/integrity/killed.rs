@@ -132,7 +132,7 @@ fn autovacuum_at_work_on_the_trail_disturbs_nothing() {
     // ANALYZE kept no sample of what can be erased.
     assert_eq!(
         cluster.value(
-            "SELECT count(*) FROM pg_stats WHERE schemaname = 'audit' AND attname IN ('text', 'error', 'parameters', 'details', 'context', 'salt')"
+            "SELECT count(*) FROM pg_stats WHERE schemaname = 'audit' AND tablename ~ '^(event|session|statement)' AND attname IN ('text', 'error', 'parameters', 'details', 'context', 'salt')"
         ),
         "0"
     );
