@@ -6,9 +6,12 @@ use postgres::Client;
 use std::os::unix::fs::FileExt;
 
 mod dropped;
+mod encoding;
 mod erase;
 mod evidence;
+mod independent;
 mod keys;
+mod killed;
 mod origin;
 
 /// The problems that audit.verify() finds.
@@ -115,7 +118,7 @@ fn some_work_again(cluster: &Cluster) {
 
 /// What a change must be reported as: the seq where one is known, and the problem.
 #[track_caller]
-fn found(all: &[String], seq: Option<i64>, problem: &str) {
+pub fn found(all: &[String], seq: Option<i64>, problem: &str) {
     let expected = match seq {
         Some(seq) => format!("{seq} | {problem} | "),
         None => format!("| {problem} | "),

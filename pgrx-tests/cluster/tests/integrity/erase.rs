@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// Files below the data directory that hold a text, without WAL and what is no table: paths.
-fn files_with(cluster: &Cluster, text: &str) -> Vec<String> {
+pub fn files_with(cluster: &Cluster, text: &str) -> Vec<String> {
     cluster.psql().db("postgres").run("CHECKPOINT").ok();
     let mut found = Vec::new();
     search(
@@ -37,7 +37,7 @@ fn search(folder: &Path, text: &[u8], found: &mut Vec<String>) {
     }
 }
 
-fn seq_of(cluster: &Cluster, filter: &str) -> i64 {
+pub fn seq_of(cluster: &Cluster, filter: &str) -> i64 {
     cluster.flush();
     cluster
         .value(&format!(
@@ -48,7 +48,7 @@ fn seq_of(cluster: &Cluster, filter: &str) -> i64 {
 }
 
 #[track_caller]
-fn erase(cluster: &Cluster, seq: i64, fields: &str) -> String {
+pub fn erase(cluster: &Cluster, seq: i64, fields: &str) -> String {
     let rows = cluster.query(
         "postgres",
         &format!(
