@@ -118,43 +118,19 @@ CREATE VIEW audit.failures AS
 SELECT * FROM audit.log WHERE outcome <> 'success';
 
 COMMENT ON VIEW audit.failures IS 'Events of audit.log that did not succeed';
-COMMENT ON COLUMN audit.failures.seq IS 'Position in the trail: 1, 2, 3 ... without gaps, in the order in which rows become visible';
-COMMENT ON COLUMN audit.failures.recorded_at IS 'When it was stored; never decreases with seq';
-COMMENT ON COLUMN audit.failures.started_at IS 'When the statement began';
-COMMENT ON COLUMN audit.failures.duration IS 'How long it ran; without the commit, except for COMMIT itself';
-COMMENT ON COLUMN audit.failures.session_id IS 'PostgreSQL''s own session id, as %c in log_line_prefix';
-COMMENT ON COLUMN audit.failures.event_no IS 'Dense counter of the session''s recorded events, from 1; NULL for events of the worker, the postmaster and before authentication';
-COMMENT ON COLUMN audit.failures.statement_id IS 'Number of the top-level statement in the session';
-COMMENT ON COLUMN audit.failures.substatement_id IS 'Order within the top-level statement, which itself is 1';
-COMMENT ON COLUMN audit.failures.depth IS '0 for a statement of the client, 1 for what it ran through a function or trigger, ...';
-COMMENT ON COLUMN audit.failures.class IS 'READ, WRITE, FUNCTION, ROLE, DDL, MISC, SET, SESSION or AUDIT: the strongest that applies';
-COMMENT ON COLUMN audit.failures.command IS 'Command tag; of sessions CONNECT, DISCONNECT, AUTHENTICATE; of the trail itself START, GAP, FATE ...';
-COMMENT ON COLUMN audit.failures.outcome IS 'success, failed, caught (the error was handled) or unfinished (backend or server died)';
-COMMENT ON COLUMN audit.failures.sqlstate IS 'SQLSTATE of the error';
-COMMENT ON COLUMN audit.failures.error IS 'Message of the error';
-COMMENT ON COLUMN audit.failures.transaction_id IS 'Transaction id, NULL where none was assigned';
-COMMENT ON COLUMN audit.failures.transaction_outcome IS 'committed, rolled back or prepared; NULL while the transaction is open';
-COMMENT ON COLUMN audit.failures.user_name IS 'The role that logged on; never changes';
-COMMENT ON COLUMN audit.failures.role_name IS 'The effective role (current_user)';
-COMMENT ON COLUMN audit.failures.auth_identity IS 'How it authenticated (PostgreSQL 16 and later)';
-COMMENT ON COLUMN audit.failures.database_name IS 'Database of the session';
-COMMENT ON COLUMN audit.failures.branch IS 'Branch or environment label';
-COMMENT ON COLUMN audit.failures.client_addr IS 'Address of the client; NULL for a unix socket';
-COMMENT ON COLUMN audit.failures.client_port IS 'Port of the client';
-COMMENT ON COLUMN audit.failures.application_name IS 'Name that the application gave itself';
-COMMENT ON COLUMN audit.failures.pid IS 'Process id of the backend';
-COMMENT ON COLUMN audit.failures.backend_type IS 'Kind of process, as in pg_stat_activity';
-COMMENT ON COLUMN audit.failures.object_type IS 'Kind of the main object of the statement';
-COMMENT ON COLUMN audit.failures.object_name IS 'Name of the main object, qualified and quoted as needed';
-COMMENT ON COLUMN audit.failures.relations IS 'Every table, view, foreign table and sequence used, named as they were then';
-COMMENT ON COLUMN audit.failures.statement IS 'The text of the statement, secrets redacted, perhaps cut';
-COMMENT ON COLUMN audit.failures.statement_length IS 'Length in bytes of the full text where statement was cut';
-COMMENT ON COLUMN audit.failures.statement_sha256 IS 'SHA-256 of the full text where statement was cut';
-COMMENT ON COLUMN audit.failures.parameters IS 'Bind parameters, with audit.parameters';
-COMMENT ON COLUMN audit.failures.rows IS 'Rows processed: read, written or copied';
-COMMENT ON COLUMN audit.failures.query_id IS 'As pg_stat_statements.queryid';
-COMMENT ON COLUMN audit.failures.context IS 'Application context at that time';
-COMMENT ON COLUMN audit.failures.details IS 'What is specific to the command; classes: all classes of the statement; erased: fields that audit.erase() destroyed';
+-- Its columns are those of audit.log, and so are their comments.
+DO $comments$
+DECLARE name text; comment text;
+BEGIN
+    FOR name, comment IN
+        SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum)
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = 'audit.log'::pg_catalog.regclass AND a.attnum > 0
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN audit.failures.%I IS %L', name, comment);
+    END LOOP;
+END
+$comments$;
 
 -- Counted per version of the session's attributes first: few rows are left for the join.
 CREATE VIEW audit.sessions AS

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, Planned, engine, shield, with};
-use super::{apply, capture, emit, functions, replication, session as sessions};
+use super::{apply, capture, emit, functions, guard, replication, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
@@ -35,11 +35,12 @@ static mut FLUSHED_REGISTERED: bool = false;
 /// Where the copy of an error lives for a moment.
 static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 
-/// Longest statement kept of one that failed before any hook saw it, even where
-/// `audit.statement_max_size` is more: its buffer is allocated ahead.
+/// Room that is set aside for the text of a statement that failed before any hook saw it. A longer one
+/// is kept as far as `audit.statement_max_size` and the memory that is free allow.
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
+const NO_PRIVILEGE: u32 = pack_sqlstate(b"42501");
 
 /// The last error reported in this backend. Its buffers are allocated once, by [`begin`].
 pub struct LastError {
@@ -324,13 +325,17 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
         let command = command_of_first_keyword(text);
         (command.as_bytes(), classes_of_command(command))
     };
-    let wanted = begin::wanted(depth, classes);
+    // Who may not even name what is in schema audit is refused by the server itself, and on record
+    // whatever the level, as those are whom the guard refuses.
+    let at_the_trail = engine.error.sqlstate == NO_PRIVILEGE && guard::is_named_in(text);
+    let wanted = begin::wanted(depth, classes) || (at_the_trail && begin::possible(depth));
     let id = engine.take_spare();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let frame = engine.frame(id);
     frame.level = begin::level();
     frame.classes = classes;
     frame.captured = wanted;
+    frame.audited_object = at_the_trail;
     frame.in_aborted = in_aborted;
     frame.command.extend_from_slice(command);
     frame.session.extend_from_slice(session::encoded());
@@ -339,7 +344,11 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     frame.numbers.substatement_id = substatement_id;
     frame.numbers.depth = depth;
     frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
-    let most = guc::statement_max_size().min(UNSEEN_TEXT_MAX);
+    let most = guc::statement_max_size();
+    // Redacted it may be longer.
+    let room = UNSEEN_TEXT_MAX.max(text.len().saturating_mul(2)).min(most);
+    let _ = frame.text.try_reserve(room);
+    let most = most.min(frame.text.capacity());
     take_text_as(frame, text, unparsed, most);
     id
 }

@@ -46,6 +46,26 @@ pub fn at_home() -> bool {
     home() == Some(unsafe { pg_sys::MyDatabaseId })
 }
 
+/// Whether a statement that failed names schema audit, the extension or something in the schema, in the
+/// home. Never throws, allocates nothing: called while an error is being reported.
+pub fn is_named_in(text: &[u8]) -> bool {
+    const NAME: &[u8] = b"audit";
+    let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    if shared().is_none_or(|shared| shared.home() != here) {
+        return false;
+    }
+    let in_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
+    text.windows(NAME.len()).enumerate().any(|(at, word)| {
+        let rest = &text[at + NAME.len()..];
+        word.eq_ignore_ascii_case(NAME)
+            && !text[..at].last().is_some_and(in_word)
+            && (!rest.first().is_some_and(in_word)
+                || rest
+                    .get(..4)
+                    .is_some_and(|end| end.eq_ignore_ascii_case(b"_ext")))
+    })
+}
+
 /// Whether what this process does now is held against the members. The list of them is up to date
 /// then. Throws.
 ///

@@ -60,21 +60,8 @@ pub unsafe fn relation_is_audited(relid: pg_sys::Oid, privileges: u32) -> bool {
 }
 
 unsafe fn relation_is_audited_for(role: pg_sys::Oid, relid: pg_sys::Oid, privileges: u32) -> bool {
-    let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
-    unsafe {
-        let tuple = raw::SearchSysCache1(cache, pg_sys::Datum::from(relid));
-        let found = tuple_grants(
-            cache,
-            tuple,
-            pg_sys::Anum_pg_class_relacl as i16,
-            role,
-            privileges,
-        );
-        if !tuple.is_null() {
-            raw::ReleaseSysCache(tuple);
-        }
-        found
-    }
+    let place = Place::Relation(relid);
+    unsafe { row_grants(place, role, privileges) }
 }
 
 /// Whether the privilege on any column was granted to the role of `audit.role`.
@@ -136,25 +123,8 @@ unsafe fn column_is_audited(
     number: i16,
     privilege: u32,
 ) -> bool {
-    let cache = pg_sys::SysCacheIdentifier::ATTNUM as c_int;
-    unsafe {
-        let tuple = raw::SearchSysCache2(
-            cache,
-            pg_sys::Datum::from(relid),
-            pg_sys::Datum::from(number),
-        );
-        let found = tuple_grants(
-            cache,
-            tuple,
-            pg_sys::Anum_pg_attribute_attacl as i16,
-            role,
-            privilege,
-        );
-        if !tuple.is_null() {
-            raw::ReleaseSysCache(tuple);
-        }
-        found
-    }
+    let place = Place::Column(relid, number);
+    unsafe { row_grants(place, role, privilege) }
 }
 
 unsafe fn columns_are_audited(
@@ -184,24 +154,42 @@ unsafe fn columns_are_audited(
     }
 }
 
-/// Whether the ACL in a catalog row grants one of the privileges to the role, or to one that it is a
-/// member of.
-unsafe fn tuple_grants(
-    cache: c_int,
-    tuple: pg_sys::HeapTuple,
-    attribute: i16,
-    role: pg_sys::Oid,
-    privileges: u32,
-) -> bool {
+/// What has an ACL.
+enum Place {
+    Relation(pg_sys::Oid),
+    Column(pg_sys::Oid, i16),
+}
+
+/// Whether the ACL in a catalog's row grants one of the privileges to the role, or to one that it is
+/// a member of.
+unsafe fn row_grants(place: Place, role: pg_sys::Oid, privileges: u32) -> bool {
+    use pg_sys::SysCacheIdentifier::{ATTNUM, RELOID};
     unsafe {
+        let (cache, tuple, attribute) = match place {
+            Place::Relation(relid) => (
+                RELOID as c_int,
+                raw::SearchSysCache1(RELOID as c_int, relid.into()),
+                pg_sys::Anum_pg_class_relacl,
+            ),
+            Place::Column(relid, number) => (
+                ATTNUM as c_int,
+                raw::SearchSysCache2(ATTNUM as c_int, relid.into(), number.into()),
+                pg_sys::Anum_pg_attribute_attacl,
+            ),
+        };
         if tuple.is_null() {
             return false;
         }
         let mut is_null = true;
-        let datum = raw::SysCacheGetAttr(cache, tuple, attribute, &mut is_null);
-        if is_null {
-            return false;
-        }
+        let datum = raw::SysCacheGetAttr(cache, tuple, attribute as i16, &mut is_null);
+        let found = !is_null && acl_grants(datum, role, privileges);
+        raw::ReleaseSysCache(tuple);
+        found
+    }
+}
+
+unsafe fn acl_grants(datum: pg_sys::Datum, role: pg_sys::Oid, privileges: u32) -> bool {
+    unsafe {
         let acl = raw::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         // A one-dimensional array without NULLs: its length follows the header, its items follow
         // length and lower bound (utils/array.h, utils/acl.h).

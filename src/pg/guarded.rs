@@ -11,7 +11,7 @@ use super::{compat, raw};
 
 /// Catalogs in which a row could be changed so that the guard, or the trail, is got round: refused
 /// in the home. The first is shared, and refused in every database.
-const CATALOGS: [u32; 17] = [
+const CATALOGS: [u32; 27] = [
     SHARED_LABELS,
     1247, // pg_type
     1249, // pg_attribute
@@ -29,6 +29,17 @@ const CATALOGS: [u32; 17] = [
     3079, // pg_extension
     POLICIES,
     3350, // pg_partitioned_table
+    // What runs when audit.verify() or the worker compares, casts, adds up or converts.
+    2600, // pg_aggregate
+    2601, // pg_am
+    2602, // pg_amop
+    2603, // pg_amproc
+    2605, // pg_cast
+    2607, // pg_conversion
+    2612, // pg_language
+    2616, // pg_opclass
+    2617, // pg_operator
+    3466, // pg_event_trigger
 ];
 const SHARED_LABELS: u32 = 3592;
 const CONSTRAINTS: u32 = 2606;
@@ -49,6 +60,8 @@ struct Members {
     all: Vec<(u32, u32)>,
     extension: u32,
     schema: u32,
+    /// An ERROR while it is read leaves half a list.
+    is_whole: bool,
 }
 
 static mut MEMBERS: Option<Members> = None;
@@ -75,7 +88,7 @@ unsafe extern "C-unwind" fn changed(_arg: pg_sys::Datum, relid: Oid) {
 #[inline]
 pub unsafe fn learn() {
     unsafe {
-        if STALE {
+        if STALE || !members().is_whole {
             load();
         }
     }
@@ -90,32 +103,17 @@ unsafe fn load() {
         }
         let extension = raw::get_extension_oid(c"audit_ext".as_ptr(), true);
         let depend = Oid::from_u32(2608);
-        let relation = raw::table_open(depend, pg_sys::AccessShareLock as c_int);
-        // What changes from here on makes the list stale again.
+        // What changes after the rows are read makes the list stale again.
         STALE = false;
         let found = members();
+        found.is_whole = false;
         found.all.clear();
         found.extension = extension.to_u32();
         found.schema = 0;
-        let mut keys: [pg_sys::ScanKeyData; 2] = core::mem::zeroed();
         // refclassid, refobjid (catalog/pg_depend.h); index pg_depend_reference_index.
-        raw::oid_key(&mut keys[0], 4, pg_sys::ExtensionRelationId);
-        raw::oid_key(&mut keys[1], 5, extension);
-        let scan = raw::systable_beginscan(
-            relation,
-            Oid::from_u32(2674),
-            true,
-            core::ptr::null_mut(),
-            2,
-            keys.as_mut_ptr(),
-        );
-        loop {
-            let tuple = raw::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
+        let mut keys = [key(4, pg_sys::ExtensionRelationId), key(5, extension)];
+        scan(depend, 2674, Now::Committed, &mut keys, |tuple, desc| {
             // classid, objid, deptype
-            let desc = (*relation).rd_att;
             let class = raw::oid_column(tuple, 1, desc);
             let object = raw::oid_column(tuple, 2, desc);
             if raw::nocachegetattr(tuple, 7, desc).value() as u8 == b'e' {
@@ -125,14 +123,14 @@ unsafe fn load() {
                 }
                 found.all.push((class.to_u32(), object.to_u32()));
             }
-        }
-        raw::systable_endscan(scan);
-        raw::table_close(relation, pg_sys::AccessShareLock as c_int);
+            true
+        });
         let found = members();
         found
             .all
             .push((pg_sys::ExtensionRelationId.to_u32(), found.extension));
         found.all.sort_unstable();
+        found.is_whole = true;
     }
 }
 
@@ -207,32 +205,19 @@ pub unsafe fn owner(class: Oid, object: Oid) -> Option<(Oid, Oid)> {
 
 /// OID columns of a catalog's row; InvalidOid for column 0 and where there is no such row. Throws.
 unsafe fn read(class: Oid, object: Oid, columns: [c_int; 3]) -> [Oid; 3] {
+    let mut values = [pg_sys::InvalidOid; 3];
     unsafe {
-        let mut values = [pg_sys::InvalidOid; 3];
-        let mut key: pg_sys::ScanKeyData = core::mem::zeroed();
-        raw::oid_key(&mut key, raw::get_object_attnum_oid(class), object);
-        let relation = raw::table_open(class, pg_sys::AccessShareLock as c_int);
-        let scan = raw::systable_beginscan(
-            relation,
-            raw::get_object_oid_index(class),
-            true,
-            &raw mut pg_sys::SnapshotSelfData,
-            1,
-            &mut key,
-        );
-        let tuple = raw::systable_getnext(scan);
-        if !tuple.is_null() {
+        row_of(class, object, |tuple, desc| {
             for (value, column) in values.iter_mut().zip(columns) {
                 if column != 0 {
                     // OID columns are NOT NULL in every catalog.
-                    *value = raw::oid_column(tuple, column, (*relation).rd_att);
+                    *value = raw::oid_column(tuple, column, desc);
                 }
             }
-        }
-        raw::systable_endscan(scan);
-        raw::table_close(relation, pg_sys::AccessShareLock as c_int);
-        values
+            true
+        });
     }
+    values
 }
 
 /// A member on which a role was granted something. Throws; after [`learn`].
@@ -240,38 +225,22 @@ unsafe fn read(class: Oid, object: Oid, columns: [c_int; 3]) -> [Oid; 3] {
 /// # Safety
 /// In a transaction that is not aborted.
 pub unsafe fn granted_to(role: Oid) -> Option<(Oid, Oid)> {
+    let mut found = None;
     unsafe {
-        let mut keys: [pg_sys::ScanKeyData; 2] = core::mem::zeroed();
         // refclassid, refobjid (catalog/pg_shdepend.h); index pg_shdepend_reference_index.
-        raw::oid_key(&mut keys[0], 5, pg_sys::AuthIdRelationId);
-        raw::oid_key(&mut keys[1], 6, role);
-        let relation = raw::table_open(Oid::from_u32(1214), pg_sys::AccessShareLock as c_int);
-        let scan = raw::systable_beginscan(
-            relation,
-            Oid::from_u32(1233),
-            true,
-            core::ptr::null_mut(),
-            2,
-            keys.as_mut_ptr(),
-        );
-        let mut found = None;
-        loop {
-            let tuple = raw::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
+        let mut keys = [key(5, pg_sys::AuthIdRelationId), key(6, role)];
+        let depend = Oid::from_u32(1214);
+        scan(depend, 1233, Now::Committed, &mut keys, |tuple, desc| {
             // dbid, classid, objid
             let [database, class, object] =
-                [1, 2, 3].map(|column| raw::oid_column(tuple, column, (*relation).rd_att));
+                [1, 2, 3].map(|column| raw::oid_column(tuple, column, desc));
             if database == pg_sys::MyDatabaseId && contains(class, object) {
                 found = Some((class, object));
-                break;
             }
-        }
-        raw::systable_endscan(scan);
-        raw::table_close(relation, pg_sys::AccessShareLock as c_int);
-        found
+            found.is_none()
+        });
     }
+    found
 }
 
 /// Whether the running transaction has written the row of a database, or removed it. Throws.
@@ -279,26 +248,76 @@ pub unsafe fn granted_to(role: Oid) -> Option<(Oid, Oid)> {
 /// # Safety
 /// In a transaction that is not aborted.
 pub unsafe fn database_touched(database: Oid) -> bool {
+    let mut touched = true; // there is no such row any more
     unsafe {
-        let class = pg_sys::DatabaseRelationId;
+        row_of(pg_sys::DatabaseRelationId, database, |tuple, _| {
+            let xmin = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+            touched = raw::TransactionIdIsCurrentTransactionId(xmin);
+            false
+        });
+    }
+    touched
+}
+
+/// Which rows of a catalog are seen.
+enum Now {
+    /// Those of the catalog's own snapshot.
+    Committed,
+    /// Also those that the running command has just written.
+    Itself,
+}
+
+/// A column of a catalog that has to be this OID.
+unsafe fn key(column: c_int, value: Oid) -> pg_sys::ScanKeyData {
+    unsafe {
         let mut key: pg_sys::ScanKeyData = core::mem::zeroed();
-        raw::oid_key(&mut key, raw::get_object_attnum_oid(class), database);
-        let relation = raw::table_open(class, pg_sys::AccessShareLock as c_int);
+        raw::oid_key(&mut key, column as i16, value);
+        key
+    }
+}
+
+/// The row of a catalog with this OID, as the running command has left it. Throws.
+unsafe fn row_of(
+    class: Oid,
+    object: Oid,
+    f: impl FnMut(pg_sys::HeapTuple, pg_sys::TupleDesc) -> bool,
+) {
+    unsafe {
+        let mut keys = [key(c_int::from(raw::get_object_attnum_oid(class)), object)];
+        let index = raw::get_object_oid_index(class).to_u32();
+        scan(class, index, Now::Itself, &mut keys, f);
+    }
+}
+
+/// Gives `f` each row that fits, until it returns false. Throws.
+unsafe fn scan(
+    catalog: Oid,
+    index: u32,
+    now: Now,
+    keys: &mut [pg_sys::ScanKeyData],
+    mut f: impl FnMut(pg_sys::HeapTuple, pg_sys::TupleDesc) -> bool,
+) {
+    unsafe {
+        let relation = raw::table_open(catalog, pg_sys::AccessShareLock as c_int);
+        let snapshot = match now {
+            Now::Committed => core::ptr::null_mut(),
+            Now::Itself => &raw mut pg_sys::SnapshotSelfData,
+        };
         let scan = raw::systable_beginscan(
             relation,
-            raw::get_object_oid_index(class),
+            Oid::from_u32(index),
             true,
-            &raw mut pg_sys::SnapshotSelfData,
-            1,
-            &mut key,
+            snapshot,
+            keys.len() as c_int,
+            keys.as_mut_ptr(),
         );
-        let tuple = raw::systable_getnext(scan);
-        let touched = tuple.is_null() || {
-            let xmin = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
-            raw::TransactionIdIsCurrentTransactionId(xmin)
-        };
+        loop {
+            let tuple = raw::systable_getnext(scan);
+            if tuple.is_null() || !f(tuple, (*relation).rd_att) {
+                break;
+            }
+        }
         raw::systable_endscan(scan);
         raw::table_close(relation, pg_sys::AccessShareLock as c_int);
-        touched
     }
 }

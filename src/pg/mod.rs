@@ -7,6 +7,7 @@ pub mod announce;
 pub mod compat;
 pub mod connection;
 pub mod durability;
+pub mod foreign;
 pub mod guarded;
 pub mod guc;
 pub mod heap;

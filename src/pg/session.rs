@@ -64,6 +64,7 @@ pub fn version() -> u32 {
 /// Says that this process is our own worker: its statements are not recorded.
 pub fn set_worker() {
     unsafe { IS_WORKER = true };
+    super::foreign::watch();
 }
 
 /// Whether this process is our own worker.

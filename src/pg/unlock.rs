@@ -4,7 +4,7 @@
 
 use pgrx::pg_sys;
 
-use super::session;
+use super::{foreign, session};
 
 static mut OPEN: bool = false;
 /// Inside a statement of the extension's own functions on its own tables.
@@ -37,7 +37,7 @@ pub fn aborted() {
 /// our own functions.
 #[inline]
 pub fn is_exempt() -> bool {
-    session::is_worker() || unsafe { OPEN || OWN }
+    (session::is_worker() && !foreign::is_running()) || unsafe { OPEN || OWN }
 }
 
 /// Whether the script of an extension is being run.

@@ -1,6 +1,6 @@
 //! Exported events: lines of audit.evidence().
 
-use crate::{Options, proofs};
+use crate::{Options, open, proofs};
 use audit_core::note::encode_hash;
 use audit_core::record::{
     BatchRow, Columns, FateRow, Field, Record, Salts, fates_digest, kept_once_digest, stored_digest,
@@ -8,25 +8,29 @@ use audit_core::record::{
 use audit_core::sha::Hash;
 use audit_core::tree::Frontier;
 use serde_json::Value;
+use std::borrow::Cow;
+use std::io::{BufRead, BufWriter, Write};
 
-/// Prints the leaf of each line; from the first event on, the root of the tree.
-pub fn events(bytes: &[u8], options: &Options) -> Result<(), String> {
-    let leaves = leaves(bytes)?;
-    for (seq, leaf) in &leaves {
-        println!("{seq} {}", encode_hash(leaf));
-    }
-    let whole = leaves
-        .iter()
-        .zip(1..)
-        .all(|((seq, _), expected)| *seq == expected);
-    if !whole || leaves.is_empty() {
+/// Prints the leaf of each line; where the lines are those of all events from the first on, the root
+/// of the tree.
+pub fn events(file: &str, options: &Options) -> Result<(), String> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut tree = Frontier::default();
+    let mut whole = true;
+    for_each_leaf(file, |seq, leaf| {
+        whole &= seq == tree.size() + 1;
+        if whole {
+            tree.push(leaf);
+        }
+        writeln!(out, "{seq} {}", encode_hash(&leaf)).map_err(|e| e.to_string())
+    })?;
+    out.flush().map_err(|e| e.to_string())?;
+    if !whole || tree.size() == 0 {
         return match options.checkpoint {
             Some(_) => Err("only the lines of all events from the first on give a root".into()),
             None => Ok(()),
         };
     }
-    let mut tree = Frontier::default();
-    leaves.iter().for_each(|(_, leaf)| tree.push(*leaf));
     println!(
         "root of size {}: {}",
         tree.size(),
@@ -39,56 +43,90 @@ pub fn events(bytes: &[u8], options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// seq and leaf hash of each line.
-pub fn leaves(bytes: &[u8]) -> Result<Vec<(u64, Hash)>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
-    let mut leaves = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.is_empty()) {
-        let leaf = serde_json::from_str(line)
-            .map_err(|e| e.to_string())
-            .and_then(|json| leaf(&json))
-            .map_err(|e| format!("line {}: {e}", number + 1))?;
-        leaves.push(leaf);
+/// Gives `f` seq and leaf hash of each line, one after the other: an export may be larger than memory.
+pub fn for_each_leaf(
+    file: &str,
+    mut f: impl FnMut(u64, Hash) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut input = open(file)?;
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if input
+            .read_until(b'\n', &mut line)
+            .map_err(|e| e.to_string())?
+            == 0
+        {
+            break;
+        }
+        let content = line.trim_ascii();
+        if content.is_empty() {
+            continue;
+        }
+        let (seq, leaf) = parse(content).map_err(|e| format!("line {number}: {e}"))?;
+        f(seq, leaf)?;
     }
-    Ok(leaves)
+    Ok(())
+}
+
+/// A line, or an object in it, in the encoding of the home database, whichever that is: what was hashed
+/// are the bytes that are stored.
+#[derive(Clone, Copy)]
+struct Object<'v> {
+    json: &'v Value,
+    /// The line is not UTF-8: each char of the JSON stands for a byte.
+    bytes: bool,
+}
+
+fn parse(line: &[u8]) -> Result<(u64, Hash), String> {
+    let (text, bytes) = match std::str::from_utf8(line) {
+        Ok(text) => (Cow::Borrowed(text), false),
+        // In every encoding that a database may have, ASCII stands for itself.
+        Err(_) => (line.iter().map(|byte| *byte as char).collect(), true),
+    };
+    let json: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    leaf(Object { json: &json, bytes })
 }
 
 /// The canonical record of a line (docs/integrity.md), hashed.
-fn leaf(json: &Value) -> Result<(u64, Hash), String> {
-    let salts = bytes(json, "salt")?
+fn leaf(event: Object) -> Result<(u64, Hash), String> {
+    let salts = event
+        .bytes("salt")?
         .map(|b| Salts::decode(&b).ok_or("malformed event: \"salt\""))
         .transpose()?;
-    let sha256 = bytes(json, "statement_sha256")?;
+    let sha256 = event.bytes("statement_sha256")?;
     let values = [
-        text(json, "text")?,
-        text(json, "error")?,
-        sha256.as_deref(),
-        text(json, "parameters")?,
-        text(json, "details")?,
+        event.text("text")?,
+        event.text("error")?,
+        sha256.map(Cow::Owned),
+        event.text("parameters")?,
+        event.text("details")?,
     ];
     let mut fields = [None; 5];
     for (i, field) in Field::OF_EVENT.into_iter().enumerate() {
-        fields[i] = stored_digest(field, values[i], salts.as_ref())
+        fields[i] = stored_digest(field, values[i].as_deref(), salts.as_ref())
             .map_err(|_| format!("the salt of {} is missing or damaged", field.name()))?;
     }
-    let fates: Vec<_> = json["fates"]
+    let fates: Vec<_> = event.json["fates"]
         .as_array()
         .ok_or("malformed event: \"fates\" is not a list")?
         .iter()
-        .map(fate)
+        .map(|row| fate(event.part(row)))
         .collect::<Result<_, _>>()?;
-    let batch = match &json["batch"] {
+    let batch = match &event.json["batch"] {
         Value::Null => None,
-        row => Some(batch(row)?),
+        row => Some(batch(event.part(row))?),
     };
-    let seq = number(json, "seq")?;
-    let numbers = bytes(json, "numbers")?.ok_or("malformed event: no \"numbers\"")?;
+    let seq = event.number("seq")?;
+    let numbers = event
+        .bytes("numbers")?
+        .ok_or("malformed event: no \"numbers\"")?;
     let record = Record {
         seq,
-        recorded_at: number(json, "recorded_at")?,
-        started_at: number(json, "started_at")?,
-        session: session(&json["session"])?,
-        statement: statement(&json["statement"])?,
+        recorded_at: event.number("recorded_at")?,
+        started_at: event.number("started_at")?,
+        session: session(event.part(&event.json["session"]))?,
+        statement: statement(event.part(&event.json["statement"]))?,
         fields,
         fates: fates_digest(&fates),
         batch,
@@ -97,14 +135,14 @@ fn leaf(json: &Value) -> Result<(u64, Hash), String> {
     Ok((seq as u64, record.leaf()))
 }
 
-fn session(row: &Value) -> Result<Hash, String> {
+fn session(row: Object) -> Result<Hash, String> {
     let context = kept_once(row, Field::Context, "context")?;
     let mut columns = Columns::session();
     columns
-        .number(Some(number(row, "ref")?))
-        .bytes(text(row, "session_id")?)
-        .number(Some(number(row, "started_at")?))
-        .number(Some(number(row, "pid")?));
+        .number(Some(row.number("ref")?))
+        .bytes(row.text("session_id")?.as_deref())
+        .number(Some(row.number("started_at")?))
+        .number(Some(row.number("pid")?));
     for name in [
         "user_name",
         "role_name",
@@ -114,21 +152,21 @@ fn session(row: &Value) -> Result<Hash, String> {
         "branch",
         "client_addr",
     ] {
-        columns.bytes(text(row, name)?);
+        columns.bytes(row.text(name)?.as_deref());
     }
     columns
-        .number(optional(row, "client_port")?)
-        .bytes(text(row, "application_name")?)
-        .bytes(text(row, "backend_type")?)
+        .number(row.optional("client_port")?)
+        .bytes(row.text("application_name")?.as_deref())
+        .bytes(row.text("backend_type")?.as_deref())
         .bytes(context.as_ref().map(|d| &d[..]))
-        .bytes(text(row, "unstorable")?);
+        .bytes(row.text("unstorable")?.as_deref());
     Ok(columns.digest())
 }
 
-fn statement(row: &Value) -> Result<Hash, String> {
+fn statement(row: Object) -> Result<Hash, String> {
     let kept = kept_once(row, Field::Text, "text")?;
     let mut columns = Columns::statement();
-    columns.number(Some(number(row, "ref")?));
+    columns.number(Some(row.number("ref")?));
     for name in [
         "class",
         "classes",
@@ -137,87 +175,103 @@ fn statement(row: &Value) -> Result<Hash, String> {
         "object_name",
         "relations",
     ] {
-        columns.bytes(text(row, name)?);
+        columns.bytes(row.text(name)?.as_deref());
     }
     columns
-        .number(optional(row, "query_id")?)
+        .number(row.optional("query_id")?)
         .bytes(kept.as_ref().map(|d| &d[..]))
-        .bytes(text(row, "unstorable")?);
+        .bytes(row.text("unstorable")?.as_deref());
     Ok(columns.digest())
 }
 
-fn kept_once(row: &Value, field: Field, name: &str) -> Result<Option<Hash>, String> {
-    let salt = bytes(row, "salt")?;
-    kept_once_digest(field, text(row, name)?, salt.as_deref())
+fn kept_once(row: Object, field: Field, name: &str) -> Result<Option<Hash>, String> {
+    let salt = row.bytes("salt")?;
+    kept_once_digest(field, row.text(name)?.as_deref(), salt.as_deref())
         .map_err(|_| format!("the salt of {name} is missing or damaged"))
 }
 
-fn fate(row: &Value) -> Result<FateRow, String> {
+fn fate(row: Object) -> Result<FateRow, String> {
     let small = |name| {
-        number(row, name)?
+        row.number(name)?
             .try_into()
             .map_err(|_| format!("malformed event: \"{name}\" is too large"))
     };
     Ok(FateRow {
-        recorded_at: number(row, "recorded_at")?,
-        session_started: number(row, "session_started")?,
+        recorded_at: row.number("recorded_at")?,
+        session_started: row.number("session_started")?,
         pid: small("pid")?,
-        first_event: number(row, "first_event")?,
-        last_event: number(row, "last_event")?,
+        first_event: row.number("first_event")?,
+        last_event: row.number("last_event")?,
         outcome: small("outcome")? as i16,
-        decided_by: number(row, "decided_by")?,
-        gid: text(row, "gid")?.map(<[u8]>::to_vec),
+        decided_by: row.number("decided_by")?,
+        gid: row.text("gid")?.map(Cow::into_owned),
     })
 }
 
-fn batch(row: &Value) -> Result<Hash, String> {
-    let ring_id = bytes(row, "ring_id")?.unwrap_or_default();
+fn batch(row: Object) -> Result<Hash, String> {
+    let ring_id = row.bytes("ring_id")?.unwrap_or_default();
     let batch = BatchRow {
-        recorded_at: number(row, "recorded_at")?,
+        recorded_at: row.number("recorded_at")?,
         ring_id: &ring_id,
-        position: number(row, "position")?,
-        first_seq: number(row, "first_seq")?,
-        last_seq: number(row, "last_seq")?,
-        dropped: number(row, "dropped")?,
+        position: row.number("position")?,
+        first_seq: row.number("first_seq")?,
+        last_seq: row.number("last_seq")?,
+        dropped: row.number("dropped")?,
     };
     Ok(batch.digest())
 }
 
-fn optional(json: &Value, key: &str) -> Result<Option<i64>, String> {
-    match &json[key] {
-        Value::Null => Ok(None),
-        value => value
-            .as_i64()
+impl<'v> Object<'v> {
+    fn part(self, json: &'v Value) -> Object<'v> {
+        Object { json, ..self }
+    }
+
+    fn optional(self, key: &str) -> Result<Option<i64>, String> {
+        match &self.json[key] {
+            Value::Null => Ok(None),
+            value => value
+                .as_i64()
+                .map(Some)
+                .ok_or(format!("malformed event: \"{key}\" is not a number")),
+        }
+    }
+
+    fn number(self, key: &str) -> Result<i64, String> {
+        self.optional(key)?
+            .ok_or(format!("malformed event: no \"{key}\""))
+    }
+
+    fn text(self, key: &str) -> Result<Option<Cow<'v, [u8]>>, String> {
+        let text = match &self.json[key] {
+            Value::Null => return Ok(None),
+            value => value
+                .as_str()
+                .ok_or(format!("malformed event: \"{key}\" is not a text"))?,
+        };
+        if !self.bytes {
+            return Ok(Some(Cow::Borrowed(text.as_bytes())));
+        }
+        text.chars()
+            .map(|c| u8::try_from(c).ok())
+            .collect::<Option<_>>()
+            .map(|bytes| Some(Cow::Owned(bytes)))
+            .ok_or(format!(
+                "\"{key}\" has an escape beyond what its encoding has"
+            ))
+    }
+
+    /// Bytes in hexadecimal.
+    fn bytes(self, key: &str) -> Result<Option<Vec<u8>>, String> {
+        let Some(digits) = self.text(key)? else {
+            return Ok(None);
+        };
+        let pairs = digits.chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
+            u8::from_str_radix(pair, 16).ok()
+        });
+        pairs
+            .collect::<Option<_>>()
             .map(Some)
-            .ok_or(format!("malformed event: \"{key}\" is not a number")),
+            .ok_or(format!("malformed event: \"{key}\" is not hexadecimal"))
     }
-}
-
-fn number(json: &Value, key: &str) -> Result<i64, String> {
-    optional(json, key)?.ok_or(format!("malformed event: no \"{key}\""))
-}
-
-fn text<'v>(json: &'v Value, key: &str) -> Result<Option<&'v [u8]>, String> {
-    match &json[key] {
-        Value::Null => Ok(None),
-        value => value
-            .as_str()
-            .map(|text| Some(text.as_bytes()))
-            .ok_or(format!("malformed event: \"{key}\" is not a text")),
-    }
-}
-
-/// Bytes in hexadecimal.
-fn bytes(json: &Value, key: &str) -> Result<Option<Vec<u8>>, String> {
-    let Some(digits) = text(json, key)? else {
-        return Ok(None);
-    };
-    let pairs = digits.chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
-        u8::from_str_radix(pair, 16).ok()
-    });
-    pairs
-        .collect::<Option<_>>()
-        .map(Some)
-        .ok_or(format!("malformed event: \"{key}\" is not hexadecimal"))
 }

@@ -4,7 +4,7 @@ mod events;
 mod proofs;
 mod ring;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -45,13 +45,13 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let done = read(&file).and_then(|bytes| match command.as_str() {
-        "ring" => ring::ring(&bytes),
-        "checkpoint" => proofs::checkpoint(&bytes, &options),
-        "inclusion" => proofs::inclusion(&bytes, &options),
-        "consistency" => proofs::consistency(&bytes, &options),
-        _ => events::events(&bytes, &options),
-    });
+    let done = match command.as_str() {
+        "events" => events::events(&file, &options),
+        "ring" => read(&file).and_then(|bytes| ring::ring(&bytes)),
+        "checkpoint" => read(&file).and_then(|bytes| proofs::checkpoint(&bytes, &options)),
+        "inclusion" => read(&file).and_then(|bytes| proofs::inclusion(&bytes, &options)),
+        _ => read(&file).and_then(|bytes| proofs::consistency(&bytes, &options)),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -92,13 +92,19 @@ fn parse(arguments: &[String]) -> Option<(String, String, Options)> {
     Some((command.clone(), file.clone(), options))
 }
 
-/// The bytes of a file, or of standard input.
-pub fn read(file: &str) -> Result<Vec<u8>, String> {
-    if file != "-" {
-        return std::fs::read(file).map_err(|e| e.to_string());
+/// A file, or standard input.
+pub fn open(file: &str) -> Result<Box<dyn BufRead>, String> {
+    if file == "-" {
+        return Ok(Box::new(std::io::stdin().lock()));
     }
+    let file = std::fs::File::open(file).map_err(|e| e.to_string())?;
+    Ok(Box::new(BufReader::with_capacity(1 << 20, file)))
+}
+
+/// All of its bytes.
+pub fn read(file: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    std::io::stdin()
+    open(file)?
         .read_to_end(&mut bytes)
         .map_err(|e| e.to_string())?;
     Ok(bytes)

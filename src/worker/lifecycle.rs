@@ -197,7 +197,8 @@ pub fn pin_settings() {
         (c"default_table_access_method", c"heap"),
         (c"default_toast_compression", c"pglz"),
         (c"row_security", c"off"),
-        (c"session_replication_role", c"origin"),
+        // Event triggers of somebody else would run in here, on each partition that is made.
+        (c"session_replication_role", c"replica"),
         (c"check_function_bodies", c"off"),
         (c"client_min_messages", c"error"),
         (c"log_min_duration_statement", c"-1"),

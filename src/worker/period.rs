@@ -103,7 +103,7 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     let name = format!("audit.{table}_{suffix}");
     // Rows are only ever added, and frozen once when the period is closed.
     execute(&format!(
-        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMMENTS) \
+        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING COMMENTS) \
          WITH (autovacuum_vacuum_insert_threshold = -1)"
     ));
     // LIKE doesn't copy these: of what can be erased no samples are kept.

@@ -18,7 +18,7 @@ use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::trail::keys;
 use crate::pg::{guc, ring_file};
 use audit_core::event::Timestamp;
-use audit_core::ring::Ring;
+use audit_core::ring::{Limit, Ring};
 use audit_core::tree::Frontier;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;

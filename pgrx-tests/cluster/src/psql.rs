@@ -79,21 +79,33 @@ impl Psql {
             .finish(b"")
     }
 
-    fn finish(mut self, input: &[u8]) -> Output {
-        let mut child = self.command.spawn().expect("psql runs");
-        let mut stdin = child.stdin.take().expect("piped");
-        // From a thread of its own: a large script and a large output must not wait for each other.
-        let output = thread::scope(|scope| {
-            scope.spawn(move || {
-                let _ = stdin.write_all(input);
-            });
-            child.wait_with_output().expect("psql ends")
-        });
+    /// What a script prints, byte by byte.
+    #[track_caller]
+    pub fn bytes(self, script: &str) -> Vec<u8> {
+        let output = self.output(script.as_bytes());
+        assert!(output.status.success(), "psql: {output:?}");
+        output.stdout
+    }
+
+    fn finish(self, input: &[u8]) -> Output {
+        let output = self.output(input);
         Output {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             code: output.status.code().unwrap_or(-1),
         }
+    }
+
+    fn output(mut self, input: &[u8]) -> std::process::Output {
+        let mut child = self.command.spawn().expect("psql runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // From a thread of its own: a large script and a large output must not wait for each other.
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let _ = stdin.write_all(input);
+            });
+            child.wait_with_output().expect("psql ends")
+        })
     }
 }
 

@@ -269,3 +269,34 @@ fn parallel_queries_are_recorded_once() {
         ["1 | client backend"]
     );
 }
+
+#[test]
+fn what_autovacuum_runs_is_not_recorded() {
+    let cluster = Cluster::builder()
+        .setting("autovacuum_naptime", "'1s'")
+        .setting("autovacuum_analyze_threshold", "1")
+        .start();
+    // To sample the index autovacuum calls the function, which runs a statement.
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE seen (x int); CREATE TABLE t (x int);
+             CREATE FUNCTION look(x int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM FROM public.seen; RETURN x; END $$;
+             CREATE INDEX ON t (look(x));
+             SET audit.level = 'none';
+             INSERT INTO t SELECT generate_series(1, 500)",
+        )
+        .ok();
+    eventually("autovacuum has analyzed the table", || {
+        cluster.query(
+            "app",
+            "SELECT autoanalyze_count > 0 FROM pg_stat_user_tables WHERE relname = 't'",
+        ) == ["t"]
+    });
+    assert_eq!(
+        cluster.trail_of("seq", "backend_type = 'autovacuum worker'"),
+        Vec::<String>::new()
+    );
+    assert!(cluster.log().find("ERROR").is_none(), "{}", cluster.log());
+}

@@ -151,6 +151,7 @@ const PREPARE: &str = "
     CREATE ROLE mallory LOGIN;
     CREATE ROLE dba LOGIN CREATEROLE; ALTER DATABASE postgres OWNER TO dba;
     CREATE ROLE keeper LOGIN; GRANT audit_admin TO keeper;
+    CREATE ROLE auditor LOGIN; GRANT audit_reader TO auditor;
     CREATE TABLE public.mine (x int, at timestamptz);
     CREATE TABLE public.heir (LIKE audit.period INCLUDING ALL);
     CREATE VIEW public.window AS SELECT * FROM audit.event;
@@ -326,24 +327,56 @@ fn into(sql: &str) -> String {
     }
 }
 
-/// What the server itself refuses to those without privileges is 42501, too.
+/// What docs/guard.md gives an auditor: who tried what, by whomever he was refused.
+const WHO_TRIED: &str =
+    r"sqlstate = '42501' AND (command = 'REFUSED' OR statement ~* '\maudit(\M|_ext)')";
+
+/// What the server itself refuses to those without privileges is 42501, too; one question finds all
+/// of it, whatever the level.
 #[test]
-fn others_are_refused_as_well() {
+fn others_are_refused_as_well_and_it_is_recorded() {
     let (cluster, partition) = prepared();
     let before = fingerprint(&cluster);
     let mut wrong = Vec::new();
-    for actor in ["mallory", "dba", "keeper"] {
-        let mut client = cluster.connect(actor, HOME);
-        for sql in ATTEMPTS {
-            // dba owns the database, and nothing else is his; public is closed to all from 15 on.
-            let sql = sql.replace("{partition}", &partition);
-            match client.batch_execute(&sql) {
-                Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
-                Err(error) => wrong.push(format!("{actor}: {sql}: {error}")),
-                Ok(()) => wrong.push(format!("{actor}: went through: {sql}")),
+    // dba owns the database, and nothing else is his; public is closed to all from 15 on.
+    let all: Vec<_> = ATTEMPTS
+        .iter()
+        .map(|sql| sql.replace("{partition}", &partition))
+        .collect();
+    for actor in ["mallory", "dba", "keeper", "auditor"] {
+        for level in ["none", "all"] {
+            cluster
+                .psql()
+                .run(format!("ALTER ROLE {actor} SET audit.level = '{level}'"))
+                .ok();
+            let mut client = cluster.connect(actor, HOME);
+            for sql in &all {
+                match client.batch_execute(sql) {
+                    Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+                    Err(error) => wrong.push(format!("{actor}: {sql}: {error}")),
+                    Ok(()) => wrong.push(format!("{actor}: went through: {sql}")),
+                }
+            }
+            drop(client);
+            let found = cluster.trail_of(
+                "statement",
+                &format!("user_name = '{actor}' AND {WHO_TRIED}"),
+            );
+            let times = if level == "none" { 1 } else { 2 };
+            for sql in all.iter().filter(|sql| is_aimed_at_the_trail(sql)) {
+                let seen = found.iter().filter(|text| *text == sql).count();
+                if seen < times {
+                    wrong.push(format!("{actor}, {level}: {seen} events: {sql}"));
+                }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(fingerprint(&cluster), before);
+}
+
+/// Not what only a superuser could do: for others these are statements on tables that are not theirs,
+/// and that is what is on record.
+fn is_aimed_at_the_trail(sql: &str) -> bool {
+    sql.contains("audit.") || sql.contains("audit_ext")
 }

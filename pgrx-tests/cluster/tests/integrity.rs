@@ -6,9 +6,12 @@ use postgres::Client;
 use std::os::unix::fs::FileExt;
 
 mod dropped;
+mod encoding;
 mod erase;
 mod evidence;
+mod independent;
 mod keys;
+mod killed;
 mod origin;
 
 /// The problems that audit.verify() finds.
@@ -115,7 +118,7 @@ fn some_work_again(cluster: &Cluster) {
 
 /// What a change must be reported as: the seq where one is known, and the problem.
 #[track_caller]
-fn found(all: &[String], seq: Option<i64>, problem: &str) {
+pub fn found(all: &[String], seq: Option<i64>, problem: &str) {
     let expected = match seq {
         Some(seq) => format!("{seq} | {problem} | "),
         None => format!("| {problem} | "),
@@ -325,12 +328,22 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
             "cut tail",
         ),
     ];
+    let mut told = last;
     for (sql, seq, problem) in cases {
         tamper(&mut client, "BEGIN ISOLATION LEVEL REPEATABLE READ");
         tamper(&mut client, &sql);
         let all = verified_by(&mut client);
         found(&all, seq, problem);
         tamper(&mut client, "ROLLBACK");
+        // The trail says so itself, whatever became of the transaction.
+        assert_eq!(
+            cluster.trail_of(
+                "details->'problems' > '0', details->>'first' <> ''",
+                &format!("command = 'VERIFY' AND seq > {told}")
+            ),
+            ["t | t"]
+        );
+        told = cluster.flush();
     }
     assert_whole(&cluster);
 }

@@ -3,9 +3,11 @@
 //! One module per theme. The first, `errors`, guards what everything else rests on: a server with
 //! the extension behaves like one without it.
 
+mod attacks;
 mod capture;
 mod circumstances;
 mod compose;
+mod contrib;
 mod copies;
 mod crash;
 mod cut;

@@ -254,23 +254,50 @@ fn an_idle_reader_delays_the_drop_and_not_the_trail() {
         .batch_execute("BEGIN; SELECT count(*) FROM audit.log")
         .expect("reads");
     set(&cluster, "audit.retention", "'3s'");
+    // Whoever waits for such a lock has everybody behind him wait, too. Without waiting it is asked for
+    // twenty times; then it is waited for, half a second.
+    let mut watcher = cluster.connect("postgres", "app");
+    let waits = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted";
+    let (mut looks, mut waiting) = (0, 0);
     let end = std::time::Instant::now() + Duration::from_secs(12);
     while std::time::Instant::now() < end {
-        let begun = std::time::Instant::now();
-        knock(&cluster);
-        assert!(
-            begun.elapsed() < Duration::from_secs(4),
-            "the drain stood still"
-        );
+        looks += 1;
+        let found: i64 = watcher.query_one(waits, &[]).expect("asks").get(0);
+        waiting += i64::from(found > 0);
+        if looks % 50 == 0 {
+            knock(&cluster);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
+    assert!(
+        looks > 50 && waiting * 4 < looks,
+        "{waiting} of {looks} times it waited"
+    );
     assert!(!is_gone(&cluster, "long ago"));
     assert!(
         !cluster.log().contains("cannot store events"),
         "{}",
         cluster.log()
     );
-    reader.batch_execute("COMMIT").expect("ends");
+    // The process that drops dies in the middle of a try, when it has written what is kept of the period;
+    // the reader with it, as the whole server restarts. It goes once, and leaves one event.
+    let maintenance =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_ext maintenance'";
+    until(&cluster, "it is tried again", |c| {
+        !c.query(HOME, maintenance).is_empty()
+    });
+    std::thread::sleep(Duration::from_millis(150));
+    for pid in cluster.query(HOME, maintenance) {
+        cluster.kill_child(pid.parse().expect("a pid"));
+    }
+    drop(reader);
+    eventually("the worker runs", || cluster.worker_pid().is_some());
     until(&cluster, "the period goes", |c| is_gone(c, "long ago"));
+    until(&cluster, "it is told", |c| {
+        !c.trail_of("seq", "command = 'RETENTION'").is_empty()
+    });
+    assert_eq!(cluster.trail_of("seq", "command = 'RETENTION'").len(), 1);
+    crate::integrity::assert_whole(&cluster);
 }
 
 /// What became of a held event's transaction stays known when the period of the decision is dropped.
@@ -325,6 +352,42 @@ fn a_full_trail_warns() {
     let warnings = cluster.log().matches("% of audit.max_size").count();
     assert!((1..=2).contains(&warnings), "{}", cluster.log());
     assert!(cluster.count("true") > 8000);
+}
+
+/// At 75 % the log warns, and again when it is full.
+#[test]
+fn a_trail_that_is_nearly_full_warns_early() {
+    let cluster = Cluster::start();
+    fill(&cluster, 2000);
+    until(&cluster, "the next period is made", |c| {
+        c.value("SELECT count(*) FROM audit.period") == "2"
+    });
+    let size: u64 = cluster
+        .value("SELECT store_size FROM audit.status")
+        .parse()
+        .expect("bytes");
+    let warnings = |cluster: &Cluster| -> Vec<u64> {
+        let log = cluster.log();
+        let said = log.split("bytes, ").skip(1);
+        said.filter_map(|rest| rest.split_once(" % of audit.max_size"))
+            .map(|(percent, _)| percent.parse().expect("a number"))
+            .collect()
+    };
+    for (percent, expected) in [(50, 0), (85, 1), (88, 1), (130, 2)] {
+        let limit = format!("'{}kB'", size * 100 / percent / 1024);
+        set(&cluster, "audit.max_size", &limit);
+        until(&cluster, "as many warnings as due", |c| {
+            warnings(c).len() >= expected
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(100));
+            knock(&cluster);
+        }
+        let said = warnings(&cluster);
+        assert_eq!(said.len(), expected, "at {percent} %: {said:?}");
+    }
+    let said = warnings(&cluster);
+    assert!((75..100).contains(&said[0]) && said[1] >= 100, "{said:?}");
 }
 
 #[test]

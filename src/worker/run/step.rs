@@ -193,8 +193,13 @@ impl Worker {
             shared.flushed.store(progress.position, Ordering::SeqCst);
         }
         self.broadcast();
-        if ring_file::ring().is_some_and(|ring| ring.fill() < ring.capacity() / 2) {
-            shared.warned.store(0, Ordering::Relaxed);
+        if let Some(ring) = ring_file::ring() {
+            if !ring.is_filled_to(Limit::ThreeQuarters) {
+                shared.crowded.store(0, Ordering::Relaxed);
+            }
+            if ring.fill() < ring.capacity() / 2 {
+                shared.warned.store(0, Ordering::Relaxed);
+            }
         }
         // Demands that were lowered for a troublesome event rise again behind it.
         self.care = Care::Whole;

@@ -60,6 +60,10 @@ impl Files<'_> {
     }
 
     pub fn write(&self, name: &str, content: &str) -> String {
+        self.write_bytes(name, content.as_bytes())
+    }
+
+    pub fn write_bytes(&self, name: &str, content: &[u8]) -> String {
         let path = self.0.socket_dir().join(name);
         std::fs::write(&path, content).expect("a file");
         path.display().to_string()

@@ -95,8 +95,26 @@ fn a_promoted_copy_forks() {
     // As a standby would be: recovery of its own WAL, then promotion to a new timeline.
     std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("writes");
     cluster.start_again();
+    // Sessions that began in recovery, when nothing was recorded, go on: what their start-up had in
+    // memory is long gone.
+    let mut sessions: Vec<_> = (0..24).map(|_| cluster.app()).collect();
+    for session in &mut sessions {
+        session.batch_execute("SELECT 'before'").expect("runs");
+    }
     assert_eq!(cluster.value("SELECT pg_promote()"), "t");
     audit_cluster_tests::eventually("the worker runs", || cluster.worker_pid().is_some());
+    for session in &mut sessions {
+        session
+            .batch_execute("SELECT 'over the promotion'")
+            .expect("runs");
+    }
+    drop(sessions);
+    assert_eq!(cluster.count("statement LIKE '%over the promotion%'"), 24);
+    assert!(
+        !cluster.log().contains("was terminated by signal"),
+        "{}",
+        cluster.log()
+    );
     cluster.psql().run("SELECT 2").ok();
     let found = origins(
         &cluster,
