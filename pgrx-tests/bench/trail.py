@@ -321,15 +321,16 @@ def questions(home):
     figures = {}
     for place, (starts, ends, _) in places.items():
         hour = home.run(
-            f"SELECT date_trunc('hour', min(started_at)) + interval '2 hours' FROM audit.event"
+            "SELECT date_trunc('hour', min(started_at)) + interval '2 hours',"
+            " date_trunc('hour', min(started_at)) + interval '3 hours' FROM audit.event"
             f" WHERE recorded_at >= '{starts}' AND recorded_at < '{ends}'"
-        )[0]
+        )[0].split("|")
         for name, condition in QUESTIONS.items():
             times, hits = [], 0
             for n in (7, 23, 41):
                 sql = (
                     f"SELECT * FROM audit.log WHERE {condition.format(n=n)}"
-                    f" AND started_at >= '{hour}' AND started_at < timestamptz '{hour}' + interval '1 hour'"
+                    f" AND started_at >= '{hour[0]}' AND started_at < '{hour[1]}'"
                 )
                 home.run(sql) # warm
                 for _ in range(5):
