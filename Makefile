@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test soak test-majors test-memory test-upgrade test-postgres lint instructions bench bench-quick bench-trail clean
+.PHONY: help setup install run stop test soak test-majors test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-trail clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -55,6 +55,13 @@ bench-quick: ## speed against the plain server and pgaudit: two workloads, four 
 bench: ## the whole table of spec/performance.md, 11 rounds: hours
 	@scripts/install.sh
 	@scripts/bench.sh
+
+bench-growth: ## whether an event costs the same with more clients, texts, tables and a trail of 10 million: half an hour
+	@scripts/install.sh
+	@scripts/bench-growth.sh
+
+microbench: ## ns per phase of an event, without a server: texts, redaction, encoding, ring (p99.99), hashing
+	@cargo bench -q -p audit_core_tests --bench phases
 
 bench-trail: ## a trail of 10 million events (N=…) over ten days: questions, verify, proofs, sizes: 20 minutes
 	@scripts/install.sh

@@ -6,4 +6,5 @@ export AUDIT_TEST_PG_CONFIG="$PG_CONFIG" AUDIT_SOAK="${SOAK:-50}" AUDIT_SOAK_MIN
 step "faults, $AUDIT_SOAK times each"
 # Shown as they go: an hour without a word would be taken for a hang.
 cargo test -p audit_cluster_tests -- --nocapture --test-threads "${AUDIT_TEST_THREADS:-2}" \
-    crash:: full:: copies:: ring_files:: inflight:: durability:: large:: </dev/null
+    crash:: full:: stopped:: replay:: home:: copies:: ring_files:: inflight:: durability:: operations:: \
+    large:: delivery::an_idle_reader </dev/null

@@ -56,7 +56,7 @@ CREATE FUNCTION audit.worker_status(
         OUT home oid, OUT worker_pid int, OUT ring_size bigint, OUT ring_fill bigint,
         OUT leftover_rings int, OUT last_seq bigint, OUT last_batch_at timestamptz,
         OUT recorded bigint, OUT dropped bigint, OUT gaps bigint, OUT panics bigint,
-        OUT last_error text, OUT worker_ns bigint) RETURNS SETOF record ROWS 1
+        OUT last_error text, OUT worker_ns bigint, OUT unprotected bigint) RETURNS SETOF record ROWS 1
     LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION audit.worker_status() IS 'State of ring and worker since server start; see the view audit.status';
 

@@ -211,7 +211,8 @@ SELECT
     (SELECT max(c.published_at) FROM audit.checkpoint c) AS last_checkpoint,
     z.store_size,
     (z.store_size / greatest(1, extract(epoch FROM now() - p.since) / 86400))::bigint AS bytes_per_day,
-    w.worker_ns AS own_cost_ns
+    w.worker_ns AS own_cost_ns,
+    w.unprotected
 FROM audit.worker_status() w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.home
 CROSS JOIN (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS store_size
@@ -223,7 +224,7 @@ COMMENT ON VIEW audit.status IS 'One row: state of the trail, its ring and its w
 COMMENT ON COLUMN audit.status.home IS 'Database that holds the trail';
 COMMENT ON COLUMN audit.status.level IS 'audit.level of this session';
 COMMENT ON COLUMN audit.status.worker_pid IS 'Process id of the worker; NULL while none runs';
-COMMENT ON COLUMN audit.status.ring_size IS 'Size of the ring in bytes';
+COMMENT ON COLUMN audit.status.ring_size IS 'Size of the ring in bytes; NULL where the server has none and records nothing (last_error says why)';
 COMMENT ON COLUMN audit.status.ring_fill IS 'Bytes in the ring that are not yet in the trail';
 COMMENT ON COLUMN audit.status.leftover_rings IS 'Rings of earlier server starts that are still to be drained';
 COMMENT ON COLUMN audit.status.last_seq IS 'Last seq of the trail';
@@ -234,8 +235,9 @@ COMMENT ON COLUMN audit.status.recorded IS 'Events stored since server start';
 COMMENT ON COLUMN audit.status.dropped IS 'Events lost since server start because the ring was full; each is counted in a GAP event';
 COMMENT ON COLUMN audit.status.gaps IS 'GAP events since server start';
 COMMENT ON COLUMN audit.status.panics IS 'Errors inside the extension that were swallowed since server start; report them';
-COMMENT ON COLUMN audit.status.last_error IS 'Last error of the worker; NULL if there was none';
+COMMENT ON COLUMN audit.status.last_error IS 'What keeps events from being recorded, stored or made durable; NULL if nothing does';
 COMMENT ON COLUMN audit.status.last_checkpoint IS 'When the last checkpoint was signed';
 COMMENT ON COLUMN audit.status.store_size IS 'Size of the trail in bytes';
 COMMENT ON COLUMN audit.status.bytes_per_day IS 'Growth of the trail';
 COMMENT ON COLUMN audit.status.own_cost_ns IS 'Time that the worker spent on batches since server start';
+COMMENT ON COLUMN audit.status.unprotected IS 'Sessions since server start that found no in-flight slot: recorded, but what they have under way is not if they are killed';

@@ -1,10 +1,11 @@
 //! The hook of parse analysis: what the query inside PREPARE and CREATE VIEW (also of CREATE SCHEMA)
-//! names, with the server's own reading of it. PREPARE is READ or WRITE as its query is.
+//! names, with the server's own reading of it. PREPARE is READ or WRITE as its query is. What rules turn
+//! into nothing is seen here alone: `hooks::rules`.
 
 use pgrx::pg_sys;
 
 use super::engine::{engine, with};
-use super::{capture, executor};
+use super::{capture, executor, rules};
 use crate::pg::{compat, guc, names};
 use audit_core::event::{Class, Classes};
 
@@ -36,6 +37,10 @@ unsafe extern "C-unwind" fn analyzed(
     unsafe {
         if let Some(next) = NEXT {
             next(state, query, jumble);
+        }
+        if rules::leave_nothing(state, query) {
+            rules::nothing(state, query);
+            return;
         }
         let source = (*state).p_sourcetext as usize;
         let wanted = capture::on_quietly()

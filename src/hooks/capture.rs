@@ -68,6 +68,13 @@ fn decide() -> bool {
     !skip
 }
 
+/// Whether this session would be recorded if the server had a ring. Never throws.
+pub fn wants_ring() -> bool {
+    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN))
+        && ring_file::ring().is_none()
+        && session::has_client()
+}
+
 /// Something in this backend's capture has gone wrong: it stops, and the loss is counted, so that the
 /// trail tells of it.
 #[cold]

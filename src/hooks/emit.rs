@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 use super::begin;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
+use super::room;
 use crate::pg::names::Relation;
 use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
@@ -323,7 +324,10 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
         ring.try_push(&encoded.parts(), pid, Limit::Whole)
     };
     match pushed {
-        Ok(pushed) => durability::pushed(pushed.end),
+        Ok(pushed) => {
+            durability::pushed(pushed.end);
+            room::pushed(shared, pushed.fill, ring.capacity());
+        }
         Err(PushError::Full) => {
             durability::dropped();
             ring.count_drop(numbers.started_at);

@@ -35,8 +35,8 @@ static mut FLUSHED_REGISTERED: bool = false;
 /// Where the copy of an error lives for a moment.
 static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 
-/// Longest statement kept of one that failed before any hook saw it, even where
-/// `audit.statement_max_size` is more: its buffer is allocated ahead.
+/// Room that is set aside for the text of a statement that failed before any hook saw it. A longer one
+/// is kept as far as `audit.statement_max_size` and the memory that is free allow.
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
@@ -352,7 +352,11 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     frame.numbers.substatement_id = substatement_id;
     frame.numbers.depth = depth;
     frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
-    let most = guc::statement_max_size().min(UNSEEN_TEXT_MAX);
+    let most = guc::statement_max_size();
+    // Redacted it may be longer.
+    let room = UNSEEN_TEXT_MAX.max(text.len().saturating_mul(2)).min(most);
+    let _ = frame.text.try_reserve(room);
+    let most = most.min(frame.text.capacity());
     take_text_as(frame, text, unparsed, most);
     id
 }

@@ -11,7 +11,7 @@ use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
 use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
-use crate::pg::{acl, compat, guc, names, raw, unlock};
+use crate::pg::{acl, compat, guc, names, raw, session, unlock};
 
 static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
 static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
@@ -47,7 +47,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
             && !unlock::is_open()
             && engine().idle()
         {
-            engine().statement_id += 1;
+            count_unrecorded(query);
             None
         } else {
             begin_query(query, eflags, address)
@@ -64,6 +64,16 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
                 engine.pause(id);
                 engine.open(id);
             });
+        }
+    }
+}
+
+/// Numbers a statement of which nothing else is taken down, if it is the client's. Never throws.
+#[inline]
+unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if (*query).sourceText == pg_sys::debug_query_string || !session::has_client() {
+            engine().statement_id += 1;
         }
     }
 }
@@ -183,7 +193,7 @@ unsafe fn join_wrapper(
                 frame.query_id = (*stmt).queryId as i64;
             }
             parameters::hand_over(frame);
-            let first = frame.relations.is_empty();
+            let first = !std::mem::replace(&mut frame.runs_query, true);
             let (mut any, mut only_catalog) = (false, true);
             compat::for_each_used_relation(stmt, |relid, _| {
                 if let Some(relation) = names::relation(relid) {

@@ -46,6 +46,8 @@ pub struct State {
     pub explains_only: bool,
     /// A fast-path call: nothing says when it ends; see `hooks::functions`.
     pub fast_path: bool,
+    /// A wrapper whose query has begun.
+    pub runs_query: bool,
     /// A wrapper that reads nothing but the catalog, which `audit.catalog` leaves out.
     pub left_out: bool,
     /// It began in a transaction that had already failed.

@@ -41,6 +41,7 @@ pub mod planner;
 pub mod relations;
 pub mod replication;
 pub mod room;
+pub mod rules;
 pub mod session;
 pub mod settings;
 pub mod utility;

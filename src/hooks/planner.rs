@@ -2,10 +2,11 @@
 //! a cancel) never reaches the executor. While the planner runs the statement has a frame, which
 //! becomes its event only if it dies there.
 
+use audit_core::event::Classes;
 use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine, with};
+use super::engine::{Engine, Id, engine, with};
 use super::frame::Wraps;
 use super::{begin, capture, executor, functions, guard};
 use crate::pg::{compat, guc, names, raw};
@@ -50,7 +51,7 @@ unsafe extern "C-unwind" fn plan(
     }
 }
 
-/// A frame for the statement being planned; `None` where it is a part of a utility statement, whose
+/// A frame for the statement being planned; `None` where it is the query of a utility statement, whose
 /// own failure it would be, or not wanted. Throws.
 unsafe fn begin_plan(
     query: *mut pg_sys::Query,
@@ -60,17 +61,21 @@ unsafe fn begin_plan(
     unsafe {
         begin::session();
         with(|engine| engine.enter(address))?;
-        let inside_wrapper = engine()
+        let wrapped = engine()
             .innermost()
-            .is_some_and(|frame| frame.wraps != Wraps::Nothing);
+            .is_some_and(|frame| frame.wraps != Wraps::Nothing && frame.source == source as usize);
         let classes = executor::classes_of((*query).commandType, (*query).hasModifyingCTE);
         let wanted = begin::wanted(engine().depth(), classes);
         // What the planner evaluates calls functions, which are then nested in the statement.
         let functions = guc::level().records(functions::CLASSES, false);
-        if inside_wrapper || source.is_null() || !(wanted || functions) {
+        if source.is_null() || !(wanted || functions) {
             return None;
         }
         compat::for_each_query_relation(query, &mut |relid, _| names::learn_relation(relid));
+        if wrapped {
+            with(|engine| join_wrapper(engine, query, classes));
+            return None;
+        }
         let text = begin::Text {
             source,
             location: (*query).stmt_location,
@@ -92,5 +97,26 @@ unsafe fn begin_plan(
             objects.finish();
             id
         })
+    }
+}
+
+/// Adds a query's relations and classes to the utility statement that has it planned: it may fail
+/// there. EXPLAIN has its classes only from what it runs.
+unsafe fn join_wrapper(engine: &mut Engine, query: *const pg_sys::Query, classes: Classes) {
+    let Some(frame) = engine.innermost() else {
+        return;
+    };
+    if !frame.captured || frame.left_out {
+        return;
+    }
+    if frame.command != b"EXPLAIN" {
+        frame.classes.0 |= classes.0;
+    }
+    unsafe {
+        compat::for_each_query_relation(query, &mut |relid, _| {
+            if let Some(relation) = names::relation(relid) {
+                frame.add_relation(&relation.name);
+            }
+        });
     }
 }

@@ -20,11 +20,11 @@ const LOOK_EVERY: i64 = 10_000;
 /// Where a statement may fail: before it has begun.
 #[inline]
 pub unsafe fn wait_for(exempt: impl Fn() -> bool) {
-    let Some(ring) = ring_file::ring() else {
-        return;
-    };
-    if ring.is_filled_to(Limit::ThreeQuarters) {
-        let Some(shared) = shared() else { return };
+    let Some(shared) = shared() else { return };
+    if shared.crowded.load(Ordering::Relaxed) != 0
+        && let Some(ring) = ring_file::ring()
+        && ring.is_filled_to(Limit::ThreeQuarters)
+    {
         unsafe {
             warn(shared, ring);
             if !exempt() {
@@ -32,8 +32,16 @@ pub unsafe fn wait_for(exempt: impl Fn() -> bool) {
             }
         }
     }
-    if shared().is_some_and(|shared| shared.trail_full.load(Ordering::Relaxed) != 0) && !exempt() {
+    if shared.trail_full.load(Ordering::Relaxed) != 0 && !exempt() {
         unsafe { trail_full() };
+    }
+}
+
+/// To be called after a push: tells those who start statements to look at the ring. Never throws.
+#[inline]
+pub fn pushed(shared: &Shared, fill: u64, capacity: u64) {
+    if fill >= Limit::ThreeQuarters.of(capacity) && shared.crowded.load(Ordering::Relaxed) == 0 {
+        shared.crowded.store(1, Ordering::Relaxed);
     }
 }
 

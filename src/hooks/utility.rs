@@ -216,7 +216,10 @@ unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
             Wraps::SameText
         }
         // These may run a prepared statement: CREATE TABLE AS as EXECUTE does, EXPLAIN on its own.
-        T_CreateTableAsStmt if unsafe { !executes(node).is_null() } => Wraps::OwnPortal,
+        T_CreateTableAsStmt if unsafe { !executes(node).is_null() } => {
+            source = unsafe { describe::prepared_text(executes(node)) };
+            Wraps::OwnPortal
+        }
         T_ExplainStmt => {
             let execute = unsafe { executes(node) };
             if !execute.is_null() {
@@ -225,7 +228,11 @@ unsafe fn kind_of(node: *mut pg_sys::Node, tag: &CStr) -> Kind {
             Wraps::SameText
         }
         T_CreateTableAsStmt | T_RefreshMatViewStmt => Wraps::SameText,
-        T_ExecuteStmt | T_DeclareCursorStmt => Wraps::OwnPortal,
+        T_ExecuteStmt => {
+            source = unsafe { describe::prepared_text(node.cast()) };
+            Wraps::OwnPortal
+        }
+        T_DeclareCursorStmt => Wraps::OwnPortal,
         _ => Wraps::Nothing,
     };
     Kind {

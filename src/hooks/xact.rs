@@ -73,6 +73,7 @@ fn aborted() {
 /// on disk when this returns. Throws: the transaction is then aborted.
 unsafe fn about_to_commit(send_held: bool) {
     if !capture::on_quietly() || !session::known() {
+        unsafe { unrecorded() };
         return;
     }
     unsafe {
@@ -87,6 +88,20 @@ unsafe fn about_to_commit(send_held: bool) {
                 slot::keep_commit(engine.fates.undecided_from(), xid);
             });
             durability::ensure(false);
+        }
+    }
+}
+
+/// A transaction of which there is no record, as the server has no ring: not with
+/// `audit.durability = commit`. Throws.
+#[cold]
+unsafe fn unrecorded() {
+    unsafe {
+        if durability::on_commit()
+            && capture::wants_ring()
+            && raw::GetTopFullTransactionIdIfAny().value != 0
+        {
+            durability::refuse_without_ring();
         }
     }
 }

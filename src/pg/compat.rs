@@ -323,7 +323,8 @@ pub unsafe fn for_each_used_relation(
 }
 
 /// As [`for_each_used_relation`], for a statement that is not planned yet: subqueries in FROM and CTEs
-/// are walked too.
+/// are walked too, and expressions where the parser says that there are subqueries in them. Throws as
+/// [`for_each_named_relation`] does.
 ///
 /// # Safety
 /// `query` is a valid rewritten query.
@@ -332,6 +333,9 @@ pub unsafe fn for_each_query_relation(
     f: &mut dyn FnMut(pg_sys::Oid, u64),
 ) {
     unsafe {
+        if (*query).hasSubLinks {
+            return for_each_named_relation(query, f);
+        }
         query_relations(query, f);
         for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
             if (*node).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !(*node).subquery.is_null() {

@@ -158,9 +158,26 @@ pub unsafe fn ensure(all: bool) {
     }
 }
 
+/// There is no ring, and so no record of what is about to be committed. Throws.
+///
+/// # Safety
+/// As [`ensure`].
+pub unsafe fn refuse_without_ring() {
+    unsafe { refused(Refusal::NoRing) };
+}
+
+/// Why commits are refused: the first sync that failed.
+pub fn failure(shared: &shared::Shared) -> Option<String> {
+    match shared.syncs.failed.load(Ordering::Acquire) {
+        0 => None,
+        errno => Some(std::io::Error::from_raw_os_error(errno).to_string()),
+    }
+}
+
 enum Refusal {
     Dropped,
     Sync(i32),
+    NoRing,
 }
 
 /// Throws.
@@ -168,27 +185,32 @@ unsafe fn refused(why: Refusal) {
     let (code, detail) = match why {
         Refusal::Dropped => (0, 0),
         Refusal::Sync(errno) => (1, errno),
+        Refusal::NoRing => (2, 0),
     };
     unsafe { report(code, detail) };
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn report(code: c_int, errno: c_int) {
-    let (state, detail, hint) = if code == 0 {
-        (
+    let (state, detail, hint) = match code {
+        0 => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
             "The ring was full: a record of the transaction was dropped.".to_owned(),
             "SELECT * FROM audit.status tells why the worker does not keep up; retry when the ring has room again.",
-        )
-    } else {
-        (
+        ),
+        1 => (
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             format!(
                 "The ring's file could not be synced: {}.",
                 std::io::Error::from_raw_os_error(errno)
             ),
             "Mend the file system of audit.ring_directory and restart the server; until then transactions that write are refused.",
-        )
+        ),
+        _ => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "The server has no ring; its log says why it could not be made.".to_owned(),
+            "Mend audit.ring_directory and restart the server, or do without: SET audit.durability = async.",
+        ),
     };
     ErrorReport::new(
         state,

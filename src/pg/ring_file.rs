@@ -66,20 +66,28 @@ pub fn leftovers() -> Vec<PathBuf> {
 
 /// Makes and maps the ring; runs in the postmaster at server start, and again at each crash restart,
 /// when the mapping and its records are still there and, mostly, nothing is to be done. A failure is
-/// told to the server log and leaves the server without capture rather than without service.
-pub fn startup() {
+/// told to the server log, and returned, and leaves the server without capture rather than without
+/// service.
+pub fn startup() -> Result<(), String> {
     if mapped().is_some_and(|mapped| !mapped.was_cut()) {
-        return;
+        return Ok(());
     }
     let directory = full_path(super::guc::ring_directory());
     let _ = DIRECTORY.set(directory.clone());
-    match open(&directory, super::guc::ring_size(), slots()) {
-        Ok(made) => MAPPED.store(Box::into_raw(Box::new(made)), Ordering::Relaxed),
-        Err(message) => pgrx::warning!(
-            "audit_ext cannot make its ring in \"{}\" and records nothing: {message}",
+    let made = open(&directory, super::guc::ring_size(), slots()).map_err(|why| {
+        format!(
+            "audit_ext cannot make its ring in \"{}\" and records nothing: {why}",
             directory.display()
-        ),
+        )
+    });
+    match made {
+        Ok(made) => MAPPED.store(Box::into_raw(Box::new(made)), Ordering::Relaxed),
+        Err(message) => {
+            pgrx::warning!("{message}");
+            return Err(message);
+        }
     }
+    Ok(())
 }
 
 impl Mapped {

@@ -55,6 +55,9 @@ pub struct Shared {
     pub panics: AtomicU64,
     /// 1 while the ring is nearly full and somebody has said so.
     pub warned: AtomicU32,
+    /// 1: a push found the ring filled beyond three quarters, and the worker hasn't emptied it since.
+    /// What a statement looks at first, as the ring's own positions change with every push.
+    pub crowded: AtomicU32,
     /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
     pub trail_full: AtomicU32,
     /// 1: periods were dropped of which the trail doesn't tell yet.
@@ -283,7 +286,10 @@ unsafe extern "C-unwind" fn startup() {
             super::durability::Syncs::init(&raw mut (*at).syncs);
         }
         SHARED = at;
-        super::ring_file::startup();
+        if let Err(message) = super::ring_file::startup() {
+            // No worker runs yet.
+            (*at).set_last_error(&message);
+        }
         // An old ring that was put aside just now shows that the library has run here before.
         let new = super::ring_file::leftovers().is_empty();
         if let Some(found) = super::witness::startup(new) {

@@ -65,12 +65,13 @@ pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
     }
 }
 
-/// Runs `f` in a transaction with a snapshot, inside an SPI connection, and commits. An ERROR
-/// aborts it and is returned. FATAL ends the process, as everywhere.
+/// Runs `f` in a transaction of the worker's with a snapshot, inside an SPI connection, and commits.
+/// An ERROR aborts it and is returned. FATAL ends the process, as everywhere.
 pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
     let outcome = catch(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
+        lock_extension();
         pg_sys::SPI_connect();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let value = f();
@@ -84,6 +85,17 @@ pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
     outcome
+}
+
+/// First of all locks, as DROP EXTENSION does it: that takes our tables one by one, and whoever held
+/// one of them and came for another would make a deadlock with it. Throws, also where the extension
+/// is gone.
+unsafe fn lock_extension() {
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), false);
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+    }
 }
 
 /// Runs a statement without parameters. Throws; inside [`transaction`].

@@ -9,7 +9,7 @@ use crate::pg::trail::origin::Origin;
 use crate::pg::witness::LastStop;
 use audit_core::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
-use audit_core::event::{Class, Classes, Numbers, Session};
+use audit_core::event::{Class, Classes, Numbers, Session, Timestamp};
 use audit_core::json::{Object, hex};
 use audit_core::note::{Signing, Verifying};
 use audit_core::ring::Dropped;
@@ -123,6 +123,17 @@ impl OwnEvents {
             .text("ring", hex(ring_id).as_bytes())
             .number("position", position);
         self.event("STOP", details)
+    }
+
+    /// The clock was set back, from some time after the first to the second.
+    pub fn clock(&mut self, from: Timestamp, to: Timestamp) -> &[u8] {
+        let mut details = Object::new();
+        details
+            .text("reason", b"the clock was set back")
+            .text("from", rfc3339(from).as_bytes())
+            .text("to", rfc3339(to).as_bytes())
+            .number("seconds", (from - to) / 1_000_000);
+        self.event("CLOCK", details)
     }
 
     /// A period was dropped.

@@ -83,7 +83,6 @@ pub fn find_or_make(at: Timestamp, interval_seconds: u64) -> Period {
 }
 
 fn make(at: Timestamp, interval_seconds: u64) {
-    lock_extension();
     let (starts_at, ends_at) = bounds(at, interval_seconds);
     let suffix = suffix(starts_at);
     let (from, to) = (rfc3339(starts_at), rfc3339(ends_at));
@@ -99,22 +98,12 @@ fn make(at: Timestamp, interval_seconds: u64) {
     ));
 }
 
-/// First of all locks, as DROP EXTENSION does it: taken later, it would make a deadlock with that.
-/// Throws; in a transaction.
-pub fn lock_extension() {
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), false);
-        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
-    }
-}
-
 /// Makes one partition and puts it under its parent and the extension.
 fn attach(table: &str, suffix: &str, from: &str, to: &str) {
     let name = format!("audit.{table}_{suffix}");
     // Rows are only ever added, and frozen once when the period is closed.
     execute(&format!(
-        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMMENTS) \
+        "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING COMMENTS) \
          WITH (autovacuum_vacuum_insert_threshold = -1)"
     ));
     // LIKE doesn't copy these: of what can be erased no samples are kept.

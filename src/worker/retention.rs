@@ -8,7 +8,7 @@
 //! Never dropped: what a legal hold covers, and the period of the last batch, from which a worker
 //! that starts learns where the trail ends.
 
-use super::period::{TABLES, lock_extension};
+use super::period::TABLES;
 use crate::pg::limits::{self, OnMaxSize};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{Failure, execute, query, transaction};
@@ -224,7 +224,6 @@ pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
 /// One transaction; throws.
 fn drop_period(candidate: &Candidate, patiently: bool) {
     let suffix = &candidate.suffix;
-    lock_extension();
     // From here on nobody can make a hold.
     execute("LOCK TABLE audit.hold IN SHARE MODE NOWAIT");
     if is_held(candidate) {

@@ -18,7 +18,7 @@ use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::trail::keys;
 use crate::pg::{guc, ring_file};
 use audit_core::event::Timestamp;
-use audit_core::ring::Ring;
+use audit_core::ring::{Limit, Ring};
 use audit_core::tree::Frontier;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
@@ -30,6 +30,8 @@ const FINAL_DRAIN: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(20);
 /// Between looks at a record that its producer has not finished.
 const PENDING: Duration = Duration::from_millis(1);
+/// A clock that is behind what it showed before by more than this was set back.
+const SET_BACK: Timestamp = 1_000_000;
 /// Back-off after a failure: first and longest.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
@@ -71,6 +73,8 @@ pub struct Worker {
     /// With the leaves of the batch under way.
     next_tree: Frontier,
     last_recorded_at: Timestamp,
+    /// What the clock showed last.
+    clock: Timestamp,
     batch: Batch,
     payload: Vec<u8>,
     /// Own events that go first into the next batch.
@@ -104,6 +108,7 @@ impl Worker {
             tree: Frontier::default(),
             next_tree: Frontier::default(),
             last_recorded_at: 0,
+            clock: 0,
             batch: Batch::default(),
             payload: Vec::new(),
             queued: Vec::new(),
@@ -122,10 +127,11 @@ impl Worker {
     pub fn run(mut self) -> End {
         let Some(ring) = ring_file::ring() else {
             // Capture is off for want of a ring; the log has said why.
-            while !terminated() {
+            while !self.is_over() {
                 wait(None);
+                self.look_at_home();
             }
-            return End::Terminated;
+            return self.end();
         };
         match self.drain_everything(ring) {
             Some(end) => end,
@@ -258,6 +264,7 @@ impl Worker {
     fn read_trail(&mut self) {
         let (last_seq, last_recorded_at) = trail::last();
         self.last_recorded_at = last_recorded_at;
+        self.clock = last_recorded_at;
         self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(last_seq, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! One cluster: made, started, stopped, killed, asked.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -37,7 +37,7 @@ pub struct Builder {
 
 pub struct Cluster {
     dir: PathBuf,
-    port: u16,
+    port: Port,
     environment: Vec<(String, String)>,
     postmaster: Mutex<Option<Child>>,
 }
@@ -103,7 +103,7 @@ impl Builder {
     pub fn try_start(self) -> Result<Cluster, String> {
         let dir = new_dir();
         let cluster = Cluster {
-            port: free_port(),
+            port: Port::take(),
             environment: self.environment.clone(),
             postmaster: Mutex::new(None),
             dir,
@@ -112,7 +112,7 @@ impl Builder {
         let mut conf = fs::read_to_string(cluster.conf()).expect("postgresql.conf");
         let socket = cluster.dir.display().to_string();
         let fixed = [
-            ("port", cluster.port.to_string()),
+            ("port", cluster.port.number.to_string()),
             ("listen_addresses", "'127.0.0.1'".into()),
             ("unix_socket_directories", format!("'{socket}'")),
             ("fsync", "off".into()),
@@ -159,7 +159,7 @@ impl Cluster {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
     }
 
     /// Where its unix socket is (PGHOST).
@@ -225,6 +225,18 @@ impl Cluster {
         });
     }
 
+    /// SIGKILL to everybody at once, as when a container is stopped or the machine is switched off.
+    #[track_caller]
+    pub fn kill_all(&self) {
+        // The postmaster must not start anybody in the place of those who die first.
+        let postmaster = self.postmaster_pid();
+        assert!(kill(postmaster, "STOP"));
+        for pid in crate::children(postmaster) {
+            kill(pid, "KILL");
+        }
+        self.kill_postmaster();
+    }
+
     /// SIGKILL to one of the server's children that the postmaster restarts everything for; waits
     /// until the crash restart is over. False if there was no such process.
     #[track_caller]
@@ -240,7 +252,7 @@ impl Cluster {
 
     /// psql as postgres in `app` over the unix socket, unless told otherwise.
     pub fn psql(&self) -> Psql {
-        Psql::new(&self.dir, self.port)
+        Psql::new(&self.dir, self.port.number)
     }
 
     /// One of the server's programs (`pgbench`, `pg_dump`, …) set up to connect as `psql()` does.
@@ -248,7 +260,7 @@ impl Cluster {
         let mut command = std::process::Command::new(server().bin.join(name));
         command
             .env("PGHOST", &self.dir)
-            .env("PGPORT", self.port.to_string())
+            .env("PGPORT", self.port.number.to_string())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", APP)
             .env("LC_ALL", "C")
@@ -261,7 +273,7 @@ impl Cluster {
         let mut config = Config::new();
         config
             .host_path(&self.dir)
-            .port(self.port)
+            .port(self.port.number)
             .user(user)
             .dbname(database);
         config
@@ -296,7 +308,7 @@ impl Cluster {
     pub fn base_backup(&self, standby: bool) -> Cluster {
         let dir = new_dir();
         let copy = Cluster {
-            port: free_port(),
+            port: Port::take(),
             environment: Vec::new(),
             postmaster: Mutex::new(None),
             dir,
@@ -307,7 +319,7 @@ impl Cluster {
             .arg(copy.data_dir())
             .arg("-h")
             .arg(&self.dir)
-            .args(["-p", &self.port.to_string()]);
+            .args(["-p", &self.port.number.to_string()]);
         let made = command.output().expect("pg_basebackup runs");
         assert!(made.status.success(), "{made:?}\n{}", self.log());
         copy.settle(standby.then_some(self));
@@ -320,7 +332,7 @@ impl Cluster {
         let connection = format!(
             "host={} port={} user=postgres dbname=postgres",
             source.dir.display(),
-            source.port
+            source.port.number
         );
         let mut command = as_server(server().bin.join("pg_rewind"));
         command
@@ -333,7 +345,7 @@ impl Cluster {
 
     /// Own port and socket; a standby of `primary`.
     fn settle(&self, primary: Option<&Cluster>) {
-        self.configure("port", &self.port.to_string());
+        self.configure("port", &self.port.number.to_string());
         self.configure(
             "unix_socket_directories",
             &format!("'{}'", self.dir.display()),
@@ -344,7 +356,7 @@ impl Cluster {
                 &format!(
                     "'host={} port={} user=postgres'",
                     primary.dir.display(),
-                    primary.port
+                    primary.port.number
                 ),
             );
             fs::write(self.data_dir().join("standby.signal"), "").expect("standby.signal");
@@ -470,14 +482,29 @@ impl Drop for Cluster {
     }
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id() as u16 % 10_000;
-    loop {
-        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+/// A port that no other cluster uses, of this test process or another, while the value lives.
+struct Port {
+    number: u16,
+    /// Locked.
+    _taken: File,
+}
+
+impl Port {
+    fn take() -> Port {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let dir = std::env::temp_dir().join("audit_test_ports");
+        let _ = fs::create_dir(&dir);
+        let start = std::process::id() as u16 % 10_000;
+        loop {
+            // Below those that the kernel gives to clients.
+            let number = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+            let taken = File::create(dir.join(number.to_string())).expect("a file");
+            if taken.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {
+                return Port {
+                    number,
+                    _taken: taken,
+                };
+            }
         }
     }
 }

@@ -71,8 +71,9 @@ fn errors_that_hide_from_the_log_are_recorded() {
     cluster
         .psql()
         .run(
-            "SET log_min_messages = panic; SELECT 1/0;
-              DO $$ BEGIN PERFORM 1/0; END $$;",
+            "SET log_min_messages = panic; SET log_min_error_statement = panic;
+             SET client_min_messages = error; SET log_error_verbosity = terse; SELECT 1/0;
+             DO $$ BEGIN PERFORM 1/0; END $$;",
         )
         .error();
     assert_eq!(
@@ -156,5 +157,34 @@ fn client_addresses() {
     assert_eq!(
         cluster.trail("client_addr, client_port > 0", "command = 'SELECT'"),
         ["~ | ~", "127.0.0.1 | t"]
+    );
+}
+
+#[test]
+fn a_connection_by_tls_says_so() {
+    let cluster = Cluster::start();
+    let data = cluster.data_dir().display().to_string();
+    // Run by the server, so that the key belongs to it.
+    cluster
+        .psql()
+        .run(format!(
+            "COPY (SELECT) TO PROGRAM 'umask 077; openssl req -x509 -newkey rsa:2048 -nodes -days 2 \
+             -subj /CN=test -keyout {data}/server.key -out {data}/server.crt 2>&1'"
+        ))
+        .ok();
+    cluster.configure("ssl", "on");
+    cluster.reload();
+    let by = |mode: &str| {
+        let psql = cluster.psql().tcp().env("PGSSLMODE", mode);
+        psql.run(format!("SELECT '{mode}'")).ok()
+    };
+    by("require");
+    by("disable");
+    assert_eq!(
+        cluster.trail_of(
+            "details->'tls'->>'version' ~ '^TLSv1', details->'tls'->>'cipher' <> ''",
+            "command = 'CONNECT' AND client_addr = '127.0.0.1' AND application_name = 'psql'"
+        ),
+        ["t | t", "~ | ~"]
     );
 }

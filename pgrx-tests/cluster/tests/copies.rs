@@ -1,7 +1,7 @@
 //! Copies of a data directory: a standby that is promoted, a base backup that is started beside the
 //! original, pg_rewind. Each goes on with its trail; nothing comes twice.
 
-use audit_cluster_tests::{Cluster, Shutdown, children, eventually, kill};
+use audit_cluster_tests::{Cluster, Shutdown, eventually};
 
 use crate::load::{Load, check_order};
 use crate::soak::rounds;
@@ -40,11 +40,7 @@ fn a_promoted_standby_goes_on() {
         load.check(&primary);
         let seq = primary.flush();
         replay_is_complete(&primary, &standby);
-        let everybody = children(primary.postmaster_pid());
-        for pid in everybody {
-            kill(pid, "KILL");
-        }
-        primary.kill_postmaster();
+        primary.kill_all();
         assert_eq!(standby.value("SELECT pg_promote()"), "t");
         load.go_on(&standby, |load| load.more(100));
         load.check(&standby);

@@ -2,34 +2,37 @@
 
 use std::time::Instant;
 
-use audit_cluster_tests::{Cluster, Shutdown, children, eventually, kill};
+use audit_cluster_tests::{Cluster, Shutdown, eventually};
 
 use crate::load::{Load, check_order};
-use crate::soak::{a_while, mixed_run, random, rounds};
+use crate::soak::{a_while, mixed_run, random, series};
 
 #[test]
 fn shutdowns_under_load() {
-    rounds(1, || {
+    series(1, |faults| {
         let cluster = Cluster::builder().durable().start();
-        let load = Load::during(&cluster, |load| {
-            for how in [Shutdown::Fast, Shutdown::Immediate] {
-                a_while(300);
-                cluster.restart(how);
-                load.more(50);
-            }
-        });
-        // Smart: it waits for the clients, so they have to be gone.
-        cluster.restart(Shutdown::Smart);
+        let load = Load::during(&cluster, |_| ());
+        for _ in 0..faults {
+            load.go_on(&cluster, |load| {
+                for how in [Shutdown::Fast, Shutdown::Immediate] {
+                    a_while(300);
+                    cluster.restart(how);
+                    load.more(50);
+                }
+            });
+            // Smart: it waits for the clients, so they have to be gone.
+            cluster.restart(Shutdown::Smart);
+        }
         load.check(&cluster);
     });
 }
 
 #[test]
 fn a_killed_postmaster_under_load() {
-    rounds(1, || {
+    series(2, |faults| {
         let cluster = Cluster::builder().durable().start();
         let load = Load::during(&cluster, |load| {
-            for _ in 0..2 {
+            for _ in 0..faults {
                 a_while(300);
                 cluster.kill_postmaster();
                 cluster.start_again();
@@ -42,10 +45,10 @@ fn a_killed_postmaster_under_load() {
 
 #[test]
 fn a_killed_backend_under_load() {
-    rounds(1, || {
+    series(2, |faults| {
         let cluster = Cluster::builder().durable().start();
         let load = Load::during(&cluster, |load| {
-            for _ in 0..2 {
+            for _ in 0..faults {
                 a_while(300);
                 kill_a_client(&cluster);
                 load.more(50);
@@ -67,10 +70,10 @@ fn kill_a_client(cluster: &Cluster) {
 
 #[test]
 fn a_killed_worker_under_load() {
-    rounds(1, || {
+    series(2, |faults| {
         let cluster = Cluster::builder().durable().start();
         let load = Load::during(&cluster, |load| {
-            for _ in 0..2 {
+            for _ in 0..faults {
                 a_while(300);
                 eventually("the worker runs", || cluster.worker_pid().is_some());
                 cluster.kill_child(cluster.worker_pid().expect("runs"));
@@ -83,10 +86,10 @@ fn a_killed_worker_under_load() {
 
 #[test]
 fn a_terminated_worker_under_load_comes_back() {
-    rounds(1, || {
+    series(3, |faults| {
         let cluster = Cluster::start();
         let load = Load::during(&cluster, |load| {
-            for _ in 0..3 {
+            for _ in 0..faults {
                 eventually("the worker runs", || cluster.worker_pid().is_some());
                 a_while(100);
                 let old = cluster.worker_pid().expect("runs");
@@ -129,44 +132,8 @@ fn a_mixed_run_of_kills() {
     load.check(&cluster);
 }
 
-#[test]
-fn asynchronous_commits_of_everybody_and_a_kill() {
-    rounds(1, || {
-        let cluster = Cluster::builder()
-            .durable()
-            .setting("synchronous_commit", "off")
-            .start();
-        cluster
-            .psql()
-            .db("postgres")
-            .run("ALTER DATABASE postgres SET synchronous_commit = off; ALTER ROLE postgres SET synchronous_commit = off; ALTER SYSTEM SET synchronous_commit = off")
-            .ok();
-        // Rows may be lost that were acknowledged: what users asked for. Their records must not, nor
-        // must any come twice.
-        cluster.psql().run("CREATE TABLE load (n int)").ok();
-        let mut client = cluster.app();
-        for n in 0..300 {
-            client
-                .batch_execute(&format!("/* n{n} */ INSERT INTO load VALUES ({n})"))
-                .expect("inserts");
-        }
-        a_while(300);
-        let everybody = children(cluster.postmaster_pid());
-        for pid in everybody {
-            kill(pid, "KILL");
-        }
-        cluster.kill_postmaster();
-        cluster.start_again();
-        let written: Vec<_> = (0..300)
-            .map(|n| format!("/* n{n} */ INSERT INTO load VALUES ({n})"))
-            .collect();
-        assert_eq!(cluster.trail("statement", "command = 'INSERT'"), written);
-        check_order(&cluster);
-    });
-}
-
-#[test]
-fn nothing_is_stored_twice_when_the_commit_of_the_worker_is_not_durable() {
+/// A server whose commits, by everybody's settings, reach the disk only after a while.
+fn asynchronous() -> Cluster {
     let cluster = Cluster::builder()
         .durable()
         .setting("synchronous_commit", "off")
@@ -174,30 +141,56 @@ fn nothing_is_stored_twice_when_the_commit_of_the_worker_is_not_durable() {
     cluster
         .psql()
         .db("postgres")
-        .run("ALTER DATABASE postgres SET synchronous_commit = off")
+        .run("ALTER DATABASE postgres SET synchronous_commit = off; ALTER ROLE postgres SET synchronous_commit = off; ALTER SYSTEM SET synchronous_commit = off")
         .ok();
     cluster.psql().run("CREATE TABLE load (n int)").ok();
+    cluster
+}
+
+fn numbered(n: u32) -> String {
+    format!("/* n{n} */ INSERT INTO load VALUES ({n})")
+}
+
+/// Everything dies at once, and starts again: each of the first `count` numbers is on record once.
+#[track_caller]
+fn kill_all_and_find(cluster: &Cluster, count: u32) {
+    cluster.kill_all();
+    cluster.start_again();
+    let written: Vec<_> = (0..count).map(numbered).collect();
+    assert_eq!(cluster.trail("statement", "command = 'INSERT'"), written);
+    check_order(cluster);
+}
+
+#[test]
+fn asynchronous_commits_of_everybody_and_a_kill() {
+    series(1, |faults| {
+        // Rows may be lost that were acknowledged: what users asked for. Their records must not, nor
+        // must any come twice.
+        let cluster = asynchronous();
+        for fault in 0..faults as u32 {
+            let mut client = cluster.app();
+            for n in 0..300 {
+                let insert = numbered(fault * 300 + n);
+                client.batch_execute(&insert).expect("inserts");
+            }
+            a_while(300);
+            kill_all_and_find(&cluster, (fault + 1) * 300);
+        }
+    });
+}
+
+#[test]
+fn nothing_is_stored_twice_when_the_commit_of_the_worker_is_not_durable() {
+    let cluster = asynchronous();
     let mut client = cluster.app();
-    // The numbers themselves may be lost with synchronous_commit off: their records may not.
     client
         .batch_execute("SET synchronous_commit = on")
         .expect("sets");
     for n in 0..500 {
-        client
-            .batch_execute(&format!("/* n{n} */ INSERT INTO load VALUES ({n})"))
-            .expect("inserts");
+        client.batch_execute(&numbered(n)).expect("inserts");
     }
     cluster.flush();
-    for pid in children(cluster.postmaster_pid()) {
-        kill(pid, "KILL");
-    }
-    cluster.kill_postmaster();
-    cluster.start_again();
-    let written: Vec<_> = (0..500)
-        .map(|n| format!("/* n{n} */ INSERT INTO load VALUES ({n})"))
-        .collect();
-    assert_eq!(cluster.trail("statement", "command = 'INSERT'"), written);
-    check_order(&cluster);
+    kill_all_and_find(&cluster, 500);
 }
 
 #[test]
@@ -211,11 +204,7 @@ fn what_is_in_the_ring_at_a_stop_is_in_the_trail_after_the_start() {
             .run(format!("SELECT {n} /* in the ring */"))
             .ok();
     }
-    let everybody = children(cluster.postmaster_pid());
-    for pid in everybody {
-        kill(pid, "KILL");
-    }
-    cluster.kill_postmaster();
+    cluster.kill_all();
     cluster.start_again();
     assert_eq!(cluster.count("statement LIKE '%in the ring%'"), 200);
     check_order(&cluster);

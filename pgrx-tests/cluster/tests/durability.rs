@@ -5,53 +5,30 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use audit_cluster_tests::{Builder, Cluster, children, kill};
+use audit_cluster_tests::{Builder, Cluster, kill};
 
-use crate::load::{Load, check_event_numbers, check_order};
-
-/// The library that keeps what was synced.
-fn shim() -> &'static PathBuf {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let library = std::env::temp_dir().join(format!("audit_synced.{}.so", std::process::id()));
-        let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/synced.c");
-        let made = Command::new("gcc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([&library, &source])
-            .arg("-ldl")
-            .output()
-            .expect("gcc runs: it is needed to play the loss of the operating system");
-        assert!(made.status.success(), "gcc: {made:?}");
-        library
-    })
-}
+use crate::load::{Load, check_event_numbers};
+use crate::shim::{library, scratch_file};
+use crate::soak::{a_while, series};
 
 /// A cluster whose synced ring is kept in the returned file.
 fn watched(durability: &str) -> (Builder, PathBuf) {
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let copy = std::env::temp_dir().join(format!("audit_synced.{}.{number}", std::process::id()));
+    let copy = scratch_file("synced");
     let builder = Cluster::builder()
         .durable()
         .setting("audit.ring_size", "'4MB'")
         .setting("audit.durability", durability)
-        .env("LD_PRELOAD", shim().to_str().expect("a plain path"))
+        .env("LD_PRELOAD", &library("synced"))
         .env("RING_COPY", copy.to_str().expect("a plain path"));
     (builder, copy)
 }
 
 /// Kills everything at once and starts again with the ring as it was synced last.
 fn lose_the_operating_system(cluster: &Cluster, synced: &PathBuf) {
-    let everybody = children(cluster.postmaster_pid());
-    for pid in everybody {
-        kill(pid, "KILL");
-    }
-    cluster.kill_postmaster();
+    cluster.kill_all();
     let ring = cluster.data_dir().join("pg_audit/ring");
     fs::copy(synced, &ring).expect("the synced bytes");
     cluster.start_again();
@@ -60,14 +37,23 @@ fn lose_the_operating_system(cluster: &Cluster, synced: &PathBuf) {
 
 #[test]
 fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
-    let (builder, synced) = watched("'commit'");
-    let cluster = builder.start();
-    // Nothing goes into the trail any more: what the disk has of the ring must be enough.
-    cluster.suspend_worker();
-    let load = Load::during(&cluster, |load| load.more(300));
-    lose_the_operating_system(&cluster, &synced);
-    load.check(&cluster);
-    check_order(&cluster);
+    series(1, |faults| {
+        let (builder, synced) = watched("'commit'");
+        let cluster = builder.start();
+        let load = Load::during(&cluster, |_| ());
+        for _ in 0..faults {
+            // Nothing goes into the trail any more: what the disk has of the ring must be enough.
+            cluster.suspend_worker();
+            load.go_on(&cluster, |load| {
+                load.more(100);
+                // Nobody ends in order: clients are in the middle of whatever they do.
+                a_while(300);
+                lose_the_operating_system(&cluster, &synced);
+            });
+        }
+        // What wrote nothing was not waited for.
+        load.check_commits(&cluster);
+    });
 }
 
 #[test]
@@ -211,6 +197,12 @@ fn a_sync_that_fails_refuses_the_commit_and_all_after_it() {
     fs::remove_file(&fail).expect("removed");
     // The kernel tells of a lost page once: a second sync that works proves nothing.
     cluster.psql().run("INSERT INTO t VALUES (2)").error();
+    assert_eq!(
+        cluster.value(
+            "SELECT last_error LIKE '%could not be synced: Input/output error%' FROM audit.status"
+        ),
+        "t"
+    );
     // Reading goes on.
     assert_eq!(cluster.psql().run("SELECT count(*) FROM t").ok(), "0\n");
     assert!(kill(worker, "CONT"));

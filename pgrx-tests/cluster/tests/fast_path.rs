@@ -182,6 +182,32 @@ fn fast_path_calls_that_fail() {
 }
 
 #[test]
+fn messages_without_a_text_that_fail_are_events() {
+    let cluster = Cluster::start();
+    let mut client = Raw::connect(&cluster);
+    // Bind of a statement, Execute of a portal that don't exist; each is followed by Sync.
+    for (kind, body) in [
+        (b'B', &b"\0nosuch\0\0\0\0\0\0\0"[..]),
+        (b'E', &b"nosuch\0\0\0\0\0"[..]),
+    ] {
+        client.0.write_all(&[kind]).unwrap();
+        client
+            .0
+            .write_all(&(body.len() as u32 + 4).to_be_bytes())
+            .unwrap();
+        client.0.write_all(body).unwrap();
+        assert_eq!(client.send(b'S', b""), b"EZ");
+    }
+    assert_eq!(
+        in_order(&cluster, "command, outcome, sqlstate, statement", "true"),
+        [
+            "UNKNOWN | failed | 26000 | ~",
+            "UNKNOWN | failed | 34000 | ~",
+        ]
+    );
+}
+
+#[test]
 fn fast_path_calls_without_track_activities_and_of_a_level() {
     let (cluster, put, _) = with_functions();
     let mut client = Raw::connect(&cluster);

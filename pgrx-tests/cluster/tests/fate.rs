@@ -160,13 +160,14 @@ fn an_error_can_be_rolled_back_to_a_savepoint() {
         .expect("inserts");
     fails(&mut client, "/* b */ INSERT INTO t VALUES (1)");
     client
-        .batch_execute("ROLLBACK TO s; /* c */ INSERT INTO t VALUES (2); COMMIT")
+        .batch_execute("/* back */ ROLLBACK TO s; /* c */ INSERT INTO t VALUES (2); COMMIT")
         .expect("commits");
     assert_eq!(
         fates(&cluster),
         [
             "a | success | committed",
             "b | failed | rolled back",
+            "back | success | committed",
             "c | success | committed"
         ]
     );

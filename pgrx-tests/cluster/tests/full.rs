@@ -10,7 +10,7 @@ use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 use postgres::Client;
 
 use crate::load::{Load, check_order};
-use crate::soak::rounds;
+use crate::soak::{a_while, rounds, series};
 
 /// A small ring with a worker that is stopped.
 fn stopped(on_full: &str, timeout: &str) -> (Cluster, u32) {
@@ -193,10 +193,10 @@ fn waiting_can_be_cancelled_and_is_bounded() {
 }
 
 /// A file system of a few megabytes.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
-    fn new(megabytes: u32) -> Disk {
+    pub fn new(megabytes: u32) -> Disk {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("audit_disk.{}.{number}", std::process::id()));
@@ -215,7 +215,7 @@ impl Disk {
     }
 
     /// A folder of the server's on it.
-    fn folder(&self) -> PathBuf {
+    pub fn folder(&self) -> PathBuf {
         let folder = self.0.join("space");
         fs::create_dir(&folder).expect("a folder");
         let done = Command::new("chown").arg("postgres:").arg(&folder).status();
@@ -223,13 +223,13 @@ impl Disk {
         folder
     }
 
-    fn fill(&self) {
+    pub fn fill(&self) {
         let zeros = vec![0u8; 64 * 1024];
         let mut file = fs::File::create(self.0.join("filler")).expect("a file");
         while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         fs::remove_file(self.0.join("filler")).expect("removed");
     }
 }
@@ -243,7 +243,7 @@ impl Drop for Disk {
 
 #[test]
 fn a_full_disk_of_the_trail_that_is_freed() {
-    rounds(1, || {
+    series(1, |faults| {
         let disk = Disk::new(48);
         let cluster = Cluster::builder()
             .durable()
@@ -263,23 +263,27 @@ fn a_full_disk_of_the_trail_that_is_freed() {
             .run("CREATE EXTENSION audit_ext");
         cluster.flush();
         let load = Load::during(&cluster, |load| {
-            disk.fill();
-            eventually("the worker says why", || {
-                cluster.value("SELECT last_error LIKE '%No space left%' FROM audit.status") == "t"
-            });
-            // Writers go on while there is room in the ring.
-            load.more(20);
-            thread::sleep(Duration::from_secs(1));
-            disk.free();
-            load.more(300);
+            for _ in 0..faults {
+                a_while(300);
+                disk.fill();
+                eventually("the worker says why", || {
+                    cluster.value("SELECT coalesce(last_error LIKE '%No space left%', false) FROM audit.status") == "t"
+                });
+                // Writers go on while there is room in the ring.
+                load.more(20);
+                a_while(1000);
+                disk.free();
+                load.more(100);
+                eventually("the error is history", || {
+                    cluster.value("SELECT last_error IS NULL FROM audit.status") == "t"
+                });
+            }
         });
         load.check(&cluster);
-        eventually("the error is history", || {
-            cluster.value("SELECT last_error IS NULL FROM audit.status") == "t"
-        });
         let log = cluster.log();
-        assert_eq!(log.matches("cannot store events").count(), 1, "said once");
-        assert_eq!(log.matches("stores events again").count(), 1);
+        let times = |what| log.matches(what).count() as u64;
+        assert_eq!(times("cannot store events"), faults, "said once each");
+        assert_eq!(times("stores events again"), faults);
         cluster.stop(Shutdown::Immediate);
     });
 }

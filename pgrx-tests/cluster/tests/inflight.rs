@@ -1,13 +1,15 @@
 //! Sessions that are killed: what they had begun is on record as unfinished, with the fate of their
 //! transaction and the session's end (spec/delivery.md, "In-flight slots").
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use audit_cluster_tests::{Cluster, Shutdown};
+use audit_cluster_tests::{Cluster, Shutdown, eventually};
 use postgres::Client;
 
-use crate::load::{check_event_numbers, check_order};
+use crate::load::{Load, check_event_numbers, check_order};
+use crate::soak::{a_while, random, series};
 
 const COLUMNS: &str = "depth, command, outcome, transaction_outcome, statement";
 
@@ -145,6 +147,113 @@ fn a_backend_killed_idle_in_transaction_and_one_idle() {
         ["0 | DISCONNECT | unfinished | ~ | ~"]
     );
     check_event_numbers(&cluster, "true");
+}
+
+/// What a session is about when it is killed.
+#[derive(Clone, Copy, Debug)]
+enum Doing {
+    /// One statement that takes long.
+    Statement,
+    /// Statement after statement in one transaction.
+    Transaction,
+    /// Nothing, in a transaction.
+    Idle,
+}
+
+/// Kills a backend that does that at some moment; its pid and the statements that it has answered.
+fn kill_while(cluster: &Cluster, doing: Doing) -> (u32, u32) {
+    let mut client = cluster.app();
+    let victim = pid(&mut client);
+    let (answered, dead) = (AtomicU32::new(0), AtomicBool::new(false));
+    let begun = random(20) as u32 + 1;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = client;
+            if !matches!(doing, Doing::Statement) {
+                client.batch_execute("BEGIN").expect("begins");
+            }
+            for n in 1.. {
+                let sql = match doing {
+                    Doing::Statement if n > begun => {
+                        "INSERT /* v0 */ INTO victim SELECT 0 FROM pg_sleep(60)".into()
+                    }
+                    Doing::Idle if n > begun => break,
+                    _ => format!("INSERT /* v{n} */ INTO victim VALUES ({n})"),
+                };
+                if client.batch_execute(&sql).is_err() {
+                    break;
+                }
+                answered.store(n, Ordering::SeqCst);
+            }
+            // Its end would be told, if it came first.
+            while !dead.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        eventually("it is at it", || answered.load(Ordering::SeqCst) >= begun);
+        a_while(100);
+        assert!(cluster.kill_child(victim));
+        dead.store(true, Ordering::SeqCst);
+    });
+    (victim, answered.into_inner())
+}
+
+/// Each statement that was answered is on record once, with its fate; perhaps one more, which was
+/// under way; and the session's end.
+#[track_caller]
+fn check_victim(cluster: &Cluster, doing: Doing, (victim, answered): (u32, u32)) {
+    let fate = match doing {
+        Doing::Statement => "committed",
+        _ => "rolled back",
+    };
+    let mut all = session(cluster, victim);
+    let what = format!("{doing:?}, {answered} answered: {all:#?}");
+    assert_eq!(
+        all.pop().as_deref(),
+        Some("0 | DISCONNECT | unfinished | ~ | ~"),
+        "{what}"
+    );
+    all.retain(|line| !line.contains("| BEGIN |"));
+    for n in 1..=answered {
+        let expected =
+            format!("0 | INSERT | success | {fate} | INSERT /* v{n} */ INTO victim VALUES ({n})");
+        assert_eq!(all[n as usize - 1], expected, "{what}");
+    }
+    let rest = &all[answered as usize..];
+    let unfinished =
+        |line: &String| line.starts_with("0 | INSERT | unfinished | rolled back | INSERT /* v");
+    match doing {
+        Doing::Idle => assert!(rest.is_empty(), "{what}"),
+        Doing::Statement => assert!(rest.len() == 1 && unfinished(&rest[0]), "{what}"),
+        // It may have been killed between its end and its answer, or before it was sent.
+        Doing::Transaction => assert!(
+            rest.len() <= 1
+                && rest
+                    .iter()
+                    .all(|line| unfinished(line) || line.contains("| success | rolled back |")),
+            "{what}"
+        ),
+    }
+}
+
+#[test]
+fn backends_killed_at_whatever_they_do_under_load() {
+    series(1, |faults| {
+        let cluster = Cluster::builder().durable().start();
+        cluster.psql().run("CREATE TABLE victim (n int)").ok();
+        let all = [Doing::Statement, Doing::Transaction, Doing::Idle];
+        let mut killed = Vec::new();
+        let load = Load::during(&cluster, |load| {
+            for doing in all.into_iter().cycle().take(3 * faults as usize) {
+                killed.push((doing, kill_while(&cluster, doing)));
+                load.more(30);
+            }
+        });
+        load.check(&cluster);
+        for (doing, found) in killed {
+            check_victim(&cluster, doing, found);
+        }
+    });
 }
 
 #[test]

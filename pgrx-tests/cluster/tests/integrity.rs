@@ -328,12 +328,22 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
             "cut tail",
         ),
     ];
+    let mut told = last;
     for (sql, seq, problem) in cases {
         tamper(&mut client, "BEGIN ISOLATION LEVEL REPEATABLE READ");
         tamper(&mut client, &sql);
         let all = verified_by(&mut client);
         found(&all, seq, problem);
         tamper(&mut client, "ROLLBACK");
+        // The trail says so itself, whatever became of the transaction.
+        assert_eq!(
+            cluster.trail_of(
+                "details->'problems' > '0', details->>'first' <> ''",
+                &format!("command = 'VERIFY' AND seq > {told}")
+            ),
+            ["t | t"]
+        );
+        told = cluster.flush();
     }
     assert_whole(&cluster);
 }

@@ -52,6 +52,26 @@ fn names(cluster: &Cluster, after_seq: i64) -> Vec<String> {
 }
 
 #[test]
+fn statements_that_are_left_out_have_their_numbers_and_nested_ones_none() {
+    let cluster = cluster();
+    cluster
+        .psql()
+        .run(
+            "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM count(*) FROM t; PERFORM 2; RETURN 1; END $$;
+             SET audit.level = 'none';
+             SELECT 1 FROM f(); INSERT INTO t VALUES (f()); BEGIN; SELECT f(); COMMIT;
+             SET audit.level = 'all';
+             SELECT 'the ninth'",
+        )
+        .ok();
+    assert_eq!(
+        cluster.trail("statement_id", "statement ~ '^SELECT .the'"),
+        ["9"]
+    );
+}
+
+#[test]
 fn the_whole_grammar() {
     let cluster = cluster();
     let none: &[&str] = &[];

@@ -63,6 +63,8 @@ impl Kind {
 #[derive(Default)]
 pub struct Load {
     next: AtomicU32,
+    /// Numbers below are of a trail that is no more.
+    from: AtomicU32,
     stop: AtomicBool,
     sent: Mutex<BTreeSet<u32>>,
     acknowledged: Mutex<BTreeSet<u32>>,
@@ -84,8 +86,11 @@ impl Load {
                 let expected = match &answer {
                     Ok(()) => kind != Kind::Failed,
                     Err(error) => {
+                        // An error is sent before its transaction is aborted: the answer is
+                        // whole when the server is ready again.
                         kind == Kind::Failed
                             && error.code() == Some(&postgres::error::SqlState::DIVISION_BY_ZERO)
+                            && client.simple_query("").is_ok()
                     }
                 };
                 if expected {
@@ -136,6 +141,12 @@ impl Load {
         });
     }
 
+    /// The trail begins anew: what is checked is what is sent from now on.
+    pub fn start_over(&self) {
+        let next = self.next.load(Ordering::Relaxed);
+        self.from.store(next, Ordering::Relaxed);
+    }
+
     /// Waits for so many further acknowledgements.
     #[track_caller]
     pub fn more(&self, count: usize) {
@@ -152,22 +163,41 @@ impl Load {
         self.check_but(cluster, 0);
     }
 
+    /// [`Load::check`] of what has committed a write; of the rest there may be no record.
+    #[track_caller]
+    pub fn check_commits(&self, cluster: &Cluster) {
+        self.check_kinds(cluster, 0, |kind| {
+            !matches!(kind, Kind::Read | Kind::Failed | Kind::RolledBack)
+        });
+    }
+
     /// [`Load::check`], with exactly `lost` events lost (a GAP said how many). Among them may be
     /// others than the load's, so that fewer of its own are missing.
     #[track_caller]
     pub fn check_but(&self, cluster: &Cluster, lost: usize) {
-        let recorded = recorded(cluster);
+        self.check_kinds(cluster, lost, |_| true);
+        if lost == 0 && self.from.load(Ordering::Relaxed) == 0 {
+            check_event_numbers(cluster, "true");
+        }
+    }
+
+    #[track_caller]
+    fn check_kinds(&self, cluster: &Cluster, lost: usize, promised: fn(Kind) -> bool) {
+        let mut recorded = recorded(cluster);
         let sent = self.sent.lock().expect("lock");
-        let acknowledged = self.acknowledged.lock().expect("lock");
-        let rows: BTreeSet<u32> = cluster
-            .query("app", "SELECT n FROM load")
-            .iter()
-            .map(|n| n.parse().expect("a number"))
-            .collect();
         let twice: Vec<_> = recorded.iter().filter(|(_, ends)| ends.len() > 1).collect();
         assert!(twice.is_empty(), "twice on record: {twice:?}");
         let foreign: Vec<_> = recorded.keys().filter(|n| !sent.contains(n)).collect();
         assert!(foreign.is_empty(), "never sent: {foreign:?}");
+        let from = self.from.load(Ordering::Relaxed);
+        recorded.retain(|n, _| *n >= from);
+        let mut acknowledged = self.acknowledged.lock().expect("lock").clone();
+        acknowledged.retain(|n| *n >= from && promised(Kind::of(*n)));
+        let rows: BTreeSet<u32> = cluster
+            .query("app", &format!("SELECT n FROM load WHERE n >= {from}"))
+            .iter()
+            .map(|n| n.parse().expect("a number"))
+            .collect();
         let missing: Vec<_> = acknowledged
             .iter()
             .filter(|n| !recorded.contains_key(n))
@@ -215,9 +245,6 @@ impl Load {
             acknowledged.len()
         );
         check_order(cluster);
-        if lost == 0 {
-            check_event_numbers(cluster, "true");
-        }
     }
 }
 

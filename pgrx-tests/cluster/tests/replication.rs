@@ -1,7 +1,9 @@
 //! Replication: the commands of walsenders, and what a subscription applies (spec/capture.md, rule 1).
 
-use audit_cluster_tests::{Cluster, eventually};
+use audit_cluster_tests::{Builder, Cluster, eventually};
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 const COLUMNS: &str = "class, command, outcome, coalesce(database_name, '-'), statement";
 
@@ -149,18 +151,70 @@ fn what_the_administrator_wants_in_the_log_is_in_the_log() {
     );
 }
 
+#[test]
+fn a_client_of_logical_decoding() {
+    let cluster = Cluster::builder().setting("wal_level", "logical").start();
+    cluster.psql().run("CREATE TABLE t (x int)").ok();
+    let slot = |action: &[&str]| {
+        let mut command = cluster.program("pg_recvlogical");
+        command.args(["-d", "app", "-S", "s"]).args(action);
+        command
+    };
+    let made = slot(&["--create-slot", "-P", "test_decoding"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut reader = slot(&["--start", "-f", "-", "-F", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    cluster.psql().run("INSERT INTO t VALUES (42)").ok();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    let read = lines.find(|line| line.as_ref().unwrap().contains("x[integer]:42"));
+    assert!(read.is_some(), "the change was sent");
+    // It reads on, and is on record.
+    let commands = || {
+        of_walsenders(
+            &cluster,
+            "class, command, outcome, database_name, statement LIKE '%\"s\"%'",
+            "command ~ 'REPLICATION'",
+        )
+    };
+    assert_eq!(
+        commands(),
+        [
+            "DDL | CREATE_REPLICATION_SLOT | success | app | t",
+            "READ | START_REPLICATION | success | app | t",
+        ]
+    );
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    eventually("its slot is free", || {
+        slot(&["--drop-slot"]).output().unwrap().status.success()
+    });
+    assert_eq!(
+        commands().last().unwrap(),
+        "DDL | DROP_REPLICATION_SLOT | success | app | t"
+    );
+}
+
 /// Publisher and subscriber are two databases of one cluster.
 fn with_subscription() -> Cluster {
-    let cluster = Cluster::builder().setting("wal_level", "logical").start();
+    subscribed(Cluster::builder(), false)
+}
+
+/// `two_phase`: prepared transactions are applied as such.
+fn subscribed(builder: Builder, two_phase: bool) -> Cluster {
+    let cluster = builder.setting("wal_level", "logical").start();
     let publisher = cluster.psql().db("app");
     publisher
-        .run(
+        .run(format!(
             "CREATE TABLE a (x int PRIMARY KEY, y text); CREATE TABLE b (x int PRIMARY KEY);
              INSERT INTO a VALUES (100, 'copied'), (101, 'copied');
              CREATE PUBLICATION p FOR TABLE a, b;
-             SELECT pg_create_logical_replication_slot('s', 'pgoutput');
+             SELECT pg_create_logical_replication_slot('s', 'pgoutput', false, {two_phase});
              CREATE DATABASE copy",
-        )
+        ))
         .ok();
     let dsn = format!(
         "host={} port={} user=postgres dbname=app",
@@ -173,7 +227,7 @@ fn with_subscription() -> Cluster {
         .run(format!(
             "CREATE TABLE a (x int PRIMARY KEY, y text); CREATE TABLE b (x int PRIMARY KEY);
              CREATE SUBSCRIPTION sub CONNECTION '{dsn}' PUBLICATION p \
-             WITH (create_slot = false, slot_name = 's')"
+             WITH (create_slot = false, slot_name = 's', two_phase = {two_phase})"
         ))
         .ok();
     eventually("the tables are copied", || {
@@ -276,4 +330,55 @@ fn triggers_of_applied_changes_are_recorded() {
             "INSERT | {public.seen} | committed",
         ]
     );
+}
+
+#[test]
+fn what_a_subscription_applies_is_on_disk_before_its_commit() {
+    let cluster = subscribed(
+        Cluster::builder().setting("audit.durability", "commit"),
+        false,
+    );
+    cluster
+        .psql()
+        .run("BEGIN; INSERT INTO a VALUES (1, 'x'); INSERT INTO b VALUES (1); COMMIT")
+        .ok();
+    eventually("it is applied", || applied(&cluster, "seq").len() == 1);
+    let columns = "(SELECT array_agg(r ORDER BY r) FROM unnest(relations) r), rows, outcome";
+    assert_eq!(
+        applied(&cluster, columns),
+        ["{public.a,public.b} | 2 | success"]
+    );
+    eventually("its fate follows", || {
+        applied(&cluster, "transaction_outcome") == ["committed"]
+    });
+}
+
+#[test]
+fn prepared_transactions_that_a_subscription_applies() {
+    let cluster = subscribed(
+        Cluster::builder().setting("max_prepared_transactions", "10"),
+        true,
+    );
+    let columns = "command, relations, rows, transaction_outcome, details->>'subscription'";
+    for end in ["COMMIT", "ROLLBACK"] {
+        let number = if end == "COMMIT" { 1 } else { 2 };
+        cluster
+            .psql()
+            .run(format!(
+                "BEGIN; INSERT INTO b VALUES ({number}); PREPARE TRANSACTION 'g{number}'"
+            ))
+            .ok();
+        eventually("it is prepared", || {
+            applied(&cluster, columns).last().map(String::as_str)
+                == Some("APPLY | {public.b} | 1 | prepared | sub")
+        });
+        cluster
+            .psql()
+            .run(format!("{end} PREPARED 'g{number}'"))
+            .ok();
+        eventually("it has ended", || {
+            let left = cluster.query("copy", "SELECT count(*) FROM pg_prepared_xacts");
+            left == ["0"]
+        });
+    }
 }

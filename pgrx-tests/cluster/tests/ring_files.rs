@@ -5,11 +5,14 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use audit_cluster_tests::{Cluster, Shutdown, children, eventually, kill};
+use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 
+use crate::assert_mentions;
+use crate::full::Disk;
 use crate::load::check_order;
-use crate::soak::{random, rounds};
+use crate::soak::{random, series};
 
 /// A cluster that was killed with records in its ring that the trail doesn't have.
 fn killed_with_records() -> (Cluster, PathBuf) {
@@ -17,6 +20,12 @@ fn killed_with_records() -> (Cluster, PathBuf) {
         .durable()
         .setting("audit.ring_size", "'1MB'")
         .start();
+    let ring = cluster.data_dir().join("pg_audit/ring");
+    kill_with_records(&cluster);
+    (cluster, ring)
+}
+
+fn kill_with_records(cluster: &Cluster) {
     cluster.suspend_worker();
     let mut client = cluster.app();
     for n in 0..50 {
@@ -24,20 +33,17 @@ fn killed_with_records() -> (Cluster, PathBuf) {
             .simple_query(&format!("SELECT {n} AS kept"))
             .expect("selects");
     }
-    let everybody = children(cluster.postmaster_pid());
-    for pid in everybody {
-        kill(pid, "KILL");
-    }
-    cluster.kill_postmaster();
-    let ring = cluster.data_dir().join("pg_audit/ring");
-    (cluster, ring)
+    cluster.kill_all();
 }
 
 /// The server works, and what happens from now on is recorded.
 #[track_caller]
 fn records_again(cluster: &Cluster) {
-    cluster.psql().run("SELECT 'recorded again'").ok();
-    assert_eq!(cluster.count("statement = 'SELECT ''recorded again'''"), 1);
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let sql = format!("SELECT {number} AS again");
+    cluster.psql().run(&sql).ok();
+    assert_eq!(cluster.count(&format!("statement = '{sql}'")), 1);
     check_order(cluster);
 }
 
@@ -146,6 +152,58 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_not_used() {
 }
 
 #[test]
+fn a_full_disk_at_the_start_costs_the_recording_until_there_is_room() {
+    let disk = Disk::new(12);
+    let directory = disk.folder().join("ring");
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'1MB'")
+        .setting(
+            "audit.ring_directory",
+            &format!("'{}'", directory.display()),
+        )
+        .start();
+    kill_with_records(&cluster);
+    disk.fill();
+    cluster.start_again();
+    assert_mentions(
+        &cluster.log(),
+        &["cannot make its ring", "No space left on device"],
+    );
+    assert_eq!(
+        cluster.psql().run("CREATE TABLE t (x int); SELECT 1").ok(),
+        "1\n"
+    );
+    // What was made of the new ring is gone again, what the old one holds is not.
+    assert!(!directory.join("ring.new").exists() && directory.join("ring.1.old").exists());
+    assert_eq!(
+        cluster.value(
+            "SELECT last_error LIKE '%No space left%' AND ring_size IS NULL FROM audit.status"
+        ),
+        "t"
+    );
+    // Nobody who asked for records on disk is told that he has them.
+    let refused = cluster
+        .psql()
+        .run("SET audit.durability = 'commit'; INSERT INTO t VALUES (1)")
+        .error();
+    assert_mentions(&refused, &["cannot be made durable", "has no ring"]);
+    assert_eq!(cluster.query("app", "SELECT count(*) FROM t"), ["0"]);
+    disk.free();
+    // The next start finds room; so would a crash restart.
+    let mut client = cluster.app();
+    let pid: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("a pid")
+        .get(0);
+    assert!(cluster.kill_child(pid as u32));
+    assert_eq!(cluster.count("statement LIKE '% AS kept'"), 50);
+    records_again(&cluster);
+    let log = cluster.log();
+    assert!(!log.contains("PANIC") && !log.contains("signal 7"), "{log}");
+}
+
+#[test]
 fn another_size_needs_no_care() {
     let (cluster, _) = killed_with_records();
     cluster.configure("audit.ring_size", "'4MB'");
@@ -189,81 +247,79 @@ fn a_ring_that_is_cut_while_it_is_used_costs_a_restart_and_no_more() {
 
 #[test]
 fn bytes_scribbled_over_in_a_left_over_ring() {
-    rounds(1, || {
+    series(1, |faults| {
         let (cluster, ring) = killed_with_records();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&ring)
-            .expect("opens");
-        // Within the records (the header is a page) or the slots behind them.
-        for _ in 0..1 + random(20) {
-            let len = 1 + random(200) as usize;
-            let bytes: Vec<u8> = (0..len).map(|_| random(256) as u8).collect();
-            let span = if random(4) == 0 { 1 << 21 } else { 20_000 };
-            file.write_all_at(&bytes, 4096 + random(span))
-                .expect("scribbles");
+        for fault in 1..=faults {
+            if fault > 1 {
+                kill_with_records(&cluster);
+            }
+            let file = OpenOptions::new().write(true).open(&ring).expect("opens");
+            // Within the records (the header is a page) or the slots behind them.
+            for _ in 0..1 + random(20) {
+                let len = 1 + random(200) as usize;
+                let bytes: Vec<u8> = (0..len).map(|_| random(256) as u8).collect();
+                let span = if random(4) == 0 { 1 << 21 } else { 20_000 };
+                file.write_all_at(&bytes, 4096 + random(span))
+                    .expect("scribbles");
+            }
+            drop(file);
+            cluster.start_again();
+            let records = cluster.count("statement LIKE '% AS kept' AND outcome = 'success'");
+            assert!(records <= 50 * fault as usize, "{records}");
+            records_again(&cluster);
         }
-        drop(file);
-        cluster.start_again();
-        let records = cluster.count("statement LIKE '% AS kept' AND outcome = 'success'");
-        assert!(records <= 50, "{records}");
-        records_again(&cluster);
         assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
     });
 }
 
 #[test]
 fn bytes_scribbled_over_in_the_ring_in_use() {
-    rounds(1, || {
+    series(1, |faults| {
         let cluster = Cluster::builder()
             .durable()
             .setting("audit.ring_size", "'1MB'")
             .start();
-        let worker = cluster.suspend_worker();
-        let ring = cluster.data_dir().join("pg_audit/ring");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&ring)
-            .expect("opens");
-        let position = |at| {
-            let mut bytes = [0; 8];
-            file.read_exact_at(&mut bytes, at).expect("reads");
-            u64::from_ne_bytes(bytes) % (1 << 20)
-        };
-        let mut client = cluster.app();
-        let first = position(128 + 128);
-        for n in 0..100 {
-            client
-                .simple_query(&format!("SELECT {n} AS kept"))
-                .expect("selects");
+        for fault in 1..=faults {
+            scribble_over_the_ring_in_use(&cluster, fault);
+            assert!(gaps(&cluster).len() as u64 >= fault);
+            records_again(&cluster);
+            cluster.restart(Shutdown::Fast);
+            records_again(&cluster);
         }
-        let head = position(128 + 128);
-        for _ in 0..1 + random(10) {
-            let len = 1 + random(100) as usize;
-            // Zeros, too: they look like a record that was reserved and never written.
-            let byte = if random(3) == 0 { 0 } else { random(256) as u8 };
-            let at = first + random(head.saturating_sub(first));
-            let len = len.min((head - at) as usize);
-            file.write_all_at(&vec![byte; len], 4096 + at)
-                .expect("scribbles");
-        }
-        assert!(kill(worker, "CONT"));
-        cluster.flush();
-        let records = cluster.count("statement LIKE '% AS kept'");
-        assert!(records < 100, "{records}");
-        assert!(!gaps(&cluster).is_empty());
-        records_again(&cluster);
-        cluster.restart(Shutdown::Fast);
-        records_again_after_restart(&cluster);
     });
 }
 
-fn records_again_after_restart(cluster: &Cluster) {
-    cluster.psql().run("SELECT 'after the restart'").ok();
-    assert_eq!(
-        cluster.count("statement = 'SELECT ''after the restart'''"),
-        1
-    );
+fn scribble_over_the_ring_in_use(cluster: &Cluster, fault: u64) {
+    let worker = cluster.suspend_worker();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(cluster.data_dir().join("pg_audit/ring"))
+        .expect("opens");
+    let head = || {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 128 + 128).expect("reads");
+        u64::from_ne_bytes(bytes)
+    };
+    let mut client = cluster.app();
+    let first = head();
+    for n in 0..100 {
+        client
+            .simple_query(&format!("SELECT {n} AS kept{fault}"))
+            .expect("selects");
+    }
+    let last = head();
+    assert!(last < 1 << 20, "the ring is young: {last}");
+    for _ in 0..1 + random(10) {
+        // Zeros, too: they look like a record that was reserved and never written.
+        let byte = if random(3) == 0 { 0 } else { random(256) as u8 };
+        let at = first + random(last - first);
+        let len = (1 + random(100)).min(last - at) as usize;
+        file.write_all_at(&vec![byte; len], 4096 + at)
+            .expect("scribbles");
+    }
+    assert!(kill(worker, "CONT"));
+    cluster.flush();
+    let records = cluster.count(&format!("statement LIKE '% AS kept{fault}'"));
+    assert!(records < 100, "{records}");
 }

@@ -22,6 +22,23 @@ pub fn rounds(short: u64, mut fault: impl FnMut()) {
     }
 }
 
+/// As [`rounds`] with faults that one cluster can take one after the other: `play` is told how many.
+pub fn series(short: u64, mut play: impl FnMut(u64)) {
+    const MOST: u64 = 10;
+    let mut left = number("AUDIT_SOAK", short);
+    while left > 0 {
+        let faults = left.min(MOST);
+        play(faults);
+        left -= faults;
+        if left > 0 {
+            eprintln!(
+                "{}: {left} faults more",
+                thread::current().name().unwrap_or("")
+            );
+        }
+    }
+}
+
 /// How long the mixed run is: AUDIT_SOAK_MINUTES, or some seconds.
 pub fn mixed_run() -> Duration {
     match number("AUDIT_SOAK_MINUTES", 0) {

@@ -130,6 +130,35 @@ fn a_statement_of_a_megabyte_is_cut_and_its_digest_kept() {
 }
 
 #[test]
+fn long_statements_that_fail_are_kept_as_far_as_the_setting_says() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.statement_max_size = '300kB'")
+        .expect("sets");
+    let filler = "x".repeat(200_000);
+    for sql in [
+        format!("SELEC '{filler}'"),
+        format!("SELECT nosuch, '{filler}'"),
+        format!("SELECT '{filler}{filler}', nosuch"),
+    ] {
+        client.simple_query(&sql).expect_err("fails");
+    }
+    client.simple_query("").expect("ready again");
+    assert_eq!(
+        cluster.trail(
+            "sqlstate, octet_length(statement), statement_length",
+            "outcome = 'failed'"
+        ),
+        [
+            "42601 | 200008 | ~",
+            "42703 | 200017 | ~",
+            "42703 | 307200 | 400017",
+        ]
+    );
+}
+
+#[test]
 fn long_text_is_cut_at_a_character_boundary() {
     let cluster = Cluster::start();
     let mut client = cluster.app();

@@ -102,7 +102,8 @@ impl Model {
         } else if end - self.tail > limit.of(CAPACITY) {
             Err(PushError::Full)
         } else {
-            Ok(Pushed { start, end })
+            let fill = end - self.tail;
+            Ok(Pushed { start, end, fill })
         };
         prop_assert_eq!(got, expected);
         if let Ok(at) = got {
@@ -147,7 +148,9 @@ impl Model {
             prop_assert_eq!(got, Read::Empty);
             return Ok(());
         };
-        let Pushed { start, end: next } = record.at;
+        let Pushed {
+            start, end: next, ..
+        } = record.at;
         let pid = record.pid;
         prop_assert_eq!(got, Read::Record { start, next, pid });
         prop_assert_eq!(&out, &record.payload);
@@ -194,7 +197,7 @@ proptest! {
         let left = Leftover::open(owned.bytes()).unwrap();
         let mut recovered = left.recover(model.tail);
         for Record { payload, pid, at } in &model.records {
-            let Pushed { start, end: next } = *at;
+            let Pushed { start, end: next, .. } = *at;
             let expected = Found::Record { start, next, pid: *pid, payload };
             prop_assert_eq!(recovered.next(), Some(expected));
         }

@@ -6,7 +6,8 @@ mod numbers;
 mod proof;
 mod verify;
 
-use crate::pg::spi;
+use crate::pg::{announce, spi};
+use audit_core::json::Object;
 use pgrx::prelude::*;
 
 /// A seq that was asked for; negative ones are none.
@@ -29,11 +30,25 @@ fn verify(
     ),
 > {
     let problems = spi::connected(|| verify::verify(seq_argument(from_seq), seq_argument(to_seq)));
+    if let Some(first) = problems.first() {
+        // SAFETY: a function runs in a transaction.
+        unsafe { announce::event("VERIFY", &|details| tell(details, first, &problems), false) };
+    }
     TableIterator::new(
         problems
             .into_iter()
             .map(|p| (p.seq.map(|seq| seq as i64), p.problem, p.detail)),
     )
+}
+
+/// What the VERIFY event of a trail with problems says of them.
+fn tell(details: &mut Object, first: &verify::Problem, all: &[verify::Problem]) {
+    details.number("problems", all.len());
+    details.text("first", first.problem.as_bytes());
+    if let Some(seq) = first.seq {
+        details.number("seq", seq);
+    }
+    details.text("detail", first.detail.as_bytes());
 }
 
 /// The signed head of the trail.

@@ -33,6 +33,8 @@ pub struct Pushed {
     pub start: u64,
     /// Position after it. Durable up to here is durable with this record.
     pub end: u64,
+    /// How many bytes of the ring were in use with it.
+    pub fill: u64,
 }
 
 /// Why a record was not pushed. Nothing was written then.
@@ -67,6 +69,7 @@ struct Reserved {
     /// Where the PAD begins, the record itself where there is none.
     pad_start: u64,
     fields: super::layout::Fields,
+    fill: u64,
 }
 
 impl Ring {
@@ -108,6 +111,7 @@ impl Ring {
         Ok(Pushed {
             start,
             end: start.wrapping_add(footprint(len)),
+            fill: reserved.fill,
         })
     }
 
@@ -148,7 +152,8 @@ impl Ring {
             }
             let room = to_lap_end(head, self.capacity);
             let pad = if need <= room { 0 } else { room };
-            if used + pad + need > limit {
+            let fill = used + pad + need;
+            if fill > limit {
                 return Err(PushError::Full);
             }
             let start = head.wrapping_add(pad);
@@ -165,6 +170,7 @@ impl Ring {
                     return Ok(Reserved {
                         pad_start: head,
                         fields,
+                        fill,
                     });
                 }
                 Err(now) => head = now,

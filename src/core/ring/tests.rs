@@ -6,8 +6,6 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use super::layout::{Word, footprint, offsets};
 use super::*;
 
-mod measure;
-
 const ID: [u8; 16] = *b"0123456789abcdef";
 const CAPACITY: usize = MIN_CAPACITY as usize;
 const LEN: usize = HEADER_LEN + CAPACITY;
@@ -99,11 +97,19 @@ fn what_goes_in_comes_out() {
         pushed,
         Pushed {
             start: 0,
-            end: 24 + 24
+            end: 24 + 24,
+            fill: 48
         }
     );
     let empty = push(&ring, b"");
-    assert_eq!(empty, Pushed { start: 48, end: 72 });
+    assert_eq!(
+        empty,
+        Pushed {
+            start: 48,
+            end: 72,
+            fill: 72
+        }
+    );
     assert_eq!(take(&ring, 0), (b"fixed and sections".to_vec(), 48));
     assert_eq!(take(&ring, 48), (Vec::new(), 72));
     assert_eq!(consumer(&ring).read(72, &mut Vec::new()), Read::Empty);

@@ -262,29 +262,6 @@ fn a_free_slot_holds_nothing_of_the_session_before() {
     assert!(area.slots.orphans().is_empty());
 }
 
-/// `cargo test -p audit_core --release slot::tests::measure -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    let area = area(1);
-    let slot = area.slots.claim(42, 7).unwrap();
-    let text = b"SELECT abalance FROM pgbench_accounts WHERE aid = $1;";
-    let mut best = f64::MAX;
-    for _ in 0..20 {
-        const ROUNDS: u64 = 1_000_000;
-        let begin = std::time::Instant::now();
-        for i in 0..ROUNDS {
-            slot.open(0, &statement(i, 1, std::hint::black_box(text)), true);
-            slot.finish(0, 1, 1);
-            slot.begin_push(i, 0, i as i64);
-            slot.close(0);
-            slot.end_push();
-        }
-        best = best.min(begin.elapsed().as_nanos() as f64 / ROUNDS as f64);
-    }
-    println!("{best:.0} ns per statement");
-}
-
 #[test]
 fn the_first_horizon_after_a_death_stays() {
     let area = area(2);

@@ -28,7 +28,7 @@ impl Worker {
 
     pub(super) fn try_step(&mut self, source: &mut dyn Source) -> Result<Drained, Failure> {
         // A clock that steps back must not make recorded_at do so.
-        let at = crate::worker::now().max(self.last_recorded_at);
+        let at = self.look_at_clock().max(self.last_recorded_at);
         self.enter_period(at)?;
         self.note_dropped()?;
         let (worker, source_again) = (&mut *self, &mut *source);
@@ -37,6 +37,17 @@ impl Worker {
             self.committed(source, at, gaps);
         }
         Ok(drained)
+    }
+
+    /// The time; an event says so where the clock was set back since the last look.
+    fn look_at_clock(&mut self) -> Timestamp {
+        let before = self.clock;
+        self.clock = crate::worker::now();
+        if self.clock + SET_BACK < before {
+            let event = self.own.clock(before, self.clock).to_vec();
+            self.queue(event, false);
+        }
+        self.clock
     }
 
     /// Queues a RETENTION event for each dropped period that the trail doesn't tell of yet.
@@ -182,8 +193,13 @@ impl Worker {
             shared.flushed.store(progress.position, Ordering::SeqCst);
         }
         self.broadcast();
-        if ring_file::ring().is_some_and(|ring| ring.fill() < ring.capacity() / 2) {
-            shared.warned.store(0, Ordering::Relaxed);
+        if let Some(ring) = ring_file::ring() {
+            if !ring.is_filled_to(Limit::ThreeQuarters) {
+                shared.crowded.store(0, Ordering::Relaxed);
+            }
+            if ring.fill() < ring.capacity() / 2 {
+                shared.warned.store(0, Ordering::Relaxed);
+            }
         }
         // Demands that were lowered for a troublesome event rise again behind it.
         self.care = Care::Whole;

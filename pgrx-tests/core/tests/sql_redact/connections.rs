@@ -90,6 +90,14 @@ fn connection_strings() {
                 "ALTER SUBSCRIPTION s CONNECTION 'password=''@'",
             ),
             (
+                "SELECT dblink_connect(\"host=h user=u password=x\")",
+                "SELECT dblink_connect(\"host=h user=u password=@\")",
+            ),
+            (
+                "SELECT dblink_connect(\"postgres://u:x@h/d\")",
+                "SELECT dblink_connect(\"postgres://u:@@h/d\")",
+            ),
+            (
                 "SELECT dblink_connect('c', 'host=h user=u password=x')",
                 "SELECT dblink_connect('c', 'host=h user=u password=@')",
             ),

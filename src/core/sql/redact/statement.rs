@@ -247,8 +247,8 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
             Expect::SettingValue => self.setting_value(token),
             Expect::ConfigComma | Expect::ConfigValue => self.expect = expect,
             _ if self.in_options => self.option_name(token),
-            _ if self.depth > 0 => {
-                // A string in another language.
+            // A string in another language; a connection string in the wrong quotes.
+            _ if self.depth > 0 || conninfo::begins(&self.inside(token)) => {
                 self.tainted |= fragment::redact(&self.inside(token), self.edit);
             }
             _ => {}

@@ -1,0 +1,162 @@
+//! What users do to the trail's home and to the extension, under load: the state is clear, nobody is
+//! started again and again, and a trail that begins anew holds everything from its beginning on
+//! (spec/delivery.md, failure matrix).
+
+use audit_cluster_tests::{Cluster, eventually};
+use postgres::Client;
+
+use crate::load::Load;
+use crate::soak::{a_while, series};
+
+/// How often processes of the extension ended in a way that the server's log mentions.
+fn complaints(cluster: &Cluster) -> usize {
+    let log = cluster.log();
+    log.lines()
+        .filter(|line| {
+            line.contains("has to start again")
+                || line.contains("cannot store events")
+                || line.contains("PANIC")
+                || line.contains("terminated by signal")
+        })
+        .count()
+}
+
+/// The worker looks for a home at its start, attaches at the next, and no more.
+#[track_caller]
+fn assert_no_restart_loop(cluster: &Cluster, most: usize) {
+    let starts = cluster
+        .log()
+        .lines()
+        .filter(|line| line.contains("\"audit_ext\"") && line.contains("exited with"))
+        .count();
+    assert!(
+        starts <= most && complaints(cluster) == 0,
+        "{starts} ends of the worker:\n{}",
+        cluster.log()
+    );
+}
+
+fn unlocked(cluster: &Cluster) -> Client {
+    let mut admin = cluster.connect("postgres", "postgres");
+    admin
+        .batch_execute("SELECT audit.unlock('a test')")
+        .expect("unlocks");
+    admin
+}
+
+#[test]
+fn a_home_that_the_guard_keeps_from_being_dropped_under_load() {
+    series(2, |faults| {
+        let cluster = Cluster::start();
+        let load = Load::during(&cluster, |load| {
+            let mut admin = cluster.app();
+            for fault in 0..faults {
+                let sql = [
+                    "DROP DATABASE postgres",
+                    "DROP DATABASE postgres WITH (FORCE)",
+                ][fault as usize % 2];
+                a_while(100);
+                let refused = admin.batch_execute(sql).expect_err("refused");
+                assert_eq!(
+                    refused.code().map(|code| code.code().to_owned()),
+                    Some("42501".into()),
+                    "{refused:?}"
+                );
+                load.more(50);
+            }
+        });
+        load.check(&cluster);
+        assert_no_restart_loop(&cluster, 1);
+    });
+}
+
+#[test]
+fn an_extension_that_is_dropped_and_made_again_under_load() {
+    series(2, |faults| {
+        let cluster = Cluster::start();
+        let load = Load::during(&cluster, |load| {
+            for _ in 0..faults {
+                let mut admin = unlocked(&cluster);
+                a_while(100);
+                admin
+                    .batch_execute("DROP EXTENSION audit_ext")
+                    .expect("drops");
+                load.more(20);
+                a_while(100);
+                admin
+                    .batch_execute("CREATE EXTENSION audit_ext")
+                    .expect("creates");
+                load.start_over();
+                load.more(200);
+            }
+        });
+        load.check(&cluster);
+        assert_no_restart_loop(&cluster, 4 * faults as usize);
+    });
+}
+
+#[test]
+fn a_home_that_is_dropped_and_made_again_under_load() {
+    series(1, |faults| {
+        let cluster = Cluster::start();
+        let load = Load::during(&cluster, |load| {
+            for _ in 0..faults {
+                a_while(100);
+                unlocked(&cluster)
+                    .batch_execute("DROP EXTENSION audit_ext")
+                    .expect("drops");
+                let mut admin = cluster.app();
+                load.more(20);
+                admin
+                    .batch_execute("DROP DATABASE postgres WITH (FORCE)")
+                    .expect("drops");
+                load.more(20);
+                a_while(1000);
+                admin
+                    .batch_execute("CREATE DATABASE postgres")
+                    .expect("creates");
+                cluster
+                    .connect("postgres", "postgres")
+                    .batch_execute("CREATE EXTENSION audit_ext")
+                    .expect("creates");
+                load.start_over();
+                load.more(200);
+            }
+        });
+        load.check(&cluster);
+        assert_no_restart_loop(&cluster, 8 * faults as usize);
+    });
+}
+
+#[test]
+fn create_extension_rolled_back_under_load() {
+    series(3, |faults| {
+        let cluster = Cluster::builder().without_extension().start();
+        let load = Load::during(&cluster, |load| {
+            let mut admin = cluster.connect("postgres", "postgres");
+            for _ in 0..faults {
+                admin
+                    .batch_execute("BEGIN; CREATE EXTENSION audit_ext")
+                    .expect("creates");
+                a_while(200);
+                admin.batch_execute("ROLLBACK").expect("rolls back");
+                load.more(20);
+            }
+            // Nobody records, nothing waits for anybody.
+            assert_eq!(
+                std::fs::metadata(cluster.data_dir().join("pg_audit/ring"))
+                    .map(|ring| ring.is_file())
+                    .ok(),
+                Some(true)
+            );
+            admin
+                .batch_execute("CREATE EXTENSION audit_ext")
+                .expect("creates");
+            load.start_over();
+            eventually("the worker runs", || cluster.worker_pid().is_some());
+            load.more(200);
+        });
+        load.check(&cluster);
+        assert_no_restart_loop(&cluster, 4);
+    });
+}

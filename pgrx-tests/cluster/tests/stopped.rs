@@ -1,0 +1,132 @@
+//! The worker stopped (SIGSTOP) at any moment, until the ring is full, under load: each `audit.on_full`
+//! does what it says, and a GAP tells exactly what was lost (spec/delivery.md, failure matrix).
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use audit_cluster_tests::{Cluster, eventually, kill};
+
+use crate::load::Load;
+use crate::soak::{a_while, series};
+
+const RING: u64 = 1 << 20;
+
+/// The ring as its file shows it: nobody has to be asked while the server may hang.
+struct Ring(File);
+
+impl Ring {
+    fn of(cluster: &Cluster) -> Ring {
+        Ring(File::open(cluster.data_dir().join("pg_audit/ring")).expect("a ring"))
+    }
+
+    fn word(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, at).expect("reads");
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Head, and bytes between tail and head: src/core/ring/layout.rs.
+    fn head_and_fill(&self) -> (u64, u64) {
+        let tail = self.word(128 + 256);
+        let head = self.word(128 + 128);
+        (head, head - tail)
+    }
+}
+
+/// Stops the worker wherever it is until the ring is filled so far, and some more. A worker that
+/// held a lock of the server's has stopped everybody else, too: it goes on, and is stopped again.
+fn stop_until_filled(cluster: &Cluster, quarters: u64) {
+    let ring = Ring::of(cluster);
+    for _ in 0..50 {
+        eventually("the worker runs", || cluster.worker_pid().is_some());
+        let worker = cluster.worker_pid().expect("runs");
+        a_while(200);
+        assert!(kill(worker, "STOP"));
+        let mut moved = (Instant::now(), 0);
+        let full = loop {
+            let (head, fill) = ring.head_and_fill();
+            if fill >= RING / 4 * quarters - RING / 16 {
+                break true;
+            }
+            if head != moved.1 {
+                moved = (Instant::now(), head);
+            } else if moved.0.elapsed() > Duration::from_secs(1) {
+                break false;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        if full {
+            a_while(1000);
+        }
+        assert!(kill(worker, "CONT"));
+        if full {
+            return;
+        }
+    }
+    panic!("the ring is never filled");
+}
+
+/// Plays it so often; the number of events that GAPs tell of, and of holes in the sessions' numbers.
+fn played(faults: u64, on_full: &str, quarters: u64) -> (Cluster, Load, usize) {
+    let cluster = Cluster::builder()
+        .setting("audit.ring_size", "'1MB'")
+        .setting("audit.on_full", on_full)
+        .setting("audit.full_timeout", "'60s'")
+        .start();
+    let load = Load::during(&cluster, |load| {
+        for _ in 0..faults {
+            stop_until_filled(&cluster, quarters);
+            load.more(50);
+        }
+        // So that the sessions' ends find room: every hole then has something behind it.
+        let ring = Ring::of(&cluster);
+        eventually("the worker has caught up", || {
+            ring.head_and_fill().1 < RING / 8
+        });
+    });
+    cluster.flush();
+    let count = |sql: &str| -> usize { cluster.value(sql).parse().expect("a number") };
+    let told = count(
+        "SELECT coalesce(sum((details->>'count')::int), 0) FROM audit.log WHERE command = 'GAP'",
+    );
+    let holes = count(
+        "SELECT sum(holes) FROM (SELECT max(event_no) - count(*) AS holes FROM audit.log WHERE event_no IS NOT NULL GROUP BY session_id) s",
+    );
+    assert_eq!(told, holes, "told | lost");
+    assert_eq!(
+        cluster.value(&format!(
+            "SELECT dropped = {told}, panics FROM audit.status"
+        )),
+        "t | 0"
+    );
+    (cluster, load, told)
+}
+
+#[test]
+fn with_wait_nothing_is_lost() {
+    series(1, |faults| {
+        let (cluster, load, told) = played(faults, "'wait'", 3);
+        assert_eq!(told, 0);
+        load.check(&cluster);
+    });
+}
+
+#[test]
+fn with_drop_everybody_goes_on_and_the_gap_is_exact() {
+    series(1, |faults| {
+        let (cluster, load, told) = played(faults, "'drop'", 4);
+        assert!(told > 0, "the ring was full");
+        load.check_but(&cluster, told);
+    });
+}
+
+#[test]
+fn with_refuse_what_was_let_in_is_on_record() {
+    series(1, |faults| {
+        let (cluster, load, told) = played(faults, "'refuse'", 3);
+        load.check_but(&cluster, told);
+        assert!(cluster.count("sqlstate = '53000'") > 0, "some were refused");
+    });
+}
