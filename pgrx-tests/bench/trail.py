@@ -1,6 +1,6 @@
 """A trail of ten million events, evenly over ten days, and what it takes to ask and to verify it.
 
-Real sessions run real statements on a real server whose wall clock the benchmark moves on (clock.c):
+Real sessions run real statements on a real server whose wall clock the benchmark moves on:
 capture, ring, worker, partitions and their closing are those of production. Each user comes once an
 hour, with some 800 events; every six minutes of it are a batch. Seeded: the same statements each time.
 
@@ -74,11 +74,11 @@ END $$;
 
 
 class Clock:
-    """Microseconds by which the server's clock is off."""
+    """Seconds by which the server's clock is off (cluster/tests/clock.c)."""
 
     def __init__(self, folder):
         self.library, self.file = folder / "clock.so", folder / "clock"
-        source = Path(__file__).with_name("clock.c")
+        source = Path(__file__).parents[1] / "cluster/tests/clock.c"
         subprocess.run(
             ["cc", "-O2", "-shared", "-fPIC", "-o", self.library, source, "-ldl"], check=True
         )
@@ -89,10 +89,10 @@ class Clock:
             self.page = mmap.mmap(file.fileno(), 8)
 
     def set(self, seconds):
-        self.page[:8] = struct.pack("=q", int(seconds * 1e6))
+        self.page[:8] = struct.pack("=q", int(seconds))
 
     def environment(self):
-        return [f"LD_PRELOAD={self.library}", f"AUDIT_CLOCK={self.file}"]
+        return [f"LD_PRELOAD={self.library}", f"CLOCK_AHEAD={self.file}"]
 
 
 class Trailed:
@@ -187,6 +187,7 @@ class Turns:
         self.home = server.session()
         self.turns = DAYS * 24 * USERS
         self.random = random.Random(4711)
+        self.began = time.time()
         self.done = 0
         self.worker_most = 0
 
@@ -214,13 +215,16 @@ class Turns:
     def last_seq(self):
         return self.seq
 
-    def day(self):
-        began = time.monotonic()
-        for _ in range(24 * USERS):
-            self.turn()
+    def midnights(self):
+        """How often the server's day has changed: each is the beginning of a partition."""
+        begun = self.began - SECONDS
+        now = begun + self.done / self.turns * SECONDS
+        return int(now // 86_400) - int(begun // 86_400)
+
+    def tell(self):
         worker = self.server.process("audit_ext worker")
         self.worker_most = max(self.worker_most, private_kb(worker))
-        say(f"day {self.done // (24 * USERS)}: {self.seq} events, {time.monotonic() - began:.0f} s")
+        say(f"day {self.done // (24 * USERS)}: {self.seq} events")
 
     def end(self):
         for session in [*self.users, self.home]:
@@ -233,7 +237,7 @@ def closing(server, home):
     while not (pid := server.process("audit_ext maintenance")):
         if time.monotonic() > deadline:
             return None
-        time.sleep(0.5)
+        time.sleep(0.05)
         home.run("SELECT audit.flush()")
     began, used, most = time.monotonic(), 0.0, 0
     while (now := cpu(pid)) is not None and server.process("audit_ext maintenance") == pid:
@@ -244,8 +248,9 @@ def closing(server, home):
         "cpu_seconds": round(used, 2),
         "private_kb": most,
         "events": int(home.run(
-            "SELECT sum(last_seq - first_seq + 1) FROM audit.batch b JOIN audit.period p"
-            " ON b.recorded_at >= p.starts_at AND b.recorded_at < p.ends_at WHERE frozen_at IS NOT NULL"
+            "SELECT sum(last_seq - first_seq + 1) FROM audit.batch b JOIN (SELECT * FROM audit.period"
+            " WHERE frozen_at IS NOT NULL ORDER BY starts_at DESC LIMIT 1) p"
+            " ON b.recorded_at >= p.starts_at AND b.recorded_at < p.ends_at"
         )[0] or 0),
     }
 
@@ -265,13 +270,12 @@ def make(server, clock, events):
     turns.seq = int(home.run("SELECT audit.flush()")[0])
     began, worker = time.monotonic(), server.process("audit_ext worker")
     cpu_before, figures = cpu(worker), {}
-    turns.day()
-    turns.turn() # the next day has begun: the first is over
-    figures["closing one day"] = closing(server, home)
-    for _ in range(24 * USERS - 1):
+    while turns.done < turns.turns:
         turns.turn()
-    for _ in range(DAYS - 2):
-        turns.day()
+        if "closing" not in figures and turns.midnights() == 2 and turns.done % PER_BATCH == 0:
+            figures["closing"] = closing(server, home)
+        if turns.done % (24 * USERS) == 0:
+            turns.tell()
     figures["made in seconds"] = round(time.monotonic() - began)
     figures["events"] = turns.seq
     figures["worker cpu_seconds"] = round(cpu(worker) - cpu_before, 1)
@@ -306,7 +310,7 @@ QUESTIONS = {
 
 def questions(home):
     """Milliseconds of the auditor's two questions: one hour, on the hot and on a closed partition."""
-    home.run("VACUUM ANALYZE pg_class") # any plain upkeep; the trail's own is the worker's
+    pid = int(home.run("SELECT pg_backend_pid()")[0])
     periods = [
         line.split("|")
         for line in home.run(
@@ -321,25 +325,29 @@ def questions(home):
     figures = {}
     for place, (starts, ends, _) in places.items():
         hour = home.run(
-            f"SELECT date_trunc('hour', min(started_at)) + interval '2 hours' FROM audit.event"
+            "SELECT date_trunc('hour', min(started_at)) + interval '2 hours',"
+            " date_trunc('hour', min(started_at)) + interval '3 hours' FROM audit.event"
             f" WHERE recorded_at >= '{starts}' AND recorded_at < '{ends}'"
-        )[0]
+        )[0].split("|")
         for name, condition in QUESTIONS.items():
-            times, hits = [], 0
+            times, hits, used = [], 0, 0.0
             for n in (7, 23, 41):
                 sql = (
                     f"SELECT * FROM audit.log WHERE {condition.format(n=n)}"
-                    f" AND started_at >= '{hour}' AND started_at < timestamptz '{hour}' + interval '1 hour'"
+                    f" AND started_at >= '{hour[0]}' AND started_at < '{hour[1]}'"
                 )
                 home.run(sql) # warm
+                before = cpu(pid)
                 for _ in range(5):
                     rows, ms = home.timed(sql)
                     times.append(ms)
                     hits = max(hits, rows)
+                used += cpu(pid) - before
             figures[f"{name}, {place}"] = {
                 "hits": hits,
                 "median_ms": round(statistics.median(times), 1),
                 "max_ms": round(max(times), 1),
+                "cpu_ms": round(used / len(times) * 1000, 1),
             }
             say(f"{name}, {place}: {figures[f'{name}, {place}']}")
             figures[f"{name}, {place}"]["plan"] = home.run(f"EXPLAIN (COSTS OFF) {sql}")
@@ -371,6 +379,8 @@ def proofs(home, events):
     size = int(home.run("SELECT audit.checkpoint()")[1])
     home.run("SELECT audit.inclusion_proof(1, 2)")
     inclusion, consistency = [], []
+    pid = int(home.run("SELECT pg_backend_pid()")[0])
+    before = cpu(pid)
     for _ in range(20):
         inclusion.append(home.timed(f"SELECT audit.inclusion_proof({chosen.randint(1, size)}, {size})")[1])
         old = chosen.randint(1, size - 1)
@@ -379,6 +389,7 @@ def proofs(home, events):
         name: {"median_ms": round(statistics.median(times), 1), "max_ms": round(max(times), 1)}
         for name, times in (("inclusion", inclusion), ("consistency", consistency))
     }
+    figures["cpu_ms of one"] = round((cpu(pid) - before) / 40 * 1000, 1)
     say(f"proofs: {figures}")
     return figures
 

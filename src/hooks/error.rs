@@ -48,6 +48,9 @@ pub struct LastError {
     pub message: Vec<u8>,
     pub at: i64,
     pub attempted: Attempted,
+    /// 42501 from the server itself. What such a statement was aimed at the trail with is on record
+    /// whatever the level, as is whom the guard refuses.
+    no_privilege: bool,
 }
 
 /// Longer messages are cut.
@@ -60,6 +63,7 @@ impl LastError {
             message: Vec::new(),
             at: 0,
             attempted: Attempted::new(),
+            no_privilege: false,
         }
     }
 
@@ -146,12 +150,14 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
     unsafe {
         let sqlstate = (*error).sqlerrcode as u32;
         let message = raw::bytes((*error).message);
+        let refused = guard::take_refused();
         engine().before_error();
         let unseen = engine().running.is_empty() && !belongs_to_held();
         let nested = nested_unseen((*error).internalquery);
         let fatal = (*error).elevel >= pgrx::PgLogLevel::FATAL as i32;
         let statement = nested.or_else(|| unseen_statement(unseen, sqlstate, fatal));
         remember(sqlstate, message, statement);
+        engine().error.no_privilege = sqlstate == NO_PRIVILEGE && !refused;
         match statement {
             Some(text) => {
                 let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
@@ -163,6 +169,10 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
             None if engine().running.is_empty() && !unseen => engine().held_failed(),
             None => {
                 if let Some(id) = engine().running.last().copied() {
+                    let engine = engine();
+                    let tried = engine.error.no_privilege;
+                    let frame = engine.frame(id);
+                    frame.audited_object |= tried && guard::is_named_in(&frame.text);
                     attempted(error, id, false);
                 }
             }
@@ -325,9 +335,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
         let command = command_of_first_keyword(text);
         (command.as_bytes(), classes_of_command(command))
     };
-    // Who may not even name what is in schema audit is refused by the server itself, and on record
-    // whatever the level, as those are whom the guard refuses.
-    let at_the_trail = engine.error.sqlstate == NO_PRIVILEGE && guard::is_named_in(text);
+    let at_the_trail = engine.error.no_privilege && guard::is_named_in(text);
     let wanted = begin::wanted(depth, classes) || (at_the_trail && begin::possible(depth));
     let id = engine.take_spare();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };

@@ -40,6 +40,32 @@ pub fn home() -> Option<Oid> {
     .map(Oid::from_u32)
 }
 
+/// JIT compilation takes longer than what an auditor asks: the planner is far off with partitions and
+/// what is looked up per row. So plans that read the trail go without it. Throws.
+///
+/// # Safety
+/// The planner has just made it; in a transaction that is not aborted.
+#[inline]
+pub unsafe fn spare_compilation(stmt: *mut pg_sys::PlannedStmt) {
+    unsafe {
+        if (*stmt).jitFlags != 0 && at_home() {
+            guarded::learn();
+            let relations = (*stmt).relationOids;
+            let count = if relations.is_null() {
+                0
+            } else {
+                (*relations).length as usize
+            };
+            for i in 0..count {
+                if guarded::has_relation((*(*relations).elements.add(i)).oid_value) {
+                    (*stmt).jitFlags = 0;
+                    return;
+                }
+            }
+        }
+    }
+}
+
 /// Whether this process is in the home.
 #[inline]
 pub fn at_home() -> bool {
@@ -191,6 +217,14 @@ pub unsafe fn check_database(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+/// The error that is being reported is [`refuse`]'s, and the attempt is on record.
+static mut REFUSED: bool = false;
+
+/// Whether the error being reported is the guard's own; asked once per error. Never throws.
+pub fn take_refused() -> bool {
+    unsafe { core::mem::replace(&mut *(&raw mut REFUSED), false) }
+}
+
 /// Records the attempt, whatever the level, and fails the statement. Throws, always.
 ///
 /// # Safety
@@ -200,6 +234,7 @@ pub unsafe fn refuse(command: &CStr, class: Oid, object: Oid) -> ! {
     unsafe {
         let what = describe(class, object);
         record(command, class, object, what);
+        REFUSED = true;
         report::guarded(command.as_ptr(), what, hint_of(class));
     }
     unreachable!("the report is an ERROR")

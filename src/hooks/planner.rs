@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::Wraps;
-use super::{begin, capture, executor, functions};
+use super::{begin, capture, executor, functions, guard};
 use crate::pg::{compat, guc, names, raw};
 
 static mut NEXT: pg_sys::planner_hook_type = None;
@@ -40,6 +40,7 @@ unsafe extern "C-unwind" fn plan(
             Some(next) => next(query, source, cursor_options, params),
             None => raw::standard_planner(query, source, cursor_options, params),
         };
+        guard::spare_compilation(planned);
         if let Some(id) = id {
             with(|engine| {
                 engine.pause(id);

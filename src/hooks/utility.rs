@@ -12,7 +12,8 @@ use super::engine::{Id, engine, with};
 use super::found::found;
 use super::frame::Wraps;
 use super::{
-    begin, capture, describe, details, drops, error, extension, guard_utility, replication, room,
+    begin, capture, describe, details, drops, error, extension, guard, guard_utility, replication,
+    room,
 };
 use crate::pg::{compat, durability, guc, raw};
 
@@ -129,7 +130,9 @@ unsafe fn begin_utility(
             kind.classes.with(Class::Read).with(Class::Write)
         };
         let depth = engine().depth();
-        let mut wanted = begin::wanted(depth, possible);
+        // Should the server refuse it something of the trail, it is on record whatever the level.
+        let mut wanted = begin::wanted(depth, possible)
+            || (begin::possible(depth) && guard::is_named_in(own_text(pstmt, query_string)));
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
         if wanted && !describe::never_waits(node) {
             room::wait_for(|| false);
@@ -182,6 +185,19 @@ unsafe fn begin_utility(
             }
             id
         })
+    }
+}
+
+/// The part of the client's string that is this statement.
+unsafe fn own_text<'s>(pstmt: *const pg_sys::PlannedStmt, query_string: *const c_char) -> &'s [u8] {
+    unsafe {
+        let all = raw::bytes(query_string);
+        let begin = usize::try_from((*pstmt).stmt_location).unwrap_or(0);
+        let rest = all.get(begin..).unwrap_or_default();
+        match usize::try_from((*pstmt).stmt_len) {
+            Ok(len) if len > 0 => rest.get(..len).unwrap_or(rest),
+            _ => rest,
+        }
     }
 }
 

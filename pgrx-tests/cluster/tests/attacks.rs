@@ -13,8 +13,8 @@ fn operators_casts_and_event_triggers_are_not_bent_by_hand() {
     let mut client = cluster.connect("postgres", HOME);
     let mut wrong = Vec::new();
     for sql in [
-        "UPDATE pg_operator SET oprcode = 'int8ne(int8,int8)' WHERE oid = '=(int8,int8)'::regoperator",
-        "UPDATE pg_aggregate SET aggtransfn = 'int8smaller(int8,int8)' WHERE aggfnoid = 'max(int8)'::regprocedure",
+        "UPDATE pg_operator SET oprcode = 'int8ne' WHERE oid = '=(int8,int8)'::regoperator",
+        "UPDATE pg_aggregate SET aggtransfn = 'int8smaller' WHERE aggfnoid = 'max(int8)'::regprocedure",
         "UPDATE pg_cast SET castfunc = 0 WHERE castsource = 'int4'::regtype",
         "UPDATE pg_amproc SET amproc = 'int8smaller' WHERE amproc = 'btint8cmp'::regproc",
         "UPDATE pg_amop SET amopopr = 0 WHERE false",
@@ -101,12 +101,13 @@ fn a_row_removed_by_pg_surgery_is_found() {
     }
     cluster.flush();
     let seq = cluster.value(&format!("SELECT min(seq) + 9 FROM {partition}"));
+    let place = cluster.value(&format!("SELECT ctid FROM {partition} WHERE seq = {seq}"));
     cluster
         .psql()
         .db(HOME)
         .run(format!(
             "SET client_min_messages = error; CREATE EXTENSION pg_surgery;
-             SELECT heap_force_kill('{partition}', ARRAY[ctid]) FROM {partition} WHERE seq = {seq}"
+             SELECT heap_force_kill('{partition}', ARRAY['{place}']::tid[])"
         ))
         .ok();
     let all = problems(&cluster);
@@ -119,11 +120,7 @@ fn what_was_changed_without_the_library_is_found_and_told_of() {
     let (cluster, partition) = prepared();
     cluster.psql().run("SELECT 'dromedary'").ok();
     let seq = cluster.trail_of("seq", "statement LIKE 'SELECT ''drom%'")[0].clone();
-    cluster
-        .psql()
-        .db(HOME)
-        .run("ALTER SYSTEM SET shared_preload_libraries = ''")
-        .ok();
+    cluster.configure("shared_preload_libraries", "''");
     cluster.restart(Shutdown::Fast);
     let mut client = cluster.connect("postgres", HOME);
     let change =
@@ -135,10 +132,8 @@ fn what_was_changed_without_the_library_is_found_and_told_of() {
             "ALTER TABLE {partition} DISABLE TRIGGER ALL; {change}"
         ))
         .expect("changes");
-    client
-        .batch_execute("ALTER SYSTEM RESET shared_preload_libraries")
-        .expect("resets");
     drop(client);
+    cluster.configure("shared_preload_libraries", "'audit_ext'");
     cluster.restart(Shutdown::Fast);
     eventually("the worker runs", || cluster.worker_pid().is_some());
     let all = problems(&cluster);

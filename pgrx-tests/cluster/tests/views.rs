@@ -138,6 +138,23 @@ fn the_two_questions_of_every_auditor() {
     );
 }
 
+/// Compiling takes longer than answering: a second, where the answer takes hundredths.
+#[test]
+fn questions_are_answered_without_compilation() {
+    let cluster = Cluster::start();
+    let compiles = |what: &str| {
+        let plan = cluster.psql().db("postgres").run(format!(
+            "SET jit = on; SET jit_above_cost = 0; EXPLAIN ANALYZE SELECT * FROM {what} AS t"
+        ));
+        plan.ok().contains("JIT:")
+    };
+    let available = cluster.value("SELECT pg_jit_available()") == "t";
+    assert_eq!(compiles("pg_catalog.pg_class"), available);
+    assert!(!compiles("audit.log"));
+    assert!(!compiles("pg_class, audit.event"));
+    assert_eq!(compiles("generate_series(1, 3)"), available);
+}
+
 #[test]
 fn failures_are_what_did_not_succeed() {
     let cluster = Cluster::start();

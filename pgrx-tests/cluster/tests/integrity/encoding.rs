@@ -45,22 +45,22 @@ fn verifies_in(encoding: &str, client_encoding: &str, text: &str) {
     );
     assert_ne!(known, ["0"]);
 
-    // The export is in the home's own encoding, byte by byte.
-    let note = home("SELECT audit.checkpoint()").remove(0);
-    let size: u64 = note
+    // What leaves is in the home's own encoding, byte by byte; so a signed note is as it was signed.
+    let export = |sql: &str| {
+        let client = cluster.psql().db("home").env("PGCLIENTENCODING", encoding);
+        client.bytes(sql)
+    };
+    let note = export("SELECT audit.checkpoint()");
+    let size = String::from_utf8_lossy(&note)
         .lines()
         .nth(1)
-        .and_then(|n| n.parse().ok())
-        .expect("a size");
-    let export = cluster
-        .psql()
-        .db("home")
-        .env("PGCLIENTENCODING", encoding)
-        .bytes(&format!("SELECT * FROM audit.evidence(1, {size})"));
+        .map(str::to_owned);
+    let size = size.expect("a size");
+    let export = export(&format!("SELECT * FROM audit.evidence(1, {size})"));
     assert!(export.iter().any(|byte| *byte >= 0x80), "nothing but ASCII");
     let files = Files::of(&cluster);
     let lines = files.write_bytes("events", &export);
-    let checkpoint = files.write("checkpoint", &note);
+    let checkpoint = files.write_bytes("checkpoint", &note);
     let key = home(
         "SELECT details ->> 'key' FROM audit.log WHERE command = 'KEY' ORDER BY seq DESC LIMIT 1",
     );
