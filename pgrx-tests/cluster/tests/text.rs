@@ -145,7 +145,7 @@ fn the_digest_of_a_long_statement_is_that_of_its_redacted_text() {
         .ok();
     assert_eq!(
         cluster.trail(
-            "statement_sha256 = sha256(convert_to('ALTER ROLE postgres PASSWORD <REDACTED> /* ' \
+            "statement_sha256 = sha256(convert_to('ALTER ROLE postgres PASSWORD ''<REDACTED>'' /* ' \
              || repeat('x', 2000) || ' */ VALID UNTIL ''infinity''', 'UTF8'))",
             "command = 'ALTER ROLE'"
         ),
