@@ -523,7 +523,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     name = "drain.json" if options.drain else "trail.json"
     (options.out / name).write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
+    say(f"written: {options.out / name}")
 
 
 def whole(folder, options):
