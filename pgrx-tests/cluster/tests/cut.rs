@@ -133,3 +133,27 @@ fn relations_are_cut_last_and_no_event_is_lost() {
         )]
     );
 }
+
+#[test]
+fn a_record_is_a_megabyte_at_most_however_large_the_ring() {
+    let cluster = Cluster::builder()
+        .setting("audit.ring_size", "'64MB'")
+        .setting("audit.parameters", "on")
+        .setting("audit.parameter_max_size", "'400kB'")
+        .start();
+    let value = "x".repeat(400_000);
+    cluster
+        .app()
+        .query(
+            "SELECT length($1), length($2), length($3)",
+            &[&value, &value, &value],
+        )
+        .expect("selects");
+    assert_eq!(
+        cluster.trail(
+            "cardinality(parameters), length(parameters[2]), details->'truncated'",
+            "command = 'SELECT'"
+        ),
+        [r#"2 | 400000 | {"parameter_count": 3}"#]
+    );
+}

@@ -84,10 +84,13 @@ fn databases_of_other_encodings_feed_the_trail() {
     );
     // What can't be converted is kept escaped; it costs nobody an event.
     let kept = cluster.trail_of(
-        "statement LIKE 'SELECT ''caf%', outcome",
+        "statement, outcome, details->'unstorable'",
         "database_name = 'bytes' AND command = 'SELECT'",
     );
-    assert_eq!(kept, ["t | success"]);
+    assert_eq!(
+        kept,
+        [r#"SELECT 'caf\xe9' AS raw | success | {"statement": "escaped or left out"}"#]
+    );
 }
 
 #[test]
@@ -126,6 +129,27 @@ fn a_statement_of_a_megabyte_is_cut_and_its_digest_kept() {
             "command = 'SELECT'"
         ),
         [format!("{} | t | t | t | 1", long.len())]
+    );
+}
+
+#[test]
+fn the_digest_of_a_long_statement_is_that_of_its_redacted_text() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(format!(
+            "SET audit.statement_max_size = '1kB';
+             ALTER ROLE postgres PASSWORD 's3cret' /* {} */ VALID UNTIL 'infinity'",
+            "x".repeat(2000)
+        ))
+        .ok();
+    assert_eq!(
+        cluster.trail(
+            "statement_sha256 = sha256(convert_to('ALTER ROLE postgres PASSWORD <REDACTED> /* ' \
+             || repeat('x', 2000) || ' */ VALID UNTIL ''infinity''', 'UTF8'))",
+            "command = 'ALTER ROLE'"
+        ),
+        ["t"]
     );
 }
 
