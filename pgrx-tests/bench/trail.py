@@ -193,7 +193,8 @@ class Turns:
 
     def turn(self):
         """One user's; the clock goes on to when it is over, all of it is stored."""
-        self.clock.set(self.done / self.turns * SECONDS - SECONDS)
+        now = self.began - SECONDS + self.done / self.turns * SECONDS
+        self.clock.set(now - time.time())
         wanted = self.events * (self.done + 1) // self.turns
         missing = max(0, wanted - self.last_seq() - 2)
         user = self.users[self.done % USERS]
@@ -522,7 +523,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     name = "drain.json" if options.drain else "trail.json"
     (options.out / name).write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
+    say(f"written: {options.out / name}")
 
 
 def whole(folder, options):

@@ -46,3 +46,13 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone)
 	now->tv_usec = precise.tv_nsec / 1000;
 	return 0;
 }
+
+/* pg_ctl compares the postmaster's start with this. */
+time_t time(time_t *to)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (to)
+		*to = now.tv_sec;
+	return now.tv_sec;
+}
