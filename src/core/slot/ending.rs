@@ -66,6 +66,15 @@ impl Orphan {
                 decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
             }
         }
+        // A slot that is older than what the trail holds of its session: the operating system was lost
+        // and had not written the slot for a while. What it says of a transaction holds for the
+        // events that it knows, if that had an id; what came later it can't decide.
+        let stale = known.last_event > self.last_event.max(self.pushing.unwrap_or(0));
+        let (last, fate) = match (stale, self.xid) {
+            (false, _) => (last, fate),
+            (true, Some(_)) => (self.last_event, fate),
+            (true, None) => (last, Fate::Open),
+        };
         let first = self.undecided_from.unwrap_or(first_new);
         if first <= last && fate != Fate::Open {
             decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));

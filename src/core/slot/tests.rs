@@ -282,3 +282,39 @@ fn the_first_horizon_after_a_death_stays() {
     horizons.sort();
     assert_eq!(horizons, [(42, Some(883)), (43, Some(1200))]);
 }
+
+#[test]
+fn a_slot_that_is_older_than_the_trail_decides_nothing_of_what_came_later() {
+    let orphan = |xid| {
+        let area = area(1);
+        let slot = area.slots.claim(42, 7).unwrap();
+        slot.set_session(&session(42));
+        slot.begin_push(3, 3, 1);
+        slot.end_push();
+        slot.set_undecided(3);
+        if xid != 0 {
+            slot.set_xid(xid);
+        }
+        only(&area)
+    };
+    let told = |known: u64, orphan: &Orphan| {
+        let known = Known {
+            last_event: known,
+            ..Known::default()
+        };
+        let payloads = orphan.events(&known, |_| Fate::RolledBack, 9, "test");
+        let decisions = |payload: &Vec<u8>| {
+            let decided: Vec<_> = decode(payload).unwrap().decisions().flatten().collect();
+            decided
+                .iter()
+                .map(|d| (d.first, d.last))
+                .collect::<Vec<_>>()
+        };
+        payloads.iter().flat_map(decisions).collect::<Vec<_>>()
+    };
+    // As the session left it: its open transaction went with it.
+    assert_eq!(told(3, &orphan(0)), [(3, 3)]);
+    // The trail has five events more: what the slot says of the transaction is about the first.
+    assert_eq!(told(8, &orphan(0)), []);
+    assert_eq!(told(8, &orphan(77)), [(3, 3)]);
+}
