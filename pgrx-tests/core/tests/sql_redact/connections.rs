@@ -94,10 +94,6 @@ fn connection_strings() {
                 "SELECT dblink_connect(\"host=h user=u password=@\")",
             ),
             (
-                "SELECT dblink_connect(\"postgres://u:x@h/d\")",
-                "SELECT dblink_connect(\"postgres://u:@@h/d\")",
-            ),
-            (
                 "SELECT dblink_connect('c', 'host=h user=u password=x')",
                 "SELECT dblink_connect('c', 'host=h user=u password=@')",
             ),
@@ -143,6 +139,10 @@ fn uris() {
         (
             "ALTER SUBSCRIPTION s CONNECTION 'postgresql://h/d?user=u&password=x&connect_timeout=1'",
             "ALTER SUBSCRIPTION s CONNECTION 'postgresql://h/d?user=u&password=<REDACTED>&connect_timeout=1'",
+        ),
+        (
+            "SELECT dblink_connect(\"postgres://u:x@h/d\")",
+            "SELECT dblink_connect(\"postgres://u:<REDACTED>@h/d\")",
         ),
         (
             "SELECT 'postgresql://u:p@ss@h/d'",
