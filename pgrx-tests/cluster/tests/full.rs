@@ -288,16 +288,22 @@ fn a_full_disk_of_the_trail_that_is_freed() {
     });
 }
 
-#[test]
-fn a_locked_trail_is_waited_for() {
-    let cluster = Cluster::start();
-    cluster.flush();
+/// Somebody who has locked a table of the trail, so that the worker can't store, until he commits.
+pub fn with_the_trail_locked(cluster: &Cluster) -> Client {
     let mut other = cluster.connect("postgres", "postgres");
     other
         .batch_execute(
             "SELECT audit.unlock('a test'); BEGIN; LOCK TABLE audit.batch IN ACCESS EXCLUSIVE MODE",
         )
         .expect("locks");
+    other
+}
+
+#[test]
+fn a_locked_trail_is_waited_for() {
+    let cluster = Cluster::start();
+    cluster.flush();
+    let mut other = with_the_trail_locked(&cluster);
     cluster.psql().run("SELECT 'behind the lock'").ok();
     eventually("the worker says why", || {
         cluster.value(

@@ -27,7 +27,7 @@ fn assert_no_restart_loop(cluster: &Cluster, most: usize) {
     let starts = cluster
         .log()
         .lines()
-        .filter(|line| line.contains("\"audit_ext\"") && line.contains("exited with"))
+        .filter(|line| line.contains("\"audit_ext worker\"") && line.contains("exited with"))
         .count();
     assert!(
         starts <= most && complaints(cluster) == 0,

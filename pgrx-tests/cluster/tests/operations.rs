@@ -9,6 +9,7 @@ use audit_cluster_tests::{Cluster, Shutdown, children, eventually, kill};
 use postgres::NoTls;
 
 use crate::assert_mentions;
+use crate::full::with_the_trail_locked;
 use crate::load::{Load, check_event_numbers, check_order};
 use crate::shim::Clock;
 use crate::soak::{a_while, random, rounds, series};
@@ -182,12 +183,7 @@ fn a_database_that_is_dropped_while_its_records_wait() {
     let cluster = Cluster::start();
     cluster.psql().run("CREATE DATABASE other").ok();
     cluster.flush();
-    let mut other = cluster.connect("postgres", "postgres");
-    other
-        .batch_execute(
-            "SELECT audit.unlock('a test'); BEGIN; LOCK TABLE audit.batch IN ACCESS EXCLUSIVE MODE",
-        )
-        .expect("locks");
+    let mut other = with_the_trail_locked(&cluster);
     for n in 0..50 {
         let sql = format!("CREATE TABLE t{n} (x int)");
         cluster.psql().db("other").run(&sql).ok();

@@ -64,28 +64,24 @@ fn verifies_in(encoding: &str, client_encoding: &str, text: &str) {
     let key = home(
         "SELECT details ->> 'key' FROM audit.log WHERE command = 'KEY' ORDER BY seq DESC LIMIT 1",
     );
-    let holds = audit_verify(&[
-        "events",
-        &lines,
-        "--checkpoint",
-        &checkpoint,
-        "--key",
-        &key[0],
-    ]);
+    let verify = |lines: &str| {
+        audit_verify(&[
+            "events",
+            lines,
+            "--checkpoint",
+            &checkpoint,
+            "--key",
+            &key[0],
+        ])
+    };
+    let holds = verify(&lines);
     assert!(holds.status.success(), "{holds:?}");
     // A changed letter is seen.
     let mut changed = export.clone();
     let letter = changed.iter().position(|byte| *byte >= 0x80).expect("one");
     changed[letter] ^= 1;
     let lines = files.write_bytes("events", &changed);
-    let differs = audit_verify(&[
-        "events",
-        &lines,
-        "--checkpoint",
-        &checkpoint,
-        "--key",
-        &key[0],
-    ]);
+    let differs = verify(&lines);
     assert_eq!(differs.status.code(), Some(1), "{differs:?}");
 }
 
