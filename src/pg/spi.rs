@@ -5,6 +5,7 @@
 //! it ends. So values with destructors may live across everything in here.
 
 use core::ffi::{CStr, c_char, c_int};
+use core::sync::atomic::{AtomicU32, Ordering};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::ffi::CString;
@@ -87,14 +88,43 @@ pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
     outcome
 }
 
+/// The extension whose trail this process works on; InvalidOid: whichever there is.
+static ATTACHED: AtomicU32 = AtomicU32::new(0);
+
+/// From now on [`transaction`] fails once this extension was dropped, also where another was made
+/// since: what the process knows of the trail is not true of the next one. Throws; inside
+/// [`transaction`].
+pub fn attach() {
+    ATTACHED.store(this_extension(true).to_u32(), Ordering::Relaxed);
+}
+
+/// Whether the extension is there, and the one that this process is attached to, if it is to any.
+/// Throws; in a transaction.
+pub fn is_attached() -> bool {
+    let extension = this_extension(false).to_u32();
+    let attached = ATTACHED.load(Ordering::Relaxed);
+    extension != 0 && (attached == 0 || attached == extension)
+}
+
+/// Throws where there is none and `must_exist`; InvalidOid otherwise.
+fn this_extension(must_exist: bool) -> pg_sys::Oid {
+    unsafe { pg_sys::get_extension_oid(c"audit_ext".as_ptr(), !must_exist) }
+}
+
 /// First of all locks, as DROP EXTENSION does it: that takes our tables one by one, and whoever held
 /// one of them and came for another would make a deadlock with it. Throws, also where the extension
-/// is gone.
-unsafe fn lock_extension() {
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), false);
-        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+/// is gone, or not the one that this process is attached to.
+fn lock_extension() {
+    let extension = this_extension(true);
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode) };
+    // Who had to wait for the lock may have waited for a DROP, and for a CREATE after it.
+    if this_extension(true) != extension || !is_attached() {
+        pgrx::ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the extension audit_ext was dropped and made again"
+        );
     }
 }
 

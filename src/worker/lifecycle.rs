@@ -143,12 +143,12 @@ fn find_home() -> Result<pg_sys::Oid, spi::Failure> {
     spi::bare_transaction(|| unsafe { home::find() })
 }
 
-/// Whether this database still is the home, and has the extension.
+/// Whether this database still is the home, and has the extension: the one that the worker is
+/// attached to, where it is already.
 pub fn is_home() -> Result<bool, spi::Failure> {
-    spi::bare_transaction(|| unsafe {
-        home::find() == pg_sys::MyDatabaseId
-            && pg_sys::get_extension_oid(c"audit_ext".as_ptr(), true) != pg_sys::InvalidOid
-    })
+    spi::bare_transaction(
+        || unsafe { home::find() } == unsafe { pg_sys::MyDatabaseId } && spi::is_attached(),
+    )
 }
 
 /// Attached to the home: works until asked to end, or until this is the home no more.

@@ -197,6 +197,7 @@ impl Worker {
         let id = ring.id();
         let (known, mut provenance) = self.insist(|worker| {
             transaction(|| {
+                spi::attach();
                 worker.read_trail();
                 (trail::progress(id), Provenance::read(worker.tree.size()))
             })

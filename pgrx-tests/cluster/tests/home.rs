@@ -95,6 +95,31 @@ fn an_extension_that_is_dropped_and_made_again_under_load() {
     });
 }
 
+/// The worker never sees the database without an extension, and still must not add to the new trail
+/// what it knows of the old one: its numbers, its tree, its periods.
+#[test]
+fn an_extension_that_is_dropped_and_made_again_in_one_transaction() {
+    series(2, |faults| {
+        let cluster = Cluster::start();
+        let load = Load::during(&cluster, |load| {
+            for _ in 0..faults {
+                a_while(100);
+                unlocked(&cluster)
+                    .batch_execute(
+                        "BEGIN; DROP EXTENSION audit_ext; CREATE EXTENSION audit_ext; COMMIT",
+                    )
+                    .expect("drops and creates");
+                load.start_over();
+                load.more(200);
+            }
+        });
+        load.check(&cluster);
+        let numbers = "SELECT min(seq) = 1 AND max(seq) = count(*) FROM audit.event";
+        assert_eq!(cluster.value(numbers), "t");
+        assert_no_restart_loop(&cluster, 4 * faults as usize);
+    });
+}
+
 #[test]
 fn a_home_that_is_dropped_and_made_again_under_load() {
     series(1, |faults| {

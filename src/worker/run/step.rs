@@ -248,7 +248,7 @@ impl Worker {
     pub(super) fn failed(&mut self, failure: &Failure) {
         self.current = None;
         if let Ok(false) = is_home() {
-            // DROP EXTENSION took the tables away: no failure.
+            // DROP EXTENSION took the tables away: no failure. (Another trail may be there already.)
             self.home_lost = true;
             return;
         }
