@@ -17,6 +17,8 @@ pub mod numbers;
 pub mod proof;
 pub mod record;
 pub mod ring;
+#[cfg(not(loom))]
+pub mod settle;
 pub mod sha;
 #[cfg(not(loom))]
 pub mod slot;

@@ -325,7 +325,7 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     };
     match pushed {
         Ok(pushed) => {
-            durability::pushed(pushed.end);
+            durability::pushed(pushed.from, pushed.end);
             room::pushed(shared, pushed.fill, ring.capacity());
         }
         Err(PushError::Full) => {

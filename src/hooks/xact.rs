@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::engine::with;
-use super::{apply, capture, checks, guard_utility, session as sessions};
+use super::{apply, capture, checks, emit, guard_utility, session as sessions};
 use crate::pg::{durability, home, raw, session, slot, unlock};
 
 /// Registers the callbacks; children of the postmaster inherit them.
@@ -84,6 +84,12 @@ unsafe fn about_to_commit(send_held: bool) {
                 checks::flush(engine);
                 if send_held {
                     engine.send_held();
+                }
+                // What was rolled back to a savepoint is known, so far, to this process and its slot,
+                // which is not synced. Told later, it could be lost with the operating system, and
+                // would then count as committed.
+                if engine.fates.has_pending() {
+                    emit::fate_event(engine);
                 }
                 slot::keep_commit(engine.fates.undecided_from(), xid);
             });

@@ -1,20 +1,37 @@
 //! `audit.durability = commit`: no transaction that writes commits before its records are on disk.
 //!
-//! Before the commit record is written the backend has the ring's file synced. fdatasync writes the
-//! dirty pages of shared mappings of a file on Linux; the file was written in full and synced when
-//! it was made, so that no metadata is needed to find them. One backend syncs for all that wait: a
-//! sync counts for those who came before it *began*, as their records were complete then.
+//! Before the commit record is written the backend has its records in the ring's file synced. The file
+//! was written in full and synced when it was made, so that no metadata is needed to find them. One
+//! backend syncs for all that wait: a sync counts for those who came before it *began*, as their
+//! records were complete then.
+//!
+//! # What a sync is of
+//!
+//! The first one since shared memory was made is of the whole file: its header says what it is, and
+//! where the next run's transaction ids begin. Each later one is of records alone:
+//! * from where the last one ended, so that no hole is left before the records that somebody waits for;
+//! * or from the first record that somebody asks for, where that is before it: it was reserved before
+//!   the last sync and published after it, or belongs to a session that had not asked before;
+//! * never from before the tail: those records are in the trail, which is on disk;
+//! * to the head: whoever asked has moved it over his records before.
+//!
+//! Whoever waits says from where (`asked`), then reads the number of the last sync that began, and
+//! waits for the next one after it. The leader counts its sync as begun, then takes what was asked
+//! for. So a sync covers all who wait for it: they had asked before it was counted, and it took that
+//! itself; or between the two of the sync before, which then took it, and is why `asked_before` is
+//! asked for once more.
 //!
 //! A sync that fails may not be repeated: the kernel reports a lost page once and then forgets it.
 //! So from the first failure on every commit that needs a sync is refused, until the server has a
 //! new ring (a restart).
 
+use audit_core::ring::Ring;
 use core::ffi::c_int;
+use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering, fence};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
-use std::os::fd::AsRawFd;
 
 use super::guc::{self, EnumOptions};
 use super::{raw, ring_file, shared};
@@ -29,8 +46,10 @@ static OPTIONS: EnumOptions<3> = EnumOptions([
     guc::END,
 ]);
 
-/// Where the last record ends that this backend has pushed and not yet had synced; 0 for none.
+/// Where the last record ends that this backend has pushed and not yet had synced; 0 for none. And
+/// where the first one begins.
 static mut UNSYNCED: u64 = 0;
+static mut UNSYNCED_FROM: u64 = 0;
 /// A record of the running transaction found no room in the ring.
 static mut DROPPED: bool = false;
 
@@ -40,6 +59,11 @@ pub struct Syncs {
     /// Number of the last sync that began, and of the last that ended well.
     begun: AtomicU64,
     ended: AtomicU64,
+    /// The first position that somebody asks for, counted down from the largest one: 0 is nobody.
+    asked: AtomicU64,
+    /// Of the last sync: the same, and where it ended. Of the leader alone, whoever that is.
+    asked_before: AtomicU64,
+    synced_to: AtomicU64,
     /// Process that syncs; 0 for none.
     leader: AtomicI32,
     /// The errno of the first sync that failed; 0: none has.
@@ -52,6 +76,19 @@ impl Syncs {
     /// In zeroed shared memory, before anybody uses it.
     pub unsafe fn init(this: *mut Syncs) {
         unsafe { raw::ConditionVariableInit(&raw mut (*this).cv) };
+    }
+
+    /// What the leader has to sync (see above), after it has counted the sync as begun. That it counts as
+    /// done already harms nobody: where the sync fails no other comes after it, and a leader that dies
+    /// takes all of shared memory with it.
+    fn take(&self, ring: &Ring) -> Range<u64> {
+        let asked = self.asked.swap(0, Ordering::SeqCst);
+        let first = asked.max(self.asked_before.swap(asked, Ordering::Relaxed));
+        // The tail first: it is never behind the head that is read after it.
+        let tail = ring.tail();
+        let end = ring.head();
+        let from = self.synced_to.swap(end, Ordering::Relaxed);
+        from.min(u64::MAX - first).max(tail)..end
     }
 }
 
@@ -84,10 +121,15 @@ pub fn on_commit() -> bool {
     unsafe { DURABILITY == COMMIT }
 }
 
-/// A record was pushed that ends there.
+/// A record was pushed from there to there.
 #[inline]
-pub fn pushed(end: u64) {
-    unsafe { UNSYNCED = end };
+pub fn pushed(from: u64, end: u64) {
+    unsafe {
+        if UNSYNCED == 0 {
+            UNSYNCED_FROM = from;
+        }
+        UNSYNCED = end;
+    }
 }
 
 /// A record found no room.
@@ -111,16 +153,20 @@ pub unsafe fn ensure(all: bool) {
         if DROPPED {
             refused(Refusal::Dropped);
         }
-        let (Some(shared), Some(file)) = (shared::shared(), ring_file::file()) else {
+        let (Some(shared), Some(ring)) = (shared::shared(), ring_file::ring()) else {
             return;
         };
         // What is in the trail is on disk there.
-        if !all && (UNSYNCED == 0 || shared.flushed.load(Ordering::Acquire) >= UNSYNCED) {
+        if !all && shared.flushed.load(Ordering::Acquire) >= UNSYNCED {
+            UNSYNCED = 0;
             return;
         }
         let syncs = &shared.syncs;
         let cv = (&raw const syncs.cv).cast_mut();
-        // The records before the look at the number: a sync that begins after it holds them.
+        // The records, and where they begin, before the look at the number: a sync that is counted after
+        // it holds them. (SeqCst, as in `take`: one of the two sees the other.)
+        let first = if all { ring.tail() } else { UNSYNCED_FROM };
+        syncs.asked.fetch_max(u64::MAX - first, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let wanted = syncs.begun.load(Ordering::SeqCst) + 1;
         raw::ConditionVariablePrepareToSleep(cv);
@@ -140,12 +186,10 @@ pub unsafe fn ensure(all: bool) {
             if leads {
                 // Nothing throws until the leader is none again.
                 let number = syncs.begun.fetch_add(1, Ordering::SeqCst) + 1;
-                // The server's own, which does nothing with fsync = off.
-                if raw::pg_fdatasync(file.as_raw_fd()) == 0 {
-                    syncs.ended.store(number, Ordering::Release);
-                } else {
-                    let errno = std::io::Error::last_os_error().raw_os_error();
-                    syncs.failed.store(errno.unwrap_or(-1), Ordering::Release);
+                let positions = syncs.take(ring);
+                match ring_file::sync((number > 1).then_some(positions)) {
+                    Ok(()) => syncs.ended.store(number, Ordering::Release),
+                    Err(errno) => syncs.failed.store(errno, Ordering::Release),
                 }
                 syncs.leader.store(0, Ordering::SeqCst);
                 raw::ConditionVariableBroadcast(cv);

@@ -229,6 +229,9 @@ unsafe extern "C-unwind" {
     pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
     pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;
+    /// libc's. (rustix makes the system call itself, where no test can stand in for the disk.)
+    pub fn msync(address: *mut c_void, len: usize, flags: c_int) -> c_int;
+    pub fn getpagesize() -> c_int;
     pub fn SetLatch(latch: *mut pg_sys::Latch);
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
     pub fn ConditionVariableCancelSleep() -> CancelSleep;

@@ -7,15 +7,19 @@
 
 use audit_core::ring::{HEADER_LEN, Ring};
 use audit_core::slot::SLOT_LEN;
+use core::ffi::c_int;
+use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys;
 use rustix::fs::{self, FileType, Mode, OFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use super::raw;
 
 /// Name of the ring in use, inside the ring directory.
 const CURRENT: &str = "ring";
@@ -25,8 +29,25 @@ const NEW: &str = "ring.new";
 /// A ring with its file.
 struct Mapped {
     ring: Ring,
+    base: *mut u8,
     file: OwnedFd,
     size: usize,
+    /// Length of a page of memory, where msync() has to begin.
+    page: usize,
+}
+
+impl Mapped {
+    /// Writes the pages that hold these positions, and waits for the disk. Sets errno.
+    fn sync_records(&self, positions: Range<u64>) -> bool {
+        let spans = self.ring.places(positions);
+        spans.iter().filter(|span| !span.is_empty()).all(|span| {
+            let begin = (HEADER_LEN + span.start as usize) / self.page * self.page;
+            let len = HEADER_LEN + span.end as usize - begin;
+            let flags = MsyncFlags::SYNC.bits() as c_int;
+            // SAFETY: within the mapping, from the beginning of a page; doesn't throw.
+            unsafe { raw::msync(self.base.add(begin).cast(), len, flags) == 0 }
+        })
+    }
 }
 
 /// Set in the postmaster while no child exists; children inherit it with mapping and descriptor.
@@ -40,9 +61,29 @@ pub fn ring() -> Option<&'static Ring> {
     mapped().map(|mapped| &mapped.ring)
 }
 
-/// The file of [`ring`].
-pub fn file() -> Option<BorrowedFd<'static>> {
-    mapped().map(|mapped| mapped.file.as_fd())
+/// Makes the ring durable: all of the file, or only the records at `positions`. Nothing with
+/// `fsync = off`, as the server's own. `Err`: errno. Never throws.
+///
+/// A sync takes the right to write from every process for each page that it cleans, and each gets it
+/// back in a fault, page by page. So header and in-flight slots are left out: recovery trusts no
+/// position of the header, and what only a slot knew the trail's own events tell
+/// (worker/settle.rs).
+pub fn sync(positions: Option<Range<u64>>) -> Result<(), i32> {
+    let Some(mapped) = mapped() else {
+        return Ok(());
+    };
+    // SAFETY: a plain global; calls of libc and the server that don't throw.
+    let done = unsafe {
+        match positions {
+            _ if !pg_sys::enableFsync => true,
+            None => raw::pg_fdatasync(mapped.file.as_raw_fd()) == 0,
+            Some(positions) => mapped.sync_records(positions),
+        }
+    };
+    if done {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(-1))
 }
 
 #[inline]
@@ -119,7 +160,7 @@ fn full_path(setting: &[u8]) -> PathBuf {
         return path.to_path_buf();
     }
     // SAFETY: DataDir is set before shared memory is made.
-    let data_dir = unsafe { super::raw::bytes(pg_sys::DataDir) };
+    let data_dir = unsafe { raw::bytes(pg_sys::DataDir) };
     Path::new(OsStr::from_bytes(data_dir)).join(path)
 }
 
@@ -209,7 +250,14 @@ fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, Strin
     fs::open(directory, folder, Mode::empty())
         .and_then(|folder| fs::fsync(&folder))
         .map_err(|e| format!("the directory cannot be synced: {e}"))?;
-    Ok(Mapped { ring, file, size })
+    Ok(Mapped {
+        ring,
+        base: memory.cast(),
+        file,
+        size,
+        // SAFETY: a number of the system's; doesn't throw.
+        page: unsafe { raw::getpagesize() }.max(1) as usize,
+    })
 }
 
 fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
@@ -244,5 +292,5 @@ fn random_id() -> [u8; 16] {
 
 fn now() -> i64 {
     // SAFETY: reads the clock; doesn't throw.
-    unsafe { super::raw::GetCurrentTimestamp() }
+    unsafe { raw::GetCurrentTimestamp() }
 }

@@ -288,9 +288,15 @@ impl Row {
 
     /// A column as text; `None` for NULL.
     pub fn text(&self, column: c_int) -> Option<String> {
+        let bytes = self.bytes(column)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A column as text in the encoding of the database; `None` for NULL.
+    pub fn bytes(&self, column: c_int) -> Option<Vec<u8>> {
         unsafe {
             let text = pg_sys::SPI_getvalue(self.tuple, self.desc, column);
-            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes().to_vec())
         }
     }
 }

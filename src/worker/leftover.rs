@@ -1,10 +1,11 @@
 //! Rings that earlier server runs left behind: drained in order before the ring in use, then
 //! removed.
 
-use super::orphans;
 use super::run::Worker;
 use super::source::Left;
+use super::{orphans, settle};
 use crate::pg::ring_file;
+use audit_core::event::Timestamp;
 use audit_core::ring::Leftover;
 use core::sync::atomic::Ordering;
 use rustix::fs::{Mode, OFlags};
@@ -86,6 +87,11 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
     };
     let mut source = Left::new(&ring, known);
     let horizon = horizon(later).unwrap_or_else(|| worker.first_xid());
+    let left = settle::Ring {
+        id: ring.id(),
+        until: next_start(later),
+        horizon,
+    };
     if !worker.drain_until_empty(&mut source)
         || !orphans::end(
             worker,
@@ -94,6 +100,7 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
             horizon,
             "server ended",
         )
+        || !settle::settle(worker, &mut source, &left)
     {
         return false;
     }
@@ -104,12 +111,27 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
 /// The first transaction id of the run of the server after a ring's: the next ring has it, unless
 /// nobody was there in that run.
 fn horizon(later: &[PathBuf]) -> Option<u64> {
-    let marks = later.iter().filter_map(|path| {
-        let mapping = Mapping::open(path).ok()?;
-        Some(Leftover::open(mapping.bytes()).ok()?.mark())
-    });
     let in_use = ring_file::ring().map(|ring| ring.mark().load(Ordering::Relaxed));
-    marks.chain(in_use).find(|mark| *mark != 0)
+    of_each(later, |ring| ring.mark())
+        .chain(in_use)
+        .find(|mark| *mark != 0)
+}
+
+/// When the run of the server after a ring's began, as far as its files can be read.
+fn next_start(later: &[PathBuf]) -> Timestamp {
+    let in_use = ring_file::ring().map(|ring| ring.created_at());
+    of_each(later, |ring| ring.created_at())
+        .chain(in_use)
+        .next()
+        .unwrap_or_else(super::now)
+}
+
+/// Reads something of each ring that can be read.
+fn of_each<T>(paths: &[PathBuf], f: impl Fn(&Leftover) -> T) -> impl Iterator<Item = T> {
+    paths.iter().filter_map(move |path| {
+        let mapping = Mapping::open(path).ok()?;
+        Some(f(&Leftover::open(mapping.bytes()).ok()?))
+    })
 }
 
 /// A file that is no ring would be met again and again: it is kept under another name, and a GAP

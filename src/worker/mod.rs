@@ -5,7 +5,7 @@
 //! run         the loop: sleep, gather, drain, back off                  (Worker)
 //! source      records and gaps, from the ring in use or a left-over one
 //! batch       rows put together; dictionary: what repeats; fates: who decided what
-//! orphans     last events of sessions that were found dead
+//! orphans     last events of sessions that were found dead; settle: fates that nobody could tell
 //! store       a batch into the tables, and its leaves into the tree; decided: its fates; period: partitions made ahead; trail: where it stands
 //! provenance  whether the trail was forked or restored; publish: key and checkpoints
 //! maintenance closes periods, in a process of its own; retention: and drops those that are too old
@@ -37,6 +37,7 @@ mod provenance;
 mod publish;
 mod retention;
 mod run;
+mod settle;
 mod source;
 mod store;
 mod text;

@@ -51,8 +51,10 @@ pub fn end(
     }
     let looked_up = worker.insist(|_| {
         transaction(|| {
-            let fates: Vec<_> = orphans.iter().map(|o| fates(o, horizon)).collect();
-            (known(orphans), fates)
+            let known = known(orphans);
+            let both = orphans.iter().zip(&known);
+            let fates: Vec<_> = both.map(|(o, known)| fates(o, known, horizon)).collect();
+            (known, fates)
         })
     });
     let Some((known, fates)) = looked_up else {
@@ -60,7 +62,8 @@ pub fn end(
     };
     let now = super::now();
     for ((orphan, known), fates) in orphans.iter().zip(&known).zip(fates) {
-        // Without an id it was not about to commit.
+        // Without an id it was not about to commit. (Or the operating system was lost with what the
+        // slot knew, and its writes are not recorded.)
         let fate_of = |xid: Option<u64>| {
             xid.map_or(Fate::RolledBack, |xid| {
                 fates.get(&xid).copied().unwrap_or(Fate::Open)
@@ -72,17 +75,25 @@ pub fn end(
 }
 
 /// What became of a dead session's last transactions, by id. In a transaction; throws.
-fn fates(orphan: &Orphan, horizon: u64) -> HashMap<u64, Fate> {
+fn fates(orphan: &Orphan, known: &Known, horizon: u64) -> HashMap<u64, Fate> {
     let horizon = orphan.horizon.unwrap_or(horizon);
+    let mut fates = HashMap::new();
+    // Of one that turns out to be prepared the slot has the gid, if it is of that time; else whoever
+    // ends it tells.
+    if let Some(xid) = known.transaction_id {
+        let fate = Some(fate(xid, horizon)).filter(|fate| *fate != Fate::Prepared);
+        fates.insert(xid, fate.unwrap_or(Fate::Open));
+    }
     let commits = orphan.commits.iter().map(|(_, _, xid)| *xid);
-    commits
-        .chain(orphan.xid)
-        .map(|xid| (xid, fate(xid, horizon)))
-        .collect()
+    for xid in commits.chain(orphan.xid) {
+        fates.insert(xid, fate(xid, horizon));
+    }
+    fates
 }
 
-/// In a transaction; throws.
-fn fate(xid: u64, horizon: u64) -> Fate {
+/// What became of a transaction, `horizon` being the first id that was given out after its session's
+/// death. In a transaction; throws.
+pub fn fate(xid: u64, horizon: u64) -> Fate {
     // An id that was given out again after the session's death: nothing of its own had reached the
     // disk.
     if xid >= horizon {
@@ -111,8 +122,10 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
         .enumerate()
         .map(|(i, o)| {
             let oldest = o.oldest_open().unwrap_or(i64::MAX as u64);
+            // No number of an event is that large.
+            let open = o.undecided_from.unwrap_or(i64::MAX as u64);
             format!(
-                "({i}, '{}'::timestamptz, {}, {oldest}::bigint)",
+                "({i}, '{}'::timestamptz, {}, {oldest}::bigint, {open}::bigint)",
                 rfc3339(o.started_at),
                 o.pid
             )
@@ -125,8 +138,10 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
                         OR t.class = 'AUDIT' AND t.command = 'FATE' AND e.details ? 'reason'), \
                 string_agg(audit.event_statement_id(e.numbers) || '.' \
                            || audit.event_substatement_id(e.numbers), ',') \
-                FILTER (WHERE audit.event_statement_id(e.numbers) >= o.oldest) \
-         FROM (VALUES {}) AS o (i, started_at, pid, oldest) \
+                FILTER (WHERE audit.event_statement_id(e.numbers) >= o.oldest), \
+                max(audit.event_transaction_id(e.numbers)::text::bigint) \
+                FILTER (WHERE audit.event_no(e.numbers) >= o.open) \
+         FROM (VALUES {}) AS o (i, started_at, pid, oldest, open) \
          JOIN audit.session s ON s.started_at = o.started_at AND s.pid = o.pid \
          JOIN audit.event e ON e.session = s.ref \
          LEFT JOIN audit.statement t ON t.ref = e.statement \
@@ -147,6 +162,7 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
             .filter_map(|pair| pair.split_once('.'))
             .filter_map(|(id, sub)| Some((id.parse().ok()?, sub.parse().ok()?)))
             .collect();
+        known.transaction_id = row.number(5).map(|xid| xid as u64);
     });
     known
 }

@@ -332,6 +332,11 @@ impl Worker {
         self.queued.is_empty()
     }
 
+    /// Of the home's texts.
+    pub fn encoding(&self) -> u8 {
+        self.texts.encoding()
+    }
+
     /// Transaction ids below are of before the last start, or crash.
     pub fn first_xid(&self) -> u64 {
         self.shared.first_xid()

@@ -35,15 +35,18 @@ fn lose_the_operating_system(cluster: &Cluster, synced: &PathBuf) {
     let _ = fs::remove_file(synced);
 }
 
-#[test]
-fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
+/// Loses the operating system under load so often. `drained`: the worker works, and the trail may
+/// know of transactions what the disk's ring does not; else what the disk has of the ring must be
+/// enough.
+fn lose_it_under_load(drained: bool) {
     series(1, |faults| {
         let (builder, synced) = watched("'commit'");
-        let cluster = builder.start();
+        let cluster = builder.setting("audit.flush_interval", "'1ms'").start();
         let load = Load::during(&cluster, |_| ());
         for _ in 0..faults {
-            // Nothing goes into the trail any more: what the disk has of the ring must be enough.
-            cluster.suspend_worker();
+            if !drained {
+                cluster.suspend_worker();
+            }
             load.go_on(&cluster, |load| {
                 load.more(100);
                 // Nobody ends in order: clients are in the middle of whatever they do.
@@ -53,7 +56,122 @@ fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
         }
         // What wrote nothing was not waited for.
         load.check_commits(&cluster);
+        check_trail(&cluster, "problem <> 'missing events'");
     });
+}
+
+#[track_caller]
+fn check_trail(cluster: &Cluster, filter: &str) {
+    let problems = format!("SELECT * FROM audit.verify() WHERE {filter}");
+    assert_eq!(cluster.query("postgres", &problems), Vec::<String>::new());
+}
+
+#[test]
+fn no_row_without_its_record_after_the_loss_of_the_operating_system() {
+    lose_it_under_load(false);
+}
+
+#[test]
+fn no_row_without_its_record_where_the_worker_had_drained_some() {
+    lose_it_under_load(true);
+}
+
+#[test]
+fn fates_are_told_that_nobody_could_tell() {
+    let (builder, synced) = watched("'commit'");
+    let cluster = builder.start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let run = |client: &mut postgres::Client, sql: &str| client.batch_execute(sql).expect("works");
+    let begin = |sql: &str| {
+        let mut client = cluster.app();
+        run(&mut client, sql);
+        client
+    };
+    // The first sync of a server is of the whole file. Who comes after it has no slot on the disk.
+    let first_sync = || begin("INSERT INTO t VALUES (0)");
+    let ends = |numbers: &str| {
+        cluster.trail(
+            "(regexp_match(statement, '\\d+'))[1], transaction_outcome",
+            &format!("statement ~ '\\m({numbers})\\M' AND statement !~ '^CREATE'"),
+        )
+    };
+    let begin_anew = || {
+        cluster.restart(audit_cluster_tests::Shutdown::Fast);
+        let _ = fs::remove_file(&synced);
+    };
+
+    // A slot that was synced before its transaction had an end, which no event of its own tells.
+    begin_anew();
+    cluster.suspend_worker();
+    let mut old = begin("SET audit.level = 'write'; BEGIN; INSERT INTO t VALUES (11)");
+    let _other = first_sync();
+    run(&mut old, "COMMIT");
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(ends("11"), ["11 | committed"]);
+
+    // One that never was; events from before the transaction had its id.
+    cluster.suspend_worker();
+    let _other = first_sync();
+    let _new = begin("BEGIN; SELECT 21; INSERT INTO t VALUES (22); SELECT 23; COMMIT");
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(
+        ends("21|22|23"),
+        ["21 | committed", "22 | committed", "23 | committed"]
+    );
+    assert_eq!(
+        cluster.trail("transaction_outcome", "command IN ('BEGIN', 'COMMIT')"),
+        ["committed", "committed"]
+    );
+
+    // The trail had all of it but its end, and nothing had to be synced any more.
+    let _other = first_sync();
+    let mut drained = begin("SET audit.level = 'write'; BEGIN; INSERT INTO t VALUES (31)");
+    cluster.flush();
+    cluster.suspend_worker();
+    run(&mut drained, "COMMIT");
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(ends("31"), ["31 | committed"]);
+
+    // What was rolled back to a savepoint stays so.
+    cluster.suspend_worker();
+    let _other = first_sync();
+    let _savepoint = begin(
+        "SET audit.level = 'write'; BEGIN; INSERT INTO t VALUES (41);
+         SAVEPOINT s; INSERT INTO t VALUES (42); ROLLBACK TO s; INSERT INTO t VALUES (43);
+         SAVEPOINT s; INSERT INTO t VALUES (44); ROLLBACK TO s; COMMIT",
+    );
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(
+        ends("41|42|43|44"),
+        [
+            "41 | committed",
+            "42 | rolled back",
+            "43 | committed",
+            "44 | rolled back"
+        ]
+    );
+
+    // What was open is rolled back; and the session before in the same transaction's words.
+    cluster.suspend_worker();
+    let mut other = first_sync();
+    let _open = begin("BEGIN; INSERT INTO t VALUES (51); COMMIT; BEGIN; INSERT INTO t VALUES (52)");
+    run(&mut other, "INSERT INTO t VALUES (53)");
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(
+        ends("51|52|53"),
+        ["51 | committed", "52 | rolled back", "53 | committed"]
+    );
+    assert_eq!(
+        cluster.query("app", "SELECT n FROM t WHERE n > 0 ORDER BY n"),
+        ["11", "22", "31", "41", "43", "51", "53"]
+    );
+
+    // Once, however often the server starts.
+    let fates = || cluster.trail_of("seq, session_id", "command = 'FATE'");
+    let told = fates();
+    begin_anew();
+    assert_eq!(fates(), told);
+    check_trail(&cluster, "true");
 }
 
 #[test]

@@ -102,8 +102,13 @@ impl Model {
         } else if end - self.tail > limit.of(CAPACITY) {
             Err(PushError::Full)
         } else {
-            let fill = end - self.tail;
-            Ok(Pushed { start, end, fill })
+            let (from, fill) = (self.head, end - self.tail);
+            Ok(Pushed {
+                from,
+                start,
+                end,
+                fill,
+            })
         };
         prop_assert_eq!(got, expected);
         if let Ok(at) = got {

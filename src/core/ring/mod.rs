@@ -101,6 +101,7 @@ pub use attach::AttachError;
 #[cfg(not(loom))]
 pub use leftover::{Found, Leftover, Recovered};
 
+use core::ops::Range;
 use layout::sync::{AtomicU32, AtomicU64, Ordering};
 use memory::Memory;
 use seal::Seal;
@@ -173,6 +174,19 @@ impl Ring {
     /// Whether the ring is filled up to `limit`.
     pub fn is_filled_to(&self, limit: Limit) -> bool {
         self.fill() >= limit.of(self.capacity)
+    }
+
+    /// Where these positions lie among the bytes for records: one span, and another where they go
+    /// on at the beginning (else an empty one). All of them where they are more than the ring holds.
+    pub fn places(&self, positions: Range<u64>) -> [Range<u64>; 2] {
+        let capacity = self.capacity;
+        let len = positions.end.saturating_sub(positions.start);
+        if len >= capacity {
+            return [0..capacity, 0..0];
+        }
+        let from = positions.start % capacity;
+        let end = from + len; // each below the capacity: no overflow
+        [from..end.min(capacity), 0..end.saturating_sub(capacity)]
     }
 
     /// The reading side.

@@ -29,6 +29,8 @@ impl Limit {
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
+    /// Where the push began: at the PAD before the record, if there is one.
+    pub from: u64,
     /// The record's position (a PAD before it is not counted).
     pub start: u64,
     /// Position after it. Durable up to here is durable with this record.
@@ -109,6 +111,7 @@ impl Ring {
             .store_word(start, Word::Committed(len), Ordering::Release);
 
         Ok(Pushed {
+            from: reserved.pad_start,
             start,
             end: start.wrapping_add(footprint(len)),
             fill: reserved.fill,

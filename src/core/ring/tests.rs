@@ -96,6 +96,7 @@ fn what_goes_in_comes_out() {
     assert_eq!(
         pushed,
         Pushed {
+            from: 0,
             start: 0,
             end: 24 + 24,
             fill: 48
@@ -105,6 +106,7 @@ fn what_goes_in_comes_out() {
     assert_eq!(
         empty,
         Pushed {
+            from: 48,
             start: 48,
             end: 72,
             fill: 72
@@ -474,4 +476,27 @@ fn a_leftover_gives_records_and_gaps_in_order() {
 #[test]
 fn footprints() {
     assert_eq!([0, 1, 8, 9].map(footprint), [24, 32, 32, 40]);
+}
+
+#[test]
+fn positions_lie_where_records_of_them_do() {
+    let pages = Pages::new(LEN);
+    let ring = pages.create();
+    let capacity = ring.capacity();
+    let laps = 3 * capacity;
+    let places = |from, to| ring.places(from..to);
+    assert_eq!(places(laps + 8, laps + 72), [8..72, 0..0]);
+    assert_eq!(places(laps - 8, laps), [capacity - 8..capacity, 0..0]);
+    assert_eq!(places(laps - 8, laps + 64), [capacity - 8..capacity, 0..64]);
+    // From somewhere in one lap to just before it in the next: nearly all, in two pieces.
+    assert_eq!(
+        places(laps + 64, laps + 56 + capacity),
+        [64..capacity, 0..56]
+    );
+    // As much as the ring holds, or more.
+    assert_eq!(places(laps + 64, laps + 64 + capacity), [0..capacity, 0..0]);
+    assert_eq!(places(0, 5 * capacity), [0..capacity, 0..0]);
+    // Nothing.
+    assert_eq!(places(laps + 64, laps + 64), [64..64, 0..0]);
+    assert_eq!(places(laps + 64, laps), [64..64, 0..0]);
 }

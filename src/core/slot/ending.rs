@@ -15,6 +15,8 @@ pub struct Known {
     pub ended: bool,
     /// Its statements, by statement_id and substatement_id.
     pub statements: Vec<(u64, u32)>,
+    /// Id of the transaction that waits for its fate, from the trail's events of it.
+    pub transaction_id: Option<u64>,
 }
 
 impl Orphan {
@@ -27,8 +29,7 @@ impl Orphan {
     /// trail, then its end, which carries what became of its transaction. Nothing if its end is
     /// there already, so that doing it twice does it once.
     ///
-    /// `fate_of`: of a transaction; `None` is one that was not about to commit. [`Fate::Open`] where
-    /// it can't be known.
+    /// `fate_of`: of a transaction; `None` is one without an id. [`Fate::Open`] where it can't be known.
     pub fn events(
         &self,
         known: &Known,
@@ -47,18 +48,30 @@ impl Orphan {
         };
         let first_new = last_used.max(known.last_event).saturating_add(1);
         let mut next = first_new;
+        // A slot that is older than what the trail holds of its session: the operating system was lost
+        // and had not written the slot for a while.
+        let stale = known.last_event > self.last_event.max(self.pushing.unwrap_or(0));
         let open: Vec<_> = self
             .open
             .iter()
             .filter(|o| {
                 let n = &o.numbers;
-                !known
-                    .statements
-                    .contains(&(n.statement_id, n.substatement_id))
+                let mut told = known.statements.iter();
+                // A session that has gone on to a later statement was not killed in this one.
+                !told.any(|(statement, sub)| {
+                    (*statement, *sub) == (n.statement_id, n.substatement_id)
+                        || stale && *statement > n.statement_id
+                })
             })
             .collect();
         let last = first_new.saturating_add(open.len() as u64) - 1;
-        let fate = fate_of(self.xid);
+        // The trail's events of a transaction may know its id where the slot doesn't: that is written
+        // when a commit is near, and perhaps never reached the disk.
+        let xid = self.xid.or(match self.undecided_from {
+            Some(first) if !stale && first <= known.last_event => known.transaction_id,
+            _ => None,
+        });
+        let fate = fate_of(xid);
         let mut decisions = self.decisions.clone();
         for (first, last, xid) in self.commits.iter().copied() {
             let fate = fate_of(Some(xid));
@@ -66,10 +79,8 @@ impl Orphan {
                 decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
             }
         }
-        // A slot that is older than what the trail holds of its session: the operating system was lost
-        // and had not written the slot for a while. What it says of a transaction holds for the
-        // events that it knows, if that had an id; what came later it can't decide.
-        let stale = known.last_event > self.last_event.max(self.pushing.unwrap_or(0));
+        // What a stale slot says of a transaction holds for the events that it knows, if that had an
+        // id; what came later it can't decide.
         let (last, fate) = match (stale, self.xid) {
             (false, _) => (last, fate),
             (true, Some(_)) => (self.last_event, fate),
@@ -142,15 +153,28 @@ impl Orphan {
             .number("events", event_no)
             .text("reason", why.as_bytes());
         let details = details.finish();
-        let mut shape = Vec::new();
-        ShapeWriter::new(&mut shape, Classes::of(class), 0, command, None);
-        let mut sections = [None; SECTIONS];
-        sections[0] = Some(self.session.as_slice());
-        sections[1] = Some(shape.as_slice());
-        sections[6] = Some(details.as_slice());
-        sections[7] = (!decisions.is_empty()).then_some(decisions);
-        Some(payload(&numbers, sections))
+        let end = closing(&self.session, &numbers, command, class, &details, decisions);
+        Some(end)
     }
+}
+
+/// An event of a dead session's own, without a statement: its end, or what became of transactions.
+pub(crate) fn closing(
+    session: &[u8],
+    numbers: &Numbers,
+    command: &[u8],
+    class: Class,
+    details: &[u8],
+    decisions: &[u8],
+) -> Vec<u8> {
+    let mut shape = Vec::new();
+    ShapeWriter::new(&mut shape, Classes::of(class), 0, command, None);
+    let mut sections = [None; SECTIONS];
+    sections[0] = Some(session);
+    sections[1] = Some(shape.as_slice());
+    sections[6] = Some(details);
+    sections[7] = (!decisions.is_empty()).then_some(decisions);
+    payload(numbers, sections)
 }
 
 fn payload(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Vec<u8> {

@@ -13,7 +13,9 @@
 //!   session is certainly dead, so all that a reader must expect is that the writer stopped between
 //!   two stores. Hence: content first, then the word that makes it valid, each with a compiler fence
 //!   and Release (a dead writer's stores are all visible; the order between them is what counts).
-//! * Texts are sealed with a CRC-32C: after a loss of the operating system pages may be of any age.
+//! * Texts are sealed with a CRC-32C: after a loss of the operating system pages may be of any age. Nobody
+//!   syncs slots then, so a slot may be older than what the trail holds of its session, or of a session
+//!   before; what it says of a transaction is a fact of its time, and the trail's own events come first.
 //! * Who is dead is not found out by process ids. The embedder calls [`Slots::orphan_all`] where
 //!   nobody else can live (a crash restart); in a left-over file nobody lives anyway.
 //!
@@ -25,6 +27,7 @@ mod read;
 mod tests;
 
 pub use ending::Known;
+pub(crate) use ending::closing;
 pub use read::{Open, Orphan};
 
 use crate::crc;
@@ -94,7 +97,7 @@ mod head {
 mod entry {
     /// u32: [`super::OPEN`] or [`super::FINISHED`], 0 for an empty entry.
     pub const STATE: usize = 0;
-    /// u32: CRC of [SEALED, BYTES) and the bytes in use.
+    /// u32: CRC of [SEALED, BYTES) and the bytes in use, combined with the session's identity.
     pub const CRC: usize = 4;
     /// i64 each, once it is finished; no part of the CRC.
     pub const DURATION: usize = 8;
@@ -401,8 +404,12 @@ impl Slot {
             let from = base + entry::SEALED;
             core::slice::from_raw_parts(self.base.add(from), end - from)
         };
-        self.word(base + entry::CRC)
-            .store(crc::crc32c(sealed), Ordering::Relaxed);
+        let pid = self.word(head::OWNER).load(Ordering::Relaxed);
+        let started_at = self.long(head::STARTED_AT).load(Ordering::Relaxed);
+        self.word(base + entry::CRC).store(
+            crc::crc32c(sealed) ^ owned(pid, started_at),
+            Ordering::Relaxed,
+        );
         self.long(head::STATEMENT_ID)
             .fetch_max_plain(s.statement_id);
         self.word(head::WANTS_SESSION)
@@ -501,6 +508,12 @@ impl PlainMax for AtomicU64 {
             self.store(value, Ordering::Relaxed);
         }
     }
+}
+
+/// What an entry's CRC is combined with, so that it counts for one session only: after the operating
+/// system's end its page may be older or newer than the head, and of whoever had the slot then.
+fn owned(pid: u32, started_at: u64) -> u32 {
+    pid ^ started_at as u32 ^ (started_at >> 32) as u32
 }
 
 /// The beginning of a text, not ending inside a character of UTF-8.

@@ -2,7 +2,7 @@
 
 use super::{
     DECISIONS_ROOM, ENTRIES, ENTRIES_AT, ENTRY_LEN, ENTRY_ROOM, FINISHED, LIVE, OPEN, ORPHAN,
-    SECOND, SESSION_ROOM, SESSIONS_AT, SLOT_LEN, entry, head,
+    SECOND, SESSION_ROOM, SESSIONS_AT, SLOT_LEN, entry, head, owned,
 };
 use crate::codec::{encode_session, encode_shape};
 use crate::crc;
@@ -81,8 +81,9 @@ impl Orphan {
         let started_at = u64_at(bytes, head::STARTED_AT) as i64;
         let not_zero = |at| Some(u64_at(bytes, at)).filter(|n| *n != 0);
         let decisions = (u32_at(bytes, head::DECISIONS_LEN) as usize).min(DECISIONS_ROOM);
+        let owned = owned(pid, started_at as u64);
         let mut open: Vec<_> = (0..ENTRIES)
-            .filter_map(|i| read_entry(&bytes[ENTRIES_AT + i * ENTRY_LEN..][..ENTRY_LEN]))
+            .filter_map(|i| read_entry(&bytes[ENTRIES_AT + i * ENTRY_LEN..][..ENTRY_LEN], owned))
             .collect();
         open.sort_by_key(|open| {
             let n = &open.numbers;
@@ -135,7 +136,7 @@ fn read_session(bytes: &[u8], pid: u32, started_at: i64) -> Vec<u8> {
     session
 }
 
-fn read_entry(bytes: &[u8]) -> Option<Open> {
+fn read_entry(bytes: &[u8], owned: u32) -> Option<Open> {
     let state = u32_at(bytes, entry::STATE);
     if !matches!(state, OPEN | FINISHED) {
         return None;
@@ -155,7 +156,7 @@ fn read_entry(bytes: &[u8]) -> Option<Open> {
         return None;
     }
     let crc = crc::crc32c(&sealed[entry::SEALED..]);
-    if crc::append(crc, &room[..used]) != u32_at(bytes, entry::CRC) {
+    if crc::append(crc, &room[..used]) ^ owned != u32_at(bytes, entry::CRC) {
         return None;
     }
     let mut rest = &room[..used];

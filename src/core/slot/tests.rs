@@ -136,8 +136,8 @@ fn what_is_in_the_trail_already_does_not_come_again() {
     assert_eq!(told(&lost)[0].0, 1, "its number is free");
     let known = Known {
         last_event: 1,
-        ended: false,
         statements: vec![(1, 1)],
+        ..Known::default()
     };
     assert_eq!(
         told(&orphan.events(&known, |_| Fate::Committed, 9, "crash")),
@@ -317,4 +317,72 @@ fn a_slot_that_is_older_than_the_trail_decides_nothing_of_what_came_later() {
     // The trail has five events more: what the slot says of the transaction is about the first.
     assert_eq!(told(8, &orphan(0)), []);
     assert_eq!(told(8, &orphan(77)), [(3, 3)]);
+}
+
+#[test]
+fn the_trail_knows_the_id_of_a_transaction_that_the_slot_does_not() {
+    let area = area(1);
+    let slot = area.slots.claim(42, 7).unwrap();
+    slot.set_session(&session(42));
+    slot.begin_push(3, 2, 1);
+    slot.end_push();
+    let orphan = only(&area);
+    let told = |last_event, transaction_id| {
+        let known = Known {
+            last_event,
+            transaction_id,
+            ..Known::default()
+        };
+        let fate_of = |id: Option<u64>| match id {
+            Some(77) => Fate::Committed,
+            Some(_) => Fate::Open,
+            None => Fate::RolledBack,
+        };
+        let mut events = told(&orphan.events(&known, fate_of, 9, "test"));
+        events.pop().map(|end| end.3).unwrap_or_default()
+    };
+    assert_eq!(told(3, Some(77)), [(2, 3, Fate::Committed)]);
+    assert_eq!(told(3, None), [(2, 3, Fate::RolledBack)]);
+    assert_eq!(told(3, Some(78)), []);
+    // Events of the transaction that were lost with the trail's: an id there is of another one.
+    assert_eq!(told(1, Some(77)), [(2, 3, Fate::RolledBack)]);
+    // Of what came after the slot's time it knows nothing.
+    assert_eq!(told(5, Some(77)), []);
+}
+
+#[test]
+fn a_statement_of_another_session_in_the_same_slot_is_not_this_ones() {
+    let area = area(1);
+    let slot = area.slots.claim(42, 7).unwrap();
+    slot.open(1, &statement(5, 1, b"INSERT 1"), true);
+    let base = ENTRIES_AT + ENTRY_LEN;
+    // SAFETY: the only slot, which nobody writes to now.
+    let entry = unsafe { std::slice::from_raw_parts(slot.base.add(base), ENTRY_LEN).to_vec() };
+    slot.release();
+    // The next session's head reached the disk, its other pages did not.
+    let slot = area.slots.claim(43, 8).unwrap();
+    slot.put(base, &entry);
+    assert_eq!(only(&area).open, []);
+}
+
+#[test]
+fn a_stale_slot_tells_of_no_statement_that_its_session_has_left_behind() {
+    let area = area(1);
+    let slot = area.slots.claim(42, 7).unwrap();
+    slot.set_session(&session(42));
+    slot.begin_push(3, 0, 1);
+    slot.end_push();
+    slot.open(0, &statement(5, 1, b"SELECT 1"), false);
+    let orphan = only(&area);
+    let told = |last_event, statement_id| {
+        let known = Known {
+            last_event,
+            statements: vec![(statement_id, 1)],
+            ..Known::default()
+        };
+        told(&orphan.events(&known, |_| Fate::Open, 9, "test")).len()
+    };
+    assert_eq!(told(3, 4), 1);
+    assert_eq!(told(4, 4), 1, "nothing later is known");
+    assert_eq!(told(4, 6), 0);
 }

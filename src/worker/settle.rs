@@ -1,0 +1,259 @@
+//! What became of a dead session's transactions where nobody was left to tell.
+//!
+//! With `audit.durability = commit` a transaction's events are on disk before it commits; its fate is
+//! pushed after that and synced by nobody, and neither is the session's in-flight slot. If the
+//! operating system is lost then, the trail has events of a transaction id without a fate. The
+//! server knows what became of that id.
+//!
+//! Done once per left-over ring, behind its sessions' last events, for the sessions whose events went
+//! through that ring: nobody of them lives. A FATE event of the session tells; what was settled is
+//! found decided by whoever comes after, so that doing it twice does it once.
+//!
+//! # How far back
+//! A fate is pushed right after the commit, and stored with what was pushed beside it. So one that is
+//! missing belongs to a transaction of which an event was stored shortly before the last batch of
+//! the ring's own time ([`SLACK`]), or after it, from what was left in the ring. Only these are looked
+//! at; every start of a server does so, since nothing tells a loss of the operating system from a
+//! stop for certain (the disk of a server that had stopped in order may have lost the last FATE,
+//! too). Where one is found the search goes back to where the transaction began.
+//!
+//! # What stays open
+//! An event of a transaction of which no event has an id, as its writes are not recorded; a
+//! transaction that is still prepared; an id so old that the server has forgotten.
+
+use super::orphans;
+use super::run::Worker;
+use super::source::Source;
+use crate::pg::spi::{Cursor, query, transaction};
+use audit_core::calendar::rfc3339;
+use audit_core::event::{Decision, Fate, Session, Timestamp};
+use audit_core::json::hex;
+use audit_core::settle::{Search, Seen, fate_events};
+
+/// How long a commit may take, and what the clock may have been set back by, at most, for all to be
+/// found.
+const SLACK: i64 = 600_000_000;
+
+/// A left-over ring.
+pub struct Ring {
+    pub id: [u8; 16],
+    /// When the run of the server after its own began.
+    pub until: Timestamp,
+    /// The first transaction id of that run.
+    pub horizon: u64,
+}
+
+/// A session with a transaction of which the trail doesn't know what became.
+struct Doubtful {
+    started_at: Timestamp,
+    pid: i64,
+    /// Everything of the transaction was recorded since.
+    since: Timestamp,
+}
+
+/// What the trail holds of such a session.
+#[derive(Default)]
+struct Found {
+    search: Search,
+    /// Its attributes at the last event.
+    attributes: i64,
+}
+
+/// Tells what became of transactions whose end nobody could tell. All of the ring is in the trail.
+/// `false`: the worker has to end before it is done.
+pub fn settle(worker: &mut Worker, source: &mut dyn Source, ring: &Ring) -> bool {
+    let encoding = worker.encoding();
+    let Some(events) = worker.insist(|_| transaction(|| events(ring, encoding))) else {
+        return false;
+    };
+    worker.queue_all(events);
+    worker.store_queued(source)
+}
+
+/// The events that tell. In a transaction; throws.
+fn events(ring: &Ring, encoding: u8) -> Vec<Vec<u8>> {
+    let doubtful = doubtful(ring);
+    if doubtful.is_empty() {
+        return Vec::new();
+    }
+    let now = super::now();
+    let mut events = Vec::new();
+    for (session, found) in doubtful.iter().zip(search(&doubtful)) {
+        let undecided = found.search.found().iter();
+        let decisions: Vec<_> = undecided
+            .filter_map(|u| {
+                let fate = orphans::fate(u.transaction_id, ring.horizon);
+                // Whoever ends a prepared transaction tells; a forgotten one nobody.
+                matches!(fate, Fate::Committed | Fate::RolledBack).then_some(Decision {
+                    first: u.first,
+                    last: u.last,
+                    fate,
+                })
+            })
+            .collect();
+        let reason = "the server ended before it was told";
+        with_attributes(session, found.attributes, encoding, |session| {
+            events.extend(fate_events(session, &decisions, now, reason));
+        });
+    }
+    events
+}
+
+/// What audit.log takes for the fate of event `e` of session `s` that the event itself doesn't have.
+/// A subquery, not a join: ranges of one session nest, so the first one in the order of the index is
+/// the one, and mostly there is none.
+fn told_since(since: Timestamp) -> String {
+    format!(
+        "(SELECT f.outcome FROM audit.fate f \
+          WHERE f.session_started = s.started_at AND f.pid = s.pid \
+            AND f.recorded_at >= '{}' \
+            AND f.last_event >= audit.event_no(e.numbers) \
+            AND f.first_event <= audit.event_no(e.numbers) \
+          ORDER BY f.last_event, f.outcome = 3 LIMIT 1)",
+        rfc3339(since)
+    )
+}
+
+/// Sessions of the ring with events that have a transaction id and no fate. In a transaction; throws.
+fn doubtful(ring: &Ring) -> Vec<Doubtful> {
+    let id = hex(&ring.id);
+    let mut last = ring.until;
+    query(
+        &format!(
+            "SELECT recorded_at FROM audit.batch \
+             WHERE ring_id = '\\x{id}' AND recorded_at < '{}' ORDER BY position DESC LIMIT 1",
+            rfc3339(ring.until)
+        ),
+        |row| last = row.number(1).unwrap_or(last),
+    );
+    let since = last.saturating_sub(SLACK);
+    // Where the session itself had told of a commit, all of its next transaction came later.
+    let sql = format!(
+        "SELECT d.started_at, d.pid::bigint, \
+                (SELECT f.recorded_at FROM audit.fate f \
+                 WHERE f.session_started = d.started_at AND f.pid = d.pid \
+                   AND f.last_event < d.first AND f.recorded_at < d.recorded_at AND f.outcome = 1 \
+                 ORDER BY f.last_event DESC LIMIT 1) \
+         FROM (SELECT s.started_at, s.pid, min(audit.event_no(e.numbers)) AS first, \
+                      min(e.recorded_at) AS recorded_at \
+               FROM audit.event e JOIN audit.session s ON s.ref = e.session \
+               WHERE e.recorded_at >= '{at}' \
+                 AND audit.event_fate(e.numbers) = 0 \
+                 AND audit.event_transaction_id(e.numbers) IS NOT NULL \
+                 AND {told} IS NULL \
+                 AND (SELECT b.ring_id FROM audit.batch b \
+                      WHERE b.recorded_at >= '{at}' AND b.last_seq >= e.seq \
+                      ORDER BY b.last_seq LIMIT 1) = '\\x{id}' \
+               GROUP BY 1, 2) d",
+        at = rfc3339(since),
+        told = told_since(since),
+    );
+    let mut doubtful = Vec::new();
+    query(&sql, |row| {
+        if let (Some(started_at), Some(pid)) = (row.number(1), row.number(2)) {
+            doubtful.push(Doubtful {
+                started_at,
+                pid,
+                since: row.number(3).unwrap_or(started_at.saturating_sub(SLACK)),
+            });
+        }
+    });
+    doubtful
+}
+
+/// Looks for the transactions without a fate. In a transaction; throws.
+fn search(sessions: &[Doubtful]) -> Vec<Found> {
+    let mut found: Vec<_> = sessions.iter().map(|_| Found::default()).collect();
+    let values: Vec<_> = (0..)
+        .zip(sessions)
+        .map(|(i, s)| {
+            let times = (rfc3339(s.started_at), rfc3339(s.since));
+            let (i, pid): (i64, _) = (i, s.pid);
+            format!(
+                "({i}::bigint, '{}'::timestamptz, {pid}, '{}'::timestamptz)",
+                times.0, times.1
+            )
+        })
+        .collect();
+    let since = sessions.iter().map(|s| s.since).min().unwrap_or(0);
+    let sql = format!(
+        "SELECT o.i, audit.event_no(e.numbers), s.ref, \
+                audit.event_transaction_id(e.numbers)::text::bigint, \
+                CASE audit.event_fate(e.numbers) WHEN 0 THEN coalesce({told}, 0::smallint) \
+                     ELSE audit.event_fate(e.numbers) END::bigint, \
+                (t.command IN ('BEGIN', 'START TRANSACTION'))::int::bigint, \
+                (t.class <> 'SESSION' AND (t.class <> 'AUDIT' \
+                     OR t.command NOT IN ('FATE', 'SETTING', 'REFUSED', 'LOCK')))::int::bigint \
+         FROM (VALUES {values}) AS o (i, started_at, pid, since) \
+         JOIN audit.session s ON s.started_at = o.started_at AND s.pid = o.pid \
+         JOIN audit.event e ON e.session = s.ref \
+         LEFT JOIN audit.statement t ON t.ref = e.statement \
+         WHERE e.recorded_at >= '{at}' AND e.recorded_at >= o.since \
+           AND audit.event_no(e.numbers) IS NOT NULL \
+         ORDER BY 1, 2",
+        told = told_since(since),
+        values = values.join(", "),
+        at = rfc3339(since),
+    );
+    let mut events = Cursor::open(&sql);
+    while let Some(row) = events.next() {
+        let number = |column| row.number(column);
+        let Some(found) = found.get_mut(number(1).unwrap_or(-1) as usize) else {
+            continue;
+        };
+        found.attributes = number(3).unwrap_or(0);
+        found.search.see(Seen {
+            event_no: number(2).unwrap_or(0) as u64,
+            transaction_id: number(4).map(|id| id as u64),
+            fate: Fate::from_u8(number(5).unwrap_or(0) as u8).unwrap_or_default(),
+            begins: number(6) == Some(1),
+            belongs: number(7) == Some(1),
+        });
+    }
+    found
+}
+
+/// Calls `f` with the session's attributes as the trail has them. In a transaction; throws.
+fn with_attributes(session: &Doubtful, reference: i64, encoding: u8, f: impl FnOnce(&Session)) {
+    let sql = format!(
+        "SELECT user_name, role_name, auth_identity, session_user_name, database_name, branch, \
+                pg_catalog.host(client_addr), application_name, backend_type, context::text, \
+                client_port::bigint \
+         FROM audit.session WHERE ref = {reference}"
+    );
+    let mut texts: [Option<Vec<u8>>; 10] = Default::default();
+    let mut port = None;
+    query(&sql, |row| {
+        for (text, column) in texts.iter_mut().zip(1..) {
+            *text = row.bytes(column);
+        }
+        port = row.number(11).map(|port| port as u16);
+    });
+    let [
+        user_name,
+        role_name,
+        auth_identity,
+        session_user,
+        database_name,
+        branch,
+        ..,
+    ] = texts.each_ref().map(Option::as_deref);
+    let [.., client_addr, application_name, backend_type, context] =
+        texts.each_ref().map(Option::as_deref);
+    f(&Session {
+        started_at: session.started_at,
+        pid: session.pid as u32,
+        encoding,
+        client_port: port,
+        user_name,
+        role_name,
+        auth_identity,
+        session_user,
+        database_name,
+        branch,
+        client_addr,
+        application_name,
+        backend_type,
+        context,
+    });
+}
