@@ -24,7 +24,7 @@
 use super::orphans;
 use super::run::Worker;
 use super::source::Source;
-use crate::pg::spi::{Cursor, query, transaction};
+use crate::pg::spi::{Cursor, execute, query, transaction};
 use audit_core::calendar::rfc3339;
 use audit_core::event::{Decision, Fate, Session, Timestamp};
 use audit_core::json::hex;
@@ -72,6 +72,8 @@ pub fn settle(worker: &mut Worker, source: &mut dyn Source, ring: &Ring) -> bool
 
 /// The events that tell. In a transaction; throws.
 fn events(ring: &Ring, encoding: u8) -> Vec<Vec<u8>> {
+    // The period that is written to may have no statistics yet; few of its pages are looked for.
+    execute("SET LOCAL enable_seqscan = off");
     let doubtful = doubtful(ring);
     if doubtful.is_empty() {
         return Vec::new();

@@ -1,5 +1,5 @@
-/* Loaded into a server under test (LD_PRELOAD): before each fdatasync of the ring its file is copied,
- * before each msync the part of it. What was there then is what the disk is sure to hold when the call
+/* Loaded into a server under test (LD_PRELOAD): before each fdatasync of the ring its file is copied
+ * (first when it is made), before each msync the part of it. What was there then is what the disk is sure to hold when the call
  * has returned; if the operating system were lost afterwards nothing else could be relied upon.
  * RING_COPY names the copy. While the file $RING_COPY.fail exists the calls fail with EIO. */
 #define _GNU_SOURCE
@@ -12,16 +12,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+static int is_path(const char *path, const char *end)
+{
+	size_t len = strlen(path), tail = strlen(end);
+	return len >= tail && strcmp(path + len - tail, end) == 0;
+}
+
 static int is_ring(int fd)
 {
 	char link[64], path[4096];
 	ssize_t len;
 	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
 	len = readlink(link, path, sizeof path - 1);
-	if (len < 5)
+	if (len < 0)
 		return 0;
 	path[len] = 0;
-	return strcmp(path + len - 5, "/ring") == 0;
+	return is_path(path, "/ring") || is_path(path, "/ring.new");
 }
 
 /* Copies bytes of a file to the same place in another. */
@@ -83,7 +89,7 @@ int msync(void *address, size_t len, int flags)
 			unsigned long begin, end, offset;
 			if (sscanf(line, "%lx-%lx %*s %lx %*s %*s %4095s", &begin, &end, &offset, path) == 4
 			    && (unsigned long) address >= begin && (unsigned long) address < end
-			    && strlen(path) >= 5 && strcmp(path + strlen(path) - 5, "/ring") == 0) {
+			    && is_path(path, "/ring")) {
 				off_t at = (unsigned long) address - begin + offset;
 				int fd;
 				if (fails(to)) {
