@@ -77,43 +77,56 @@ impl Search {
     }
 }
 
-/// AUDIT events `FATE` that tell these decisions, as payloads. `session` is of the session that they
-/// are about; they have no number among its events, as it isn't the one who tells: it may have
-/// ended, or taken that number for an event that was lost.
-pub fn fate_events(
-    session: &Session,
-    decisions: &[Decision],
-    now: Timestamp,
-    reason: &str,
-) -> Vec<Vec<u8>> {
-    let mut encoded = Vec::new();
-    encode_session(session, &mut encoded);
-    let mut details = Object::new();
-    details.text("reason", reason.as_bytes());
-    let details = details.finish();
-    decisions
-        .chunks(MOST_PENDING)
-        .map(|decisions| {
-            let numbers = Numbers {
+/// Makes AUDIT events `FATE` of a session, as payloads. They have no number among its events, as it
+/// isn't the one who tells: it may have ended, or taken that number for an event that was lost.
+pub struct Teller {
+    session: Vec<u8>,
+    numbers: Numbers,
+    details: Vec<u8>,
+}
+
+impl Teller {
+    /// Tells for a session, and why it is done so late.
+    pub fn new(session: &Session, now: Timestamp, reason: &str) -> Teller {
+        let mut encoded = Vec::new();
+        encode_session(session, &mut encoded);
+        let mut details = Object::new();
+        details.text("reason", reason.as_bytes());
+        Teller {
+            session: encoded,
+            numbers: Numbers {
                 started_at: now,
                 duration: 0,
                 outcome: Outcome::Success,
                 ..Numbers::default()
-            };
-            let decisions = decisions
-                .iter()
-                .flat_map(encode_decision)
-                .collect::<Vec<_>>();
-            closing(
-                &encoded,
-                &numbers,
-                b"FATE",
-                Class::Audit,
-                &details,
-                &decisions,
-            )
-        })
-        .collect()
+            },
+            details: details.finish(),
+        }
+    }
+
+    /// What was committed or rolled back: as few events as hold it.
+    pub fn ended(&self, decisions: &[Decision]) -> Vec<Vec<u8>> {
+        let few = decisions.chunks(MOST_PENDING);
+        few.map(|decisions| self.event(decisions, None)).collect()
+    }
+
+    /// A transaction that is prepared: whoever ends it refers to it by its gid.
+    pub fn prepared(&self, decision: Decision, gid: &[u8]) -> Vec<u8> {
+        self.event(&[decision], Some(gid))
+    }
+
+    fn event(&self, decisions: &[Decision], gid: Option<&[u8]>) -> Vec<u8> {
+        let decisions: Vec<_> = decisions.iter().flat_map(encode_decision).collect();
+        closing(
+            &self.session,
+            &self.numbers,
+            b"FATE",
+            Class::Audit,
+            &self.details,
+            &decisions,
+            gid,
+        )
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +240,7 @@ mod tests {
                 fate: Fate::Committed,
             })
             .collect();
-        let events = fate_events(&session, &decisions, 9, "test");
+        let events = Teller::new(&session, 9, "test").ended(&decisions);
         let mut told = Vec::new();
         for payload in &events {
             let event = decode(payload).unwrap();

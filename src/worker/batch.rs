@@ -155,7 +155,8 @@ impl Batch {
         Ok(())
     }
 
-    /// PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED: what it says of the transaction.
+    /// PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED, or the FATE of one that was prepared and
+    /// is told of later (settle.rs): what it says of the transaction.
     fn note_prepared(
         &mut self,
         event: &Decoded,
@@ -169,21 +170,24 @@ impl Batch {
         let Some(Ok(shape)) = shape else { return };
         let fate = match (shape.command, n.outcome, n.fate) {
             (b"PREPARE TRANSACTION", Outcome::Success, Fate::Prepared) => Fate::Prepared,
+            (b"FATE", Outcome::Success, _) => Fate::Prepared,
             (b"COMMIT PREPARED", Outcome::Success, _) => Fate::Committed,
             (b"ROLLBACK PREPARED", Outcome::Success, _) => Fate::RolledBack,
             _ => return,
         };
-        let first = event
-            .decisions()
-            .flatten()
-            .filter(|decision| decision.fate == Fate::Prepared)
-            .map(|decision| decision.first)
-            .min();
+        let decided = event.decisions().flatten();
+        let decided = decided.filter(|decision| decision.fate == Fate::Prepared);
+        let (first, last) = decided.fold((n.event_no, n.event_no), |(first, last), decision| {
+            if n.event_no == 0 {
+                return (decision.first, decision.last);
+            }
+            (decision.first.min(first), last)
+        });
         self.prepared.push(Prepared {
             gid: gid.to_vec(),
             encoding,
             session,
-            events: (first.unwrap_or(n.event_no), n.event_no),
+            events: (first, last),
             fate,
             row,
         });

@@ -18,8 +18,8 @@
 //! too). Where one is found the search goes back to where the transaction began.
 //!
 //! # What stays open
-//! An event of a transaction of which no event has an id, as its writes are not recorded; a
-//! transaction that is still prepared; an id so old that the server has forgotten.
+//! An event of a transaction of which no event has an id, as its writes are not recorded; an id so old
+//! that the server has forgotten.
 
 use super::orphans;
 use super::run::Worker;
@@ -28,7 +28,7 @@ use crate::pg::spi::{Cursor, execute, query, transaction};
 use audit_core::calendar::rfc3339;
 use audit_core::event::{Decision, Fate, Session, Timestamp};
 use audit_core::json::hex;
-use audit_core::settle::{Search, Seen, fate_events};
+use audit_core::settle::{Search, Seen, Teller};
 
 /// How long a commit may take, and what the clock may have been set back by, at most, for all to be
 /// found.
@@ -81,24 +81,40 @@ fn events(ring: &Ring, encoding: u8) -> Vec<Vec<u8>> {
     let now = super::now();
     let mut events = Vec::new();
     for (session, found) in doubtful.iter().zip(search(&doubtful)) {
-        let undecided = found.search.found().iter();
-        let decisions: Vec<_> = undecided
-            .filter_map(|u| {
-                let fate = orphans::fate(u.transaction_id, ring.horizon);
-                // Whoever ends a prepared transaction tells; a forgotten one nobody.
-                matches!(fate, Fate::Committed | Fate::RolledBack).then_some(Decision {
-                    first: u.first,
-                    last: u.last,
-                    fate,
-                })
-            })
-            .collect();
-        let reason = "the server ended before it was told";
+        let mut ended = Vec::new();
+        let mut prepared = Vec::new();
+        for undecided in found.search.found() {
+            let xid = undecided.transaction_id;
+            let decision = Decision {
+                first: undecided.first,
+                last: undecided.last,
+                fate: orphans::fate(xid, ring.horizon),
+            };
+            match decision.fate {
+                Fate::Committed | Fate::RolledBack => ended.push(decision),
+                Fate::Prepared => prepared.extend(gid(xid).map(|gid| (decision, gid))),
+                Fate::Open => {}
+            }
+        }
         with_attributes(session, found.attributes, encoding, |session| {
-            events.extend(fate_events(session, &decisions, now, reason));
+            let teller = Teller::new(session, now, "the server ended before it was told");
+            events.extend(teller.ended(&ended));
+            let all = prepared.iter();
+            events.extend(all.map(|(decision, gid)| teller.prepared(*decision, gid)));
         });
     }
     events
+}
+
+/// The identifier of a prepared transaction. In a transaction; throws.
+fn gid(xid: u64) -> Option<Vec<u8>> {
+    let mut gid = None;
+    let sql = format!(
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE transaction = '{}'::xid",
+        xid as u32
+    );
+    query(&sql, |row| gid = row.bytes(1));
+    gid
 }
 
 /// What audit.log takes for the fate of event `e` of session `s` that the event itself doesn't have.

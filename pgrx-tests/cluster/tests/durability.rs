@@ -80,7 +80,7 @@ fn no_row_without_its_record_where_the_worker_had_drained_some() {
 #[test]
 fn fates_are_told_that_nobody_could_tell() {
     let (builder, synced) = watched("'commit'");
-    let cluster = builder.start();
+    let cluster = builder.setting("max_prepared_transactions", "5").start();
     cluster.psql().run("CREATE TABLE t (n int)").ok();
     let run = |client: &mut postgres::Client, sql: &str| client.batch_execute(sql).expect("works");
     let begin = |sql: &str| {
@@ -146,7 +146,7 @@ fn fates_are_told_that_nobody_could_tell() {
         ]
     );
 
-    // What was open is rolled back; and the session before in the same transaction's words.
+    // What was open is rolled back, and what the session did before stays.
     cluster.suspend_worker();
     let mut other = first_sync();
     let _open = begin("BEGIN; INSERT INTO t VALUES (51); COMMIT; BEGIN; INSERT INTO t VALUES (52)");
@@ -156,9 +156,41 @@ fn fates_are_told_that_nobody_could_tell() {
         ends("51|52|53"),
         ["51 | committed", "52 | rolled back", "53 | committed"]
     );
+
+    // What was prepared can be ended, and both are told.
+    cluster.suspend_worker();
+    let _other = first_sync();
+    let _prepared = begin(
+        "BEGIN; INSERT INTO t VALUES (61); PREPARE TRANSACTION 'p61';
+         BEGIN; INSERT INTO t VALUES (62); PREPARE TRANSACTION 'p62'",
+    );
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(ends("61|62"), ["61 | prepared", "62 | prepared"]);
+    let mut later = begin("COMMIT PREPARED 'p61'");
+    run(&mut later, "ROLLBACK PREPARED 'p62'");
+    assert_eq!(ends("61|62"), ["61 | committed", "62 | rolled back"]);
+
+    // A session that was there at the first sync, and ended in order, has ended once.
+    cluster.suspend_worker();
+    let mut gone = begin("SELECT 71");
+    let mut other = first_sync();
+    run(&mut gone, "SELECT 72");
+    drop(gone);
+    thread::sleep(Duration::from_millis(300));
+    run(&mut other, "INSERT INTO t VALUES (73)");
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(ends("71|72|73").len(), 3);
+    let session = "(SELECT session_id FROM audit.log WHERE statement = 'SELECT 71')";
+    assert_eq!(
+        cluster.trail_of(
+            "outcome",
+            &format!("command = 'DISCONNECT' AND session_id = {session}")
+        ),
+        ["success"]
+    );
     assert_eq!(
         cluster.query("app", "SELECT n FROM t WHERE n > 0 ORDER BY n"),
-        ["11", "22", "31", "41", "43", "51", "53"]
+        ["11", "22", "31", "41", "43", "51", "53", "61", "73"]
     );
 
     // Once, however often the server starts.

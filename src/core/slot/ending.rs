@@ -153,7 +153,15 @@ impl Orphan {
             .number("events", event_no)
             .text("reason", why.as_bytes());
         let details = details.finish();
-        let end = closing(&self.session, &numbers, command, class, &details, decisions);
+        let end = closing(
+            &self.session,
+            &numbers,
+            command,
+            class,
+            &details,
+            decisions,
+            None,
+        );
         Some(end)
     }
 }
@@ -166,6 +174,7 @@ pub(crate) fn closing(
     class: Class,
     details: &[u8],
     decisions: &[u8],
+    gid: Option<&[u8]>,
 ) -> Vec<u8> {
     let mut shape = Vec::new();
     ShapeWriter::new(&mut shape, Classes::of(class), 0, command, None);
@@ -174,6 +183,7 @@ pub(crate) fn closing(
     sections[1] = Some(shape.as_slice());
     sections[6] = Some(details);
     sections[7] = (!decisions.is_empty()).then_some(decisions);
+    sections[8] = gid;
     payload(numbers, sections)
 }
 
