@@ -171,6 +171,7 @@ fn fates_are_told_that_nobody_could_tell() {
     assert_eq!(ends("61|62"), ["61 | committed", "62 | rolled back"]);
 
     // A session that was there at the first sync, and ended in order, has ended once.
+    cluster.restart(audit_cluster_tests::Shutdown::Fast);
     cluster.suspend_worker();
     let mut gone = begin("SELECT 71");
     let mut other = first_sync();
