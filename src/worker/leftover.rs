@@ -86,7 +86,8 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
         return false;
     };
     let mut source = Left::new(&ring, known);
-    let horizon = horizon(later).unwrap_or_else(|| worker.first_xid());
+    // A server that was set back gives ids out again that a later ring has as given out.
+    let horizon = horizon(later).map_or(worker.first_xid(), |xid| xid.min(worker.first_xid()));
     let left = settle::Ring {
         id: ring.id(),
         until: next_start(later),

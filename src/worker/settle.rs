@@ -63,7 +63,18 @@ struct Found {
 /// `false`: the worker has to end before it is done.
 pub fn settle(worker: &mut Worker, source: &mut dyn Source, ring: &Ring) -> bool {
     let encoding = worker.encoding();
-    let Some(events) = worker.insist(|_| transaction(|| events(ring, encoding))) else {
+    let looked_up = worker.insist(|_| match transaction(|| events(ring, encoding)) {
+        // Better a fate that stays open than a trail that stands still.
+        Err(failure) if failure.is_about_content() => {
+            pgrx::warning!(
+                "audit_ext cannot settle what became of earlier transactions: {}",
+                failure.message
+            );
+            Ok(Vec::new())
+        }
+        looked_up => looked_up,
+    });
+    let Some(events) = looked_up else {
         return false;
     };
     worker.queue_all(events);
