@@ -222,6 +222,40 @@ fn without_it_records_are_lost_with_the_operating_system() {
 }
 
 #[test]
+fn records_around_the_end_of_the_ring_are_synced_too() {
+    let (builder, synced) = watched("'commit'");
+    let cluster = builder.setting("audit.ring_size", "'1MB'").start();
+    let mut client = cluster.app();
+    client
+        .batch_execute("CREATE TABLE t (n int)")
+        .expect("works");
+    let filler = "x".repeat(20_000);
+    let mut insert = |from: u32, to: u32| {
+        for n in from..to {
+            let sql = format!("INSERT INTO t VALUES ({n}) -- {filler}");
+            client.batch_execute(&sql).expect("works");
+        }
+    };
+    // Half a lap that goes into the trail, then as much again and more that doesn't.
+    insert(0, 25);
+    cluster.flush();
+    cluster.suspend_worker();
+    insert(25, 58);
+    lose_the_operating_system(&cluster, &synced);
+    assert_eq!(
+        cluster.trail(
+            "(regexp_match(statement, '\\d+'))[1], transaction_outcome",
+            "command = 'INSERT'"
+        ),
+        (0..58)
+            .map(|n| format!("{n} | committed"))
+            .collect::<Vec<_>>()
+    );
+    check_trail(&cluster, "true");
+    let _ = fs::remove_file(&synced);
+}
+
+#[test]
 fn fates_come_with_an_event_of_their_own() {
     let cluster = Cluster::builder()
         .setting("audit.durability", "'commit'")
