@@ -152,6 +152,12 @@ impl Batch {
         for decision in event.decisions().flatten() {
             self.decide(session.identity, decision, row);
         }
+        if self.prepared.last().is_some_and(|p| p.row == row) {
+            // The row with the gid covers these events, and ends where the one that ends the
+            // transaction will. One that ended before would count as the innermost for ever.
+            let outside = &mut self.fates.outside;
+            outside.retain(|o| o.row != row || o.decision.fate != Fate::Prepared);
+        }
         Ok(())
     }
 

@@ -77,18 +77,12 @@ pub fn end(
 /// What became of a dead session's last transactions, by id. In a transaction; throws.
 fn fates(orphan: &Orphan, known: &Known, horizon: u64) -> HashMap<u64, Fate> {
     let horizon = orphan.horizon.unwrap_or(horizon);
-    let mut fates = HashMap::new();
-    // Of one that turns out to be prepared the slot has the gid, if it is of that time; else whoever
-    // ends it tells.
-    if let Some(xid) = known.transaction_id {
-        let fate = Some(fate(xid, horizon)).filter(|fate| *fate != Fate::Prepared);
-        fates.insert(xid, fate.unwrap_or(Fate::Open));
-    }
     let commits = orphan.commits.iter().map(|(_, _, xid)| *xid);
-    for xid in commits.chain(orphan.xid) {
-        fates.insert(xid, fate(xid, horizon));
-    }
-    fates
+    commits
+        .chain(orphan.xid)
+        .chain(known.transaction_id)
+        .map(|xid| (xid, fate(xid, horizon)))
+        .collect()
 }
 
 /// What became of a transaction, `horizon` being the first id that was given out after its session's

@@ -315,6 +315,43 @@ fn prepared_transactions() {
             "INSERT INTO t VALUES (3) | prepared"
         ]
     );
+    // What was done in it may be in the trail before it is prepared.
+    let mut early = cluster.app();
+    early
+        .batch_execute("BEGIN; INSERT INTO t VALUES (5)")
+        .expect("begins");
+    cluster.flush();
+    early
+        .batch_execute("PREPARE TRANSACTION 'five'")
+        .expect("prepares");
+    // Whoever prepared it may be killed before it is ended.
+    let mut killed = cluster.app();
+    killed
+        .batch_execute("BEGIN; INSERT INTO t VALUES (4)")
+        .expect("begins");
+    cluster.flush();
+    killed
+        .batch_execute("PREPARE TRANSACTION 'four'")
+        .expect("prepares");
+    let pid: i32 = killed
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("a row")
+        .get(0);
+    assert!(cluster.kill_child(pid as u32));
+    cluster
+        .psql()
+        .run("COMMIT PREPARED 'five'; COMMIT PREPARED 'four'")
+        .ok();
+    assert_eq!(
+        cluster.trail(
+            "statement, transaction_outcome",
+            "statement ~ 'VALUES .[45]'"
+        ),
+        [
+            "INSERT INTO t VALUES (5) | committed",
+            "INSERT INTO t VALUES (4) | committed"
+        ]
+    );
 }
 
 #[test]

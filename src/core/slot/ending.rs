@@ -75,7 +75,8 @@ impl Orphan {
         let mut decisions = self.decisions.clone();
         for (first, last, xid) in self.commits.iter().copied() {
             let fate = fate_of(Some(xid));
-            if fate != Fate::Open {
+            // What was prepared its own event tells: told without the gid, it would stay prepared.
+            if matches!(fate, Fate::Committed | Fate::RolledBack) {
                 decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
             }
         }
@@ -86,6 +87,11 @@ impl Orphan {
             (true, Some(_)) => (self.last_event, fate),
             (true, None) => (last, Fate::Open),
         };
+        let with_gid = |o: &&Open| !o.gid.is_empty() && o.numbers.depth == 0;
+        let fate = match fate {
+            Fate::Prepared if !open.iter().any(with_gid) => Fate::Open,
+            fate => fate,
+        };
         let first = self.undecided_from.unwrap_or(first_new);
         if first <= last && fate != Fate::Open {
             decisions.extend_from_slice(&encode_decision(&Decision { first, last, fate }));
@@ -93,8 +99,7 @@ impl Orphan {
         let mut events = Vec::new();
         for open in open {
             // PREPARE TRANSACTION: whoever ends the transaction later refers to it.
-            let prepares =
-                fate == Fate::Prepared && !open.gid.is_empty() && open.numbers.depth == 0;
+            let prepares = fate == Fate::Prepared && with_gid(&open);
             let carried = prepares.then(|| std::mem::take(&mut decisions));
             events.push(self.statement(open, next, prepares, carried.as_deref()));
             next = next.saturating_add(1);
