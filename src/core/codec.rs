@@ -105,6 +105,18 @@ impl<'a> Encoded<'a> {
         ]
     }
 
+    /// Appends the payload to `out`, which has room for it.
+    #[inline]
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.fixed);
+        for section in self.sections {
+            // Half of them are empty, and a copy of nothing is a call all the same.
+            if !section.is_empty() {
+                out.extend_from_slice(section);
+            }
+        }
+    }
+
     /// Length of the payload in bytes.
     pub fn len(&self) -> usize {
         FIXED_LEN + self.sections.iter().map(|s| s.len()).sum::<usize>()

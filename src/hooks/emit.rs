@@ -27,13 +27,31 @@ const SMALL_SHAPE: usize = 64;
 pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let fate = engine.frame(id).fate(known);
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
-    let mut decisions = [0; MOST_BYTES];
-    let decided = engine.fates.take_pending(&mut decisions);
-    let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
     frame.numbers.fate = fate;
     frame.numbers.event_no = event_no;
-    finish(frame, decided);
+    if engine.fates.has_pending() {
+        push_deciding(engine, id);
+    } else {
+        push_with(engine, id, &[]);
+    }
+}
+
+/// [`push_with`] what waits to be told. Apart: most events decide nothing, and need no room for it.
+#[inline(never)]
+fn push_deciding(engine: &mut Engine, id: Id) {
+    let mut decisions = [0; MOST_BYTES];
+    let decided = engine.fates.take_pending(&mut decisions);
+    push_with(engine, id, &decisions[..decided]);
+}
+
+/// Sends a numbered event with these decisions, encoded.
+#[inline(never)]
+fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
+    let undecided_from = engine.fates.undecided_from();
+    let frame = engine.frame(id);
+    let event_no = frame.numbers.event_no;
+    finish(frame, decisions.len());
     let frame = &*frame;
     let numbers = frame.numbers;
     let details = frame.details.bytes();
@@ -45,7 +63,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
         frame.with_parameters.then_some(frame.parameters.as_slice()),
         (!frame.error.is_empty() || numbers.sqlstate != 0).then_some(frame.error.as_slice()),
         (details.len() > 2).then_some(details),
-        (decided > 0).then_some(&decisions[..decided]),
+        (!decisions.is_empty()).then_some(decisions),
         (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
     slot::begin_push(event_no, undecided_from, numbers.started_at);
@@ -61,14 +79,12 @@ fn finish(frame: &mut Frame, decided: usize) {
     frame.write_shape();
     let most = ring_file::ring().map_or(MOST, |ring| MOST.min(ring.capacity() as usize / 8));
     let len = FIXED_LEN
-        + [&frame.session, &frame.shape, &frame.text, &frame.gid]
-            .map(Vec::len)
-            .iter()
-            .sum::<usize>()
-        + [&frame.parameters, &frame.error]
-            .map(Vec::len)
-            .iter()
-            .sum::<usize>()
+        + frame.session.len()
+        + frame.shape.len()
+        + frame.text.len()
+        + frame.gid.len()
+        + frame.parameters.len()
+        + frame.error.len()
         + frame.details.len()
         + frame.truncated.len()
         + frame.sha256.map_or(0, |sha| sha.len())
@@ -316,9 +332,7 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     let staged = staged();
     let pushed = if encoded.len() <= staged.capacity() {
         staged.clear();
-        for part in encoded.parts() {
-            staged.extend_from_slice(part);
-        }
+        encoded.append_to(staged);
         ring.try_push(&[staged.as_slice()], pid, Limit::Whole)
     } else {
         ring.try_push(&encoded.parts(), pid, Limit::Whole)

@@ -221,6 +221,8 @@ impl Engine {
         self.bury(|frame| frame.catcher >= catcher);
     }
 
+    #[cold]
+    #[inline(never)]
     fn die(&mut self, id: Id) {
         self.open.retain(|other| *other != id);
         self.pool[id].address = 0;
@@ -228,6 +230,8 @@ impl Engine {
     }
 
     /// Ends all dead statements with their verdict.
+    #[cold]
+    #[inline(never)]
     pub fn judge(&mut self, outcome: Outcome) {
         let aborted = unsafe { raw::IsAbortedTransactionBlockState() };
         for at in 0..self.dead.len() {

@@ -252,6 +252,7 @@ pub struct Objects<'f> {
     target: compat::Target,
     select: bool,
     only_catalog: bool,
+    count: u32,
 }
 
 impl<'f> Objects<'f> {
@@ -263,6 +264,7 @@ impl<'f> Objects<'f> {
             target,
             select,
             only_catalog: true,
+            count: 0,
         }
     }
 
@@ -274,7 +276,7 @@ impl<'f> Objects<'f> {
             return;
         };
         self.only_catalog &= relation.catalog;
-        self.frame.add_relation(&relation.name);
+        self.count += u32::from(self.frame.add_relation(&relation.name));
         // The main object: what is written to, by the name that the user gave it (a view that the
         // server writes through); else the only relation there is.
         let through_view = || relation.kind == "VIEW" && !self.target.is_of_rule(relid);
@@ -288,13 +290,12 @@ impl<'f> Objects<'f> {
 
     /// All relations were added.
     pub fn finish(self) {
-        let count = self.frame.relations.iter().filter(|b| **b == 0).count();
-        if self.select && count > 1 {
+        if self.select && self.count > 1 {
             self.frame.object_type = "";
             self.frame.object_name.clear();
         }
         let left_out = self.only_catalog && !guc::catalog() && !self.frame.audited_object;
-        if self.select && count > 0 && left_out {
+        if self.select && self.count > 0 && left_out {
             self.frame.captured = false;
         }
     }

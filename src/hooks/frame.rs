@@ -203,13 +203,16 @@ impl Frame {
             .finish(&mut self.details, &mut self.truncated, single);
     }
 
-    /// Adds a relation unless it is there.
-    pub fn add_relation(&mut self, name: &[u8]) {
-        let known = self.relations.split(|b| *b == 0).any(|have| have == name);
-        if !known && !name.is_empty() {
+    /// Adds a relation unless it is there; `true`: it was not.
+    pub fn add_relation(&mut self, name: &[u8]) -> bool {
+        let known = !self.relations.is_empty()
+            && self.relations.split(|b| *b == 0).any(|have| have == name);
+        let new = !known && !name.is_empty();
+        if new {
             self.relations.extend_from_slice(name);
             self.relations.push(0);
         }
+        new
     }
 
     /// Writes the statement down in the session's slot: to be called before it runs, when all is
@@ -282,6 +285,16 @@ impl Frame {
             &self.command,
             object,
         );
+        // Mostly it is one, the main object, whose end need not be looked for.
+        if let Some((0, only)) = self
+            .relations
+            .split_last()
+            .map(|(last, rest)| (*last, rest))
+            && only == self.object_name
+        {
+            writer.relation(only);
+            return;
+        }
         for name in self.relations.split(|b| *b == 0) {
             if !name.is_empty() {
                 writer.relation(name);

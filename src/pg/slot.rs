@@ -54,6 +54,7 @@ pub fn claim() {
             }
         }
     }
+    let _ = session::encoded();
     keep_session();
 }
 
@@ -65,18 +66,25 @@ pub fn release() {
     }
 }
 
-/// Keeps the session's attributes where they have changed.
+/// Keeps the session's attributes where they have changed since it was looked at them last, which was
+/// when the statement began.
 #[inline]
 fn keep_session() {
-    let Some(mine) = mine() else { return };
+    if let Some(mine) = mine()
+        && mine.version != session::version()
+    {
+        keep_changed_session(mine);
+    }
+}
+
+#[cold]
+fn keep_changed_session(mine: &mut Mine) {
     let encoded = session::encoded();
-    if mine.version != session::version() {
-        mine.version = session::version();
-        if encoded.len() <= SESSION_ROOM {
-            mine.slot.set_session(encoded);
-        } else {
-            keep_short_session(mine, encoded);
-        }
+    mine.version = session::version();
+    if encoded.len() <= SESSION_ROOM {
+        mine.slot.set_session(encoded);
+    } else {
+        keep_short_session(mine, encoded);
     }
 }
 

@@ -396,8 +396,10 @@ impl Slot {
         self.put(base + 8, &fixed[8..]);
         let mut end = base + entry::BYTES;
         for piece in pieces {
-            self.put(end, piece);
-            end += piece.len();
+            if !piece.is_empty() {
+                self.put(end, piece);
+                end += piece.len();
+            }
         }
         // SAFETY: the entry's own bytes, just written.
         let sealed = unsafe {
