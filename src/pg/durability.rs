@@ -21,6 +21,9 @@
 //! itself; or between the two of the sync before, which then took it, and is why `asked_before` is
 //! asked for once more.
 //!
+//! Those who wait for a sync sleep apart from those who wait for the next: the one wakes all of the
+//! former, and one of the latter, to lead.
+//!
 //! A sync that fails may not be repeated: the kernel reports a lost page once and then forgets it.
 //! So from the first failure on every commit that needs a sync is refused, until the server has a
 //! new ring (a restart).
@@ -68,14 +71,39 @@ pub struct Syncs {
     leader: AtomicI32,
     /// The errno of the first sync that failed; 0: none has.
     failed: AtomicI32,
-    cv: pg_sys::ConditionVariable,
+    /// Who waits for a sync of even number, and of odd number: never for more than two at a time.
+    waits: [pg_sys::ConditionVariable; 2],
 }
+
+/// Milliseconds. Whoever was woken to lead may have been cancelled instead, and from 16 on the server
+/// doesn't pass that on: the others look by themselves after this time.
+const LOOK: core::ffi::c_long = 20;
 
 impl Syncs {
     /// # Safety
     /// In zeroed shared memory, before anybody uses it.
     pub unsafe fn init(this: *mut Syncs) {
-        unsafe { raw::ConditionVariableInit(&raw mut (*this).cv) };
+        unsafe {
+            raw::ConditionVariableInit(&raw mut (*this).waits[0]);
+            raw::ConditionVariableInit(&raw mut (*this).waits[1]);
+        }
+    }
+
+    /// Where those wait who need the sync of this number.
+    fn waits(&self, number: u64) -> *mut pg_sys::ConditionVariable {
+        (&raw const self.waits[(number & 1) as usize]).cast_mut()
+    }
+
+    /// The sync of this number has ended, well or not. Never throws.
+    unsafe fn wake(&self, number: u64) {
+        unsafe {
+            raw::ConditionVariableBroadcast(self.waits(number));
+            if self.failed.load(Ordering::Relaxed) == 0 {
+                raw::ConditionVariableSignal(self.waits(number + 1));
+            } else {
+                raw::ConditionVariableBroadcast(self.waits(number + 1));
+            }
+        }
     }
 
     /// What the leader has to sync (see above), after it has counted the sync as begun. That it counts as
@@ -162,13 +190,13 @@ pub unsafe fn ensure(all: bool) {
             return;
         }
         let syncs = &shared.syncs;
-        let cv = (&raw const syncs.cv).cast_mut();
         // The records, and where they begin, before the look at the number: a sync that is counted after
         // it holds them. (SeqCst, as in `take`: one of the two sees the other.)
         let first = if all { ring.tail() } else { UNSYNCED_FROM };
         syncs.asked.fetch_max(u64::MAX - first, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let wanted = syncs.begun.load(Ordering::SeqCst) + 1;
+        let cv = syncs.waits(wanted);
         raw::ConditionVariablePrepareToSleep(cv);
         loop {
             if syncs.failed.load(Ordering::Acquire) != 0 {
@@ -192,9 +220,9 @@ pub unsafe fn ensure(all: bool) {
                     Err(errno) => syncs.failed.store(errno, Ordering::Release),
                 }
                 syncs.leader.store(0, Ordering::SeqCst);
-                raw::ConditionVariableBroadcast(cv);
+                syncs.wake(number);
             } else {
-                raw::ConditionVariableSleep(cv, pg_sys::PG_WAIT_EXTENSION);
+                raw::ConditionVariableTimedSleep(cv, LOOK, pg_sys::PG_WAIT_EXTENSION);
             }
         }
         raw::ConditionVariableCancelSleep();

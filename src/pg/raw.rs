@@ -219,7 +219,12 @@ unsafe extern "C-unwind" {
     pub fn RequestAddinShmemSpace(size: usize);
     pub fn ProcessInterrupts();
     pub fn ConditionVariablePrepareToSleep(cv: *mut pg_sys::ConditionVariable);
-    pub fn ConditionVariableSleep(cv: *mut pg_sys::ConditionVariable, wait_event: u32);
+    /// Times in milliseconds; `true`: the time was over.
+    pub fn ConditionVariableTimedSleep(
+        cv: *mut pg_sys::ConditionVariable,
+        timeout: core::ffi::c_long,
+        wait_event: u32,
+    ) -> bool;
     pub fn pg_usleep(microseconds: core::ffi::c_long);
     #[cfg(not(feature = "pg14"))]
     #[cfg(not(feature = "pg15"))]
@@ -236,6 +241,7 @@ unsafe extern "C-unwind" {
     pub fn ConditionVariableInit(cv: *mut pg_sys::ConditionVariable);
     pub fn ConditionVariableCancelSleep() -> CancelSleep;
     pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
+    pub fn ConditionVariableSignal(cv: *mut pg_sys::ConditionVariable);
     pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;

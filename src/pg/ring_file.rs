@@ -266,15 +266,18 @@ fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, Strin
     })
 }
 
+/// Page by page: what Linux is given in one write it may keep as one large folio, and a folio is cleaned,
+/// locked and protected against writing as a whole. Each sync of a few records would then stop those
+/// who write into other pages.
 fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
-    const CHUNK: usize = 1 << 20;
+    const CHUNK: usize = 4096;
     match fs::unlink(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
-    let zeros = vec![0u8; CHUNK];
+    let zeros = [0u8; CHUNK];
     let mut written = 0;
     while written < size {
         let n = (size - written).min(CHUNK);
