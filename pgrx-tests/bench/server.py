@@ -34,6 +34,10 @@ def as_server(command, **options):
     )
 
 
+# A process that ends while it is looked at: before the open, or between open and read.
+GONE = (FileNotFoundError, ProcessLookupError)
+
+
 def stat(pid):
     """The fields of /proc/PID/stat after the name, from "state" on."""
     text = Path(f"/proc/{pid}/stat").read_text()
@@ -43,7 +47,7 @@ def stat(pid):
 def children(pid):
     try:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except GONE:
         return []
 
 
@@ -132,7 +136,7 @@ class Server:
             try:
                 # utime, stime, cutime, cstime: the postmaster's last two are its ended children.
                 seconds += sum(map(int, stat(pid)[11:15]))
-            except FileNotFoundError:
+            except GONE:
                 pass
         return seconds / TICK
 
@@ -142,7 +146,7 @@ class Server:
             try:
                 if b"audit_ext" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-            except FileNotFoundError:
+            except GONE:
                 pass
         return 0.0
 
@@ -156,7 +160,7 @@ class Server:
             for pid in children(self.pid):
                 try:
                     clients += b"[local]" in Path(f"/proc/{pid}/cmdline").read_bytes()
-                except FileNotFoundError:
+                except GONE:
                     pass
             before, size = size, self.log_bytes()
             if clients == 0 and size == before:
