@@ -12,8 +12,8 @@
 //! # How far back
 //! A fate is pushed right after the commit, and stored with what was pushed beside it. So one that is
 //! missing belongs to a transaction of which an event was stored shortly before the last batch of
-//! the ring's own time ([`SLACK`]), or after it, from what was left in the ring. Only these are looked
-//! at; every start of a server does so, since nothing tells a loss of the operating system from a
+//! the ring's own time ([`SLACK`], [`MOST`]), or after it, from what was left in the ring. Only these are
+//! looked at; every start of a server does so, since nothing tells a loss of the operating system from a
 //! stop for certain (the disk of a server that had stopped in order may have lost the last FATE,
 //! too). Where one is found the search goes back to where the transaction began.
 //!
@@ -33,6 +33,9 @@ use audit_core::settle::{Search, Seen, Teller};
 /// How long a commit may take, and what the clock may have been set back by, at most, for all to be
 /// found.
 const SLACK: i64 = 600_000_000;
+
+/// Events of the ring's own time that are looked at, at most: new ones wait in the ring meanwhile.
+const MOST: i64 = 500_000;
 
 /// A left-over ring.
 pub struct Ring {
@@ -146,16 +149,28 @@ fn told_since(since: Timestamp) -> String {
 /// Sessions of the ring with events that have a transaction id and no fate. In a transaction; throws.
 fn doubtful(ring: &Ring) -> Vec<Doubtful> {
     let id = hex(&ring.id);
-    let mut last = ring.until;
+    let (mut last, mut last_seq) = (ring.until, 0);
     query(
         &format!(
-            "SELECT recorded_at FROM audit.batch \
+            "SELECT recorded_at, last_seq FROM audit.batch \
              WHERE ring_id = '\\x{id}' AND recorded_at < '{}' ORDER BY position DESC LIMIT 1",
             rfc3339(ring.until)
         ),
-        |row| last = row.number(1).unwrap_or(last),
+        |row| {
+            last = row.number(1).unwrap_or(last);
+            last_seq = row.number(2).unwrap_or(0);
+        },
     );
-    let since = last.saturating_sub(SLACK);
+    let mut since = last.saturating_sub(SLACK);
+    query(
+        &format!(
+            "SELECT max(recorded_at) FROM audit.batch \
+             WHERE recorded_at >= '{}' AND last_seq <= {}",
+            rfc3339(since),
+            last_seq - MOST
+        ),
+        |row| since = row.number(1).unwrap_or(since),
+    );
     // Where the session itself had told of a commit, all of its next transaction came later.
     let sql = format!(
         "SELECT d.started_at, d.pid::bigint, \
