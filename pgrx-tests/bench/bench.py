@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
-Each configuration has a server of its own, and they take turns, round by round, so that what the
-machine does meanwhile falls on all alike; one of them runs at a time. Called by scripts/bench.sh; writes
+Each configuration has a server of its own. In each round all are started anew and take turns, a second
+or two each, so that what the machine does meanwhile falls on all alike; one of them works at a time. Called by scripts/bench.sh; writes
 bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
@@ -38,7 +38,8 @@ def arguments():
     parser.add_argument("--out", required=True, help="folder for the results")
     parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, default=4, help="of one run")
+    parser.add_argument("--seconds", type=int, default=4, help="of each configuration in a round")
+    parser.add_argument("--slices", type=int, default=4, help="turns that these seconds are cut into")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
@@ -84,7 +85,7 @@ def pgbench(server, workload, seconds, folder):
         old.unlink()
     command = [server.bin / "pgbench", "-n", "-f", script, "-M", workload.protocol]
     command += ["-c", workload.clients, "-j", min(workload.clients, 2)]
-    command += ["-t", 1] if workload.once else ["-T", seconds]
+    command += ["-t", 1] if workload.once else ["-T", max(1, round(seconds))]
     command += ["--log", "--log-prefix", folder / "latency", *workload.options, *server.connection()]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=quiet())
@@ -176,6 +177,27 @@ def measure(server, workload, round_number, seconds, folder):
     }
 
 
+def combine(slices):
+    """The turns of one configuration in one round, as one run."""
+    one = dict(slices[0])
+    for name in ("seconds", "transactions", "statements", "cpu_seconds", "wal"):
+        one[name] = sum(s[name] for s in slices)
+    for name in ("expected", "recorded", "events", "kept_bytes"):
+        one[name] = None if one[name] is None else sum(s[name] for s in slices)
+    for name in ("tps", "p50_us", "p99_us"):
+        values = [s[name] for s in slices if s[name] is not None]
+        one[name] = sum(values) / len(values) if values else None
+    one["void"] = next((s["void"] for s in slices if s["void"]), None)
+    one["cpu_us"] = one["cpu_seconds"] * 1e6 / one["statements"]
+    one["wal_per_statement"] = one["wal"] / one["statements"]
+    if one["events"]:
+        one["bytes_per_event"] = one["kept_bytes"] / one["events"]
+        if one["worker_us"] is not None:
+            one["worker_us"] = sum(s["worker_us"] * s["events"] for s in slices) / one["events"]
+    one["others_cpu"] = sum(s["others_cpu"] * s["seconds"] for s in slices) / one["seconds"]
+    return one
+
+
 def closed_size(args, template, configuration, workload, folder):
     """Bytes per event once the partition is closed: indexed, summarised, frozen."""
     server = Server(args.dir / "closed", template, configuration, FIRST_PORT + 99,
@@ -204,6 +226,16 @@ def closed_size(args, template, configuration, workload, folder):
     return size / events
 
 
+def turn(server, workload, round_number, args, slices, scratch):
+    """One of the turns of a round; again where others on the machine disturbed it."""
+    for _ in range(args.retries + 1):
+        wait_for_calm(args.patience)
+        one = measure(server, workload, round_number, args.seconds / slices, scratch)
+        if one["void"] or one["others_cpu"] <= report.DISTURBED:
+            break
+    return one
+
+
 def run(args, notes):
     template = args.dir / "template"
     make_template(template)
@@ -223,23 +255,24 @@ def run(args, notes):
             server.fill(SCALE)
             server.stop("fast")
         for round_number in range(1, args.rounds + 1):
-            # In another order each time, and on a server just started: two servers that are the
-            # same in everything differ by 4 % for as long as they live (where their memory lies).
-            order = list(servers)
-            chance.shuffle(order)
-            for server in order:
+            # On servers just started: two that are the same in everything differ by 4 % for as long as
+            # they live (where their memory lies).
+            for server in servers:
                 server.start()
                 server.warm()
                 if not workload.once:
                     pgbench(server, workload, 1, scratch)
-                wait_for_calm(args.patience)
-                one = measure(server, workload, round_number, args.seconds, scratch)
-                for _ in range(args.retries):
-                    if one["void"] or one["others_cpu"] <= report.DISTURBED:
-                        break
-                    wait_for_calm(args.patience)
-                    one = measure(server, workload, round_number, args.seconds, scratch)
+            slices = 1 if workload.once else min(args.slices, args.seconds)
+            turns = {server: [] for server in servers}
+            for _ in range(slices):
+                # In another order each time.
+                order = list(servers)
+                chance.shuffle(order)
+                for server in order:
+                    turns[server].append(turn(server, workload, round_number, args, slices, scratch))
+            for server in servers:
                 server.stop("fast")
+                one = combine(turns[server])
                 runs.append(one)
                 print(
                     f"[{len(runs)}/{total}] {workload.name} {round_number} {server.configuration.name}: "
