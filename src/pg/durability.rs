@@ -75,7 +75,7 @@ pub struct Syncs {
     waits: [pg_sys::ConditionVariable; 2],
 }
 
-/// Milliseconds. Whoever was woken to lead may have been cancelled instead, and from 16 on the server
+/// Milliseconds. Whoever was woken to lead may have been cancelled instead, and from 17 on the server
 /// doesn't pass that on: the others look by themselves after this time.
 const LOOK: core::ffi::c_long = 20;
 
