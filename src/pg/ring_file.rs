@@ -266,11 +266,12 @@ fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, Strin
     })
 }
 
-/// Page by page: what Linux is given in one write it may keep as one large folio, and a folio is cleaned,
-/// locked and protected against writing as a whole. Each sync of a few records would then stop those
-/// who write into other pages.
+/// In small pieces: what Linux is given in one write it may keep as one large folio, and a folio is cleaned,
+/// locked and protected against writing as a whole, so that each sync of a few records would stop those
+/// who write elsewhere. Not page by page either: each process that is new meets the ring in faults,
+/// and one fault maps what a folio has around it (measured: docs/performance.md).
 fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
-    const CHUNK: usize = 4096;
+    const CHUNK: usize = 64 * 1024;
     match fs::unlink(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error),
