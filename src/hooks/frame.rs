@@ -286,13 +286,8 @@ impl Frame {
             object,
         );
         // Mostly it is one, the main object, whose end need not be looked for.
-        if let Some((0, only)) = self
-            .relations
-            .split_last()
-            .map(|(last, rest)| (*last, rest))
-            && only == self.object_name
-        {
-            writer.relation(only);
+        if self.relations.strip_suffix(b"\0") == Some(self.object_name.as_slice()) {
+            writer.relation(&self.object_name);
             return;
         }
         for name in self.relations.split(|b| *b == 0) {

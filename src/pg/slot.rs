@@ -54,7 +54,6 @@ pub fn claim() {
             }
         }
     }
-    let _ = session::encoded();
     keep_session();
 }
 

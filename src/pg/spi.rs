@@ -101,9 +101,14 @@ pub fn attach() {
 /// Whether the extension is there, and the one that this process is attached to, if it is to any.
 /// Throws; in a transaction.
 pub fn is_attached() -> bool {
-    let extension = this_extension(false).to_u32();
+    let extension = this_extension(false);
+    extension != pg_sys::InvalidOid && may_be(extension)
+}
+
+/// Whether this extension is the one that this process is attached to, if it is to any.
+fn may_be(extension: pg_sys::Oid) -> bool {
     let attached = ATTACHED.load(Ordering::Relaxed);
-    extension != 0 && (attached == 0 || attached == extension)
+    attached == 0 || attached == extension.to_u32()
 }
 
 /// Throws where there is none and `must_exist`; InvalidOid otherwise.
@@ -119,7 +124,7 @@ fn lock_extension() {
     let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode) };
     // Who had to wait for the lock may have waited for a DROP, and for a CREATE after it.
-    if this_extension(true) != extension || !is_attached() {
+    if this_extension(true) != extension || !may_be(extension) {
         pgrx::ereport!(
             ERROR,
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

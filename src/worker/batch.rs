@@ -182,18 +182,19 @@ impl Batch {
             _ => return,
         };
         let decided = event.decisions().flatten();
-        let decided = decided.filter(|decision| decision.fate == Fate::Prepared);
-        let (first, last) = decided.fold((n.event_no, n.event_no), |(first, last), decision| {
-            if n.event_no == 0 {
-                return (decision.first, decision.last);
-            }
-            (decision.first.min(first), last)
-        });
+        let mut decided = decided.filter(|decision| decision.fate == Fate::Prepared);
+        let events = if n.event_no == 0 {
+            // Of settle.rs: of one transaction, and no event of the session's own.
+            decided.next().map_or((0, 0), |d| (d.first, d.last))
+        } else {
+            let first = decided.map(|d| d.first).fold(n.event_no, u64::min);
+            (first, n.event_no)
+        };
         self.prepared.push(Prepared {
             gid: gid.to_vec(),
             encoding,
             session,
-            events: (first, last),
+            events,
             fate,
             row,
         });

@@ -146,9 +146,10 @@ fn find_home() -> Result<pg_sys::Oid, spi::Failure> {
 /// Whether this database still is the home, and has the extension: the one that the worker is
 /// attached to, where it is already.
 pub fn is_home() -> Result<bool, spi::Failure> {
-    spi::bare_transaction(
-        || unsafe { home::find() } == unsafe { pg_sys::MyDatabaseId } && spi::is_attached(),
-    )
+    spi::bare_transaction(|| {
+        let home = unsafe { home::find() == pg_sys::MyDatabaseId };
+        home && spi::is_attached()
+    })
 }
 
 /// Attached to the home: works until asked to end, or until this is the home no more.

@@ -273,31 +273,21 @@ fn with_attributes(session: &Doubtful, reference: i64, encoding: u8, f: impl FnO
         }
         port = row.number(11).map(|port| port as u16);
     });
-    let [
-        user_name,
-        role_name,
-        auth_identity,
-        session_user,
-        database_name,
-        branch,
-        ..,
-    ] = texts.each_ref().map(Option::as_deref);
-    let [.., client_addr, application_name, backend_type, context] =
-        texts.each_ref().map(Option::as_deref);
+    let text = |column: usize| texts[column - 1].as_deref();
     f(&Session {
         started_at: session.started_at,
         pid: session.pid as u32,
         encoding,
         client_port: port,
-        user_name,
-        role_name,
-        auth_identity,
-        session_user,
-        database_name,
-        branch,
-        client_addr,
-        application_name,
-        backend_type,
-        context,
+        user_name: text(1),
+        role_name: text(2),
+        auth_identity: text(3),
+        session_user: text(4),
+        database_name: text(5),
+        branch: text(6),
+        client_addr: text(7),
+        application_name: text(8),
+        backend_type: text(9),
+        context: text(10),
     });
 }
