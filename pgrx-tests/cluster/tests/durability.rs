@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use audit_cluster_tests::{Builder, Cluster, kill};
 
+use crate::inflight::pid;
 use crate::load::{Load, check_event_numbers};
 use crate::shim::{library, scratch_file};
 use crate::soak::{a_while, series};
@@ -333,11 +334,8 @@ fn prepared_transactions() {
     killed
         .batch_execute("PREPARE TRANSACTION 'four'")
         .expect("prepares");
-    let pid: i32 = killed
-        .query_one("SELECT pg_backend_pid()", &[])
-        .expect("a row")
-        .get(0);
-    assert!(cluster.kill_child(pid as u32));
+    let pid = pid(&mut killed);
+    assert!(cluster.kill_child(pid));
     cluster
         .psql()
         .run("COMMIT PREPARED 'five'; COMMIT PREPARED 'four'")

@@ -13,7 +13,8 @@ use crate::soak::{a_while, random, series};
 
 const COLUMNS: &str = "depth, command, outcome, transaction_outcome, statement";
 
-fn pid(client: &mut Client) -> u32 {
+/// The process that serves this client.
+pub fn pid(client: &mut Client) -> u32 {
     let row = client
         .query_one("SELECT pg_backend_pid()", &[])
         .expect("a pid");
