@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
-Each configuration has a server of its own. In each round all are started anew and take turns, a second
-or two each, so that what the machine does meanwhile falls on all alike; one of them works at a time. Called by scripts/bench.sh; writes
+Each configuration has a server of its own. In each round all are started anew and take turns of a
+second, so that what the machine does meanwhile falls on all alike; one of them works at a time. Called by scripts/bench.sh; writes
 bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
@@ -39,7 +39,6 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int, default=4, help="of each configuration in a round")
-    parser.add_argument("--slices", type=int, default=4, help="turns that these seconds are cut into")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
@@ -85,7 +84,7 @@ def pgbench(server, workload, seconds, folder):
         old.unlink()
     command = [server.bin / "pgbench", "-n", "-f", script, "-M", workload.protocol]
     command += ["-c", workload.clients, "-j", min(workload.clients, 2)]
-    command += ["-t", 1] if workload.once else ["-T", max(1, round(seconds))]
+    command += ["-t", 1] if workload.once else ["-T", seconds]
     command += ["--log", "--log-prefix", folder / "latency", *workload.options, *server.connection()]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=quiet())
@@ -166,8 +165,7 @@ def measure(server, workload, round_number, seconds, folder):
         "cpu_us": cpu * 1e6 / statements,
         "worker_us": worker * 1e6 / events if trail and events else None,
         "tps": tps,
-        "p50_us": latencies[len(latencies) // 2],
-        "p99_us": latencies[int(len(latencies) * 0.99)] if len(latencies) >= 1000 else None,
+        "latencies": latencies,
         "kept_bytes": kept,
         "bytes_per_event": kept / events if events else None,
         "wal": wal,
@@ -177,24 +175,26 @@ def measure(server, workload, round_number, seconds, folder):
     }
 
 
-def combine(slices):
+def combine(turns):
     """The turns of one configuration in one round, as one run."""
-    one = dict(slices[0])
+    one = dict(turns[0])
+    del one["latencies"]
+    latencies = sorted(taken for s in turns for taken in s["latencies"])
+    one["p50_us"] = latencies[len(latencies) // 2]
+    one["p99_us"] = latencies[int(len(latencies) * 0.99)] if len(latencies) >= 1000 else None
     for name in ("seconds", "transactions", "statements", "cpu_seconds", "wal"):
-        one[name] = sum(s[name] for s in slices)
+        one[name] = sum(s[name] for s in turns)
     for name in ("expected", "recorded", "events", "kept_bytes"):
-        one[name] = None if one[name] is None else sum(s[name] for s in slices)
-    for name in ("tps", "p50_us", "p99_us"):
-        values = [s[name] for s in slices if s[name] is not None]
-        one[name] = sum(values) / len(values) if values else None
-    one["void"] = next((s["void"] for s in slices if s["void"]), None)
+        one[name] = None if one[name] is None else sum(s[name] for s in turns)
+    one["tps"] = sum(s["tps"] for s in turns) / len(turns)
+    one["void"] = next((s["void"] for s in turns if s["void"]), None)
     one["cpu_us"] = one["cpu_seconds"] * 1e6 / one["statements"]
     one["wal_per_statement"] = one["wal"] / one["statements"]
     if one["events"]:
         one["bytes_per_event"] = one["kept_bytes"] / one["events"]
         if one["worker_us"] is not None:
-            one["worker_us"] = sum(s["worker_us"] * s["events"] for s in slices) / one["events"]
-    one["others_cpu"] = sum(s["others_cpu"] * s["seconds"] for s in slices) / one["seconds"]
+            one["worker_us"] = sum(s["worker_us"] * s["events"] for s in turns) / one["events"]
+    one["others_cpu"] = sum(s["others_cpu"] * s["seconds"] for s in turns) / one["seconds"]
     return one
 
 
@@ -226,11 +226,11 @@ def closed_size(args, template, configuration, workload, folder):
     return size / events
 
 
-def turn(server, workload, round_number, args, slices, scratch):
-    """One of the turns of a round; again where others on the machine disturbed it."""
+def turn(server, workload, round_number, args, scratch):
+    """A second's turn in a round; again where others on the machine disturbed it."""
     for _ in range(args.retries + 1):
         wait_for_calm(args.patience)
-        one = measure(server, workload, round_number, args.seconds / slices, scratch)
+        one = measure(server, workload, round_number, 1, scratch)
         if one["void"] or one["others_cpu"] <= report.DISTURBED:
             break
     return one
@@ -262,14 +262,13 @@ def run(args, notes):
                 server.warm()
                 if not workload.once:
                     pgbench(server, workload, 1, scratch)
-            slices = 1 if workload.once else min(args.slices, args.seconds)
             turns = {server: [] for server in servers}
-            for _ in range(slices):
+            for _ in range(1 if workload.once else args.seconds):
                 # In another order each time.
                 order = list(servers)
                 chance.shuffle(order)
                 for server in order:
-                    turns[server].append(turn(server, workload, round_number, args, slices, scratch))
+                    turns[server].append(turn(server, workload, round_number, args, scratch))
             for server in servers:
                 server.stop("fast")
                 one = combine(turns[server])
