@@ -46,7 +46,7 @@ fn worker_status() -> TableIterator<
             .map(|s| s.worker_pid.load(Relaxed))
             .filter(|pid| *pid != 0),
         ring.map(|ring| ring.capacity() as i64),
-        ring.map(|ring| ring.fill() as i64),
+        ring.map(|ring| ring.waiting() as i64),
         shared.map(|s| s.leftover_rings.load(Relaxed) as i32),
         number(|s| s.last_seq.load(Relaxed)),
         last_batch_at.and_then(|at| TimestampWithTimeZone::try_from(at).ok()),

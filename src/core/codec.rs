@@ -13,8 +13,20 @@
 //! 108 the sections, in the order of [`Section`]
 //! ```
 //!
-//! Every payload carries the whole session and shape, so that no record depends on another one: a
-//! lost, torn or already drained neighbour costs nothing. The worker stores what repeats once.
+//! Most statements repeat: the same session runs the same text again. Such an event is a [`Repeat`],
+//! which names the record that holds session, shape and text:
+//!
+//! ```text
+//! 0   u8  format version 2     1  u8 outcome    2  u8 fate      3  5 bytes zero
+//! 8   u64 position of that record in the same ring
+//! 16  i64 started_at           24 i64 duration
+//! 32  u64 event_no             40 u64 statement_id
+//! 48  u32 substatement_id      52 u32 depth
+//! 56  u64 transaction_id       64 i64 rows
+//! ```
+//!
+//! The ring sees to it that this record can still be read (crate::ring, "References"). All other
+//! payloads carry everything themselves. The worker stores what repeats once.
 //!
 //! Decoding is total: any byte string gives an event or a [`Corrupt`], never a panic.
 
@@ -22,6 +34,9 @@ use crate::event::{Classes, Decision, Fate, Numbers, Outcome, Session, Shape};
 
 /// The first byte of each payload. A reader refuses what it doesn't know.
 pub const FORMAT_VERSION: u8 = 1;
+
+/// The first byte of a [`Repeat`].
+pub const REPEAT_VERSION: u8 = 2;
 
 /// Length of the fixed part with the table of section lengths.
 pub const FIXED_LEN: usize = 108;
@@ -137,6 +152,8 @@ pub enum Corrupt {
     Length,
     /// A field holds a value that it can't have.
     Value,
+    /// It repeats a record that can't be read.
+    Original,
 }
 
 impl std::fmt::Display for Corrupt {
@@ -145,11 +162,84 @@ impl std::fmt::Display for Corrupt {
             Corrupt::Version(v) => write!(f, "unknown format version {v}"),
             Corrupt::Length => f.write_str("lengths do not add up"),
             Corrupt::Value => f.write_str("a field holds an impossible value"),
+            Corrupt::Original => f.write_str("it repeats a record that cannot be read"),
         }
     }
 }
 
 impl std::error::Error for Corrupt {}
+
+/// An event that differs in its numbers alone from one that the same session pushed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// Position of the record that holds session, shape and text.
+    pub of: u64,
+    pub numbers: Numbers,
+}
+
+/// Length of an encoded [`Repeat`].
+pub const REPEAT_LEN: usize = 72;
+
+/// Encodes a repeat: of a statement that did not fail and whose text was not cut.
+#[inline]
+pub fn encode_repeat(of: u64, numbers: &Numbers) -> [u8; REPEAT_LEN] {
+    let head = u64::from_le_bytes([
+        REPEAT_VERSION,
+        numbers.outcome as u8,
+        numbers.fate as u8,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    let words = [
+        head,
+        of,
+        numbers.started_at as u64,
+        numbers.duration as u64,
+        numbers.event_no,
+        numbers.statement_id,
+        u64::from(numbers.depth) << 32 | u64::from(numbers.substatement_id),
+        numbers.transaction_id,
+        numbers.rows as u64,
+    ];
+    let mut out = [0; REPEAT_LEN];
+    for (to, word) in out.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    out
+}
+
+/// Reads what [`encode_repeat`] wrote; `None`: it is a payload of the other kind, for [`decode`].
+pub fn decode_repeat(payload: &[u8]) -> Option<Result<Repeat, Corrupt>> {
+    if payload.first() != Some(&REPEAT_VERSION) {
+        return None;
+    }
+    if payload.len() != REPEAT_LEN {
+        return Some(Err(Corrupt::Length));
+    }
+    let (Some(outcome), Some(fate)) = (Outcome::from_u8(payload[1]), Fate::from_u8(payload[2]))
+    else {
+        return Some(Err(Corrupt::Value));
+    };
+    Some(Ok(Repeat {
+        of: u64_at(payload, 8),
+        numbers: Numbers {
+            outcome,
+            fate,
+            started_at: u64_at(payload, 16) as i64,
+            duration: u64_at(payload, 24) as i64,
+            event_no: u64_at(payload, 32),
+            statement_id: u64_at(payload, 40),
+            substatement_id: u32_at(payload, 48),
+            depth: u32_at(payload, 52),
+            transaction_id: u64_at(payload, 56),
+            rows: u64_at(payload, 64) as i64,
+            ..Numbers::default()
+        },
+    }))
+}
 
 /// A decoded payload. Sections stay as bytes: the worker looks the session and the shape up by
 /// them and parses them only when they are new.
@@ -160,6 +250,15 @@ pub struct Decoded<'a> {
 }
 
 impl<'a> Decoded<'a> {
+    /// A repeat of this event: its session, shape and text, with other numbers.
+    pub fn repeated(&self, numbers: Numbers) -> Decoded<'a> {
+        let mut sections = [None; SECTIONS];
+        for section in [Section::Session, Section::Shape, Section::Statement] {
+            sections[section as usize] = self.section(section);
+        }
+        Decoded { numbers, sections }
+    }
+
     /// The bytes of a section, `None` where it is absent.
     pub fn section(&self, section: Section) -> Option<&'a [u8]> {
         self.sections[section as usize]

@@ -48,9 +48,17 @@ unsafe fn subscription() -> *const core::ffi::c_char {
 ///
 /// # Safety
 /// From the callback, where catalogs can be read.
+#[inline]
 pub unsafe fn before_commit() {
+    if is_worker() {
+        unsafe { take_down() };
+    }
+}
+
+#[cold]
+unsafe fn take_down() {
     unsafe {
-        if !is_worker() || !session::known() || !capture::on() {
+        if !session::known() || !capture::on() {
             return;
         }
         if !guc::level().records(CLASSES, false) {
@@ -124,7 +132,16 @@ unsafe fn describe(
 }
 
 /// The transaction has ended. Never throws.
+#[inline]
 pub fn ended(fate: Fate) {
+    // SAFETY: one thread.
+    if unsafe { (*(&raw const READY)).is_some() } {
+        send_ready(fate);
+    }
+}
+
+#[cold]
+fn send_ready(fate: Fate) {
     // SAFETY: one thread.
     if let Some(id) = unsafe { (*(&raw mut READY)).take() } {
         with(|engine| {

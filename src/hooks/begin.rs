@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use super::{harmless, settings};
+use super::{repeats, settings};
 use crate::pg::{guc, raw, session, unlock};
 
 /// Where a statement stands in the string that the server parsed.
@@ -118,6 +118,7 @@ pub unsafe fn statement(
     frame.numbers.depth = depth;
     if wanted {
         frame.session.extend_from_slice(session::encoded());
+        frame.session_version = session::version();
         unsafe { take_text(frame, own_text(text, text_from)) };
     }
     engine.run(id, address);
@@ -186,9 +187,12 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
 
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
 pub fn take_text(frame: &mut Frame, text: &[u8]) {
-    if text.len() <= guc::statement_max_size() && harmless::is_harmless(text) {
+    if text.len() <= guc::statement_max_size()
+        && let (true, known) = repeats::find(text)
+    {
         frame.text.clear();
         frame.text.extend_from_slice(text);
+        frame.known = known;
     } else {
         take_text_as(frame, text, false, guc::statement_max_size());
     }
@@ -197,6 +201,7 @@ pub fn take_text(frame: &mut Frame, text: &[u8]) {
 /// As [`take_text`], cut to `most` bytes; `unparsed` where the server could not parse the text.
 pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize) {
     frame.text.clear();
+    frame.known = None;
     if text.len() <= most && !redact::may_hold_secret(text) {
         frame.text.extend_from_slice(text);
         return;

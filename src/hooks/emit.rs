@@ -1,18 +1,21 @@
 //! From a frame to a record in the ring. Nothing here throws, waits or allocates, so it may run in
 //! error paths, transaction callbacks and at the end of the process.
 
-use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter};
+use audit_core::codec::{
+    Encoded, FIXED_LEN, SECTIONS, ShapeWriter, encode_repeat,
+};
 use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
 use audit_core::fate::MOST_BYTES;
 use audit_core::fit;
-use audit_core::ring::{Limit, PushError};
+use audit_core::ring::{Limit, PushError, Pushed, Ring};
 use core::sync::atomic::Ordering;
 
 use super::begin;
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use super::room;
+use super::{repeats, room};
 use crate::pg::names::Relation;
+use crate::pg::shared::Shared;
 use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
@@ -50,7 +53,21 @@ fn push_deciding(engine: &mut Engine, id: Id) {
 fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
     let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
-    let event_no = frame.numbers.event_no;
+    let numbers = frame.numbers;
+    slot::begin_push(numbers.event_no, undecided_from, numbers.started_at);
+    let repeats = decisions.is_empty()
+        && frame.is_plain()
+        && repeats::of(frame).is_some_and(|of| send_repeat(&numbers, of));
+    if !repeats {
+        send_whole(frame, decisions);
+    }
+    slot::keep_fates(&engine.fates);
+    engine.frame(id).unprotect();
+    slot::end_push();
+}
+
+/// Sends an event with all that belongs to it.
+fn send_whole(frame: &mut Frame, decisions: &[u8]) {
     finish(frame, decisions.len());
     let frame = &*frame;
     let numbers = frame.numbers;
@@ -66,11 +83,11 @@ fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
         (!decisions.is_empty()).then_some(decisions),
         (!frame.gid.is_empty()).then_some(frame.gid.as_slice()),
     ];
-    slot::begin_push(event_no, undecided_from, numbers.started_at);
-    send(&numbers, sections);
-    slot::keep_fates(&engine.fates);
-    engine.frame(id).unprotect();
-    slot::end_push();
+    if let Some(position) = send(&numbers, sections)
+        && frame.sha256.is_none()
+    {
+        repeats::keep(frame, position);
+    }
 }
 
 /// Completes the details and lays out the shape; cuts what would make the record too long.
@@ -322,11 +339,25 @@ pub fn begin() {
     staged().reserve(STAGE);
 }
 
-/// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted.
-fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
+/// Sends an event as the repeat of an earlier one. `false`: that is too far away.
+fn send_repeat(numbers: &Numbers, of: u64) -> bool {
     let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
-        return;
+        return false;
     };
+    let encoded = encode_repeat(of, numbers);
+    let pid = unsafe { pg_sys::MyProcPid } as u32;
+    let pushed = ring.try_push_referring(&[&encoded], pid, Limit::Whole, of);
+    if let Err(PushError::TooFar { .. }) = pushed {
+        return false;
+    }
+    pushed_or_dropped(ring, shared, numbers, pushed, Some(of));
+    true
+}
+
+/// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted. The
+/// record's position, if it is there.
+fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Option<u64> {
+    let (ring, shared) = (ring_file::ring()?, shared::shared()?);
     let encoded = Encoded::new(numbers, sections);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
     let staged = staged();
@@ -337,20 +368,30 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) {
     } else {
         ring.try_push(&encoded.parts(), pid, Limit::Whole)
     };
+    pushed_or_dropped(ring, shared, numbers, pushed, None)
+}
+
+/// What follows a push: it counts for the next sync, or as lost. The record's position.
+fn pushed_or_dropped(
+    ring: &Ring,
+    shared: &Shared,
+    numbers: &Numbers,
+    pushed: Result<Pushed, PushError>,
+    refers_to: Option<u64>,
+) -> Option<u64> {
     match pushed {
         Ok(pushed) => {
-            durability::pushed(pushed.from, pushed.end);
+            durability::pushed(refers_to.unwrap_or(pushed.from), pushed.end);
             room::pushed(shared, pushed.fill, ring.capacity());
         }
-        Err(PushError::Full) => {
+        Err(why) => {
             durability::dropped();
             ring.count_drop(numbers.started_at);
-        }
-        Err(_) => {
-            durability::dropped();
-            ring.count_drop(numbers.started_at);
-            shared.panics.fetch_add(1, Ordering::Relaxed);
+            if why != PushError::Full {
+                shared.panics.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
     shared.wake_worker();
+    pushed.ok().map(|pushed| pushed.start)
 }

@@ -401,8 +401,17 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 }
 
 /// The statement of a query runs on, if it has one of its own.
+#[inline]
 unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
-    if engine().knows_no_query() || !capture::on() {
+    if engine().knows_no_query() {
+        return None;
+    }
+    unsafe { resume_known(query, address) }
+}
+
+#[inline(never)]
+unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
+    if !capture::on() {
         return None;
     }
     with(|engine| {

@@ -7,8 +7,9 @@ use audit_core::event::{Classes, Fate, Numbers};
 use audit_core::fit;
 use audit_core::json::Object;
 use audit_core::level::Level;
-use audit_core::slot::Statement;
+use audit_core::slot::{Begun, Statement};
 
+use super::repeats::{self, Known};
 use crate::pg::slot;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
@@ -85,6 +86,13 @@ pub struct State {
     pub object_type: &'static str,
     pub query_id: i64,
     pub sha256: Option<[u8; 32]>,
+    /// [`crate::pg::session::version`] of `session`, 0 where it was not asked.
+    pub session_version: u32,
+    /// `text` was sent before.
+    pub known: Option<Known>,
+    /// The record that it was found to be the same as when it began. What it is can only be added to
+    /// since then, or this is None again.
+    pub same: Option<u32>,
     /// Of a top-level statement: the last number given out inside it; it has 1 itself.
     pub last_sub: u32,
     /// How often a foreign-key check ran that this frame stands for; see `hooks::checks`.
@@ -223,7 +231,14 @@ impl Frame {
             return;
         }
         let s = &self.state;
-        self.state.in_flight = slot::open(&Statement {
+        let same = repeats::record_of(self);
+        let begun = Begun {
+            statement_id: s.numbers.statement_id,
+            substatement_id: s.numbers.substatement_id,
+            depth: s.numbers.depth,
+            started_at: s.numbers.started_at,
+        };
+        let in_flight = slot::open(same, &begun, || Statement {
             statement_id: s.numbers.statement_id,
             substatement_id: s.numbers.substatement_id,
             depth: s.numbers.depth,
@@ -238,6 +253,8 @@ impl Frame {
             gid: &self.gid,
             text: &self.text,
         });
+        self.state.in_flight = in_flight;
+        self.state.same = same;
     }
 
     /// The statement needs its entry no more.
@@ -256,6 +273,7 @@ impl Frame {
             *b == b'.' && !quoted
         });
         let Some(end) = end_of_schema else { return };
+        self.same = None;
         let before = std::mem::take(&mut self.object_name);
         self.object_name.extend_from_slice(b"pg_temp");
         self.object_name.extend_from_slice(&before[end..]);
@@ -271,6 +289,18 @@ impl Frame {
         self.captured
             && !self.left_out
             && (self.audited_object || self.level.records(self.classes, failed))
+    }
+
+    /// Whether the event has nothing besides session, shape, text and numbers.
+    pub fn is_plain(&self) -> bool {
+        self.sha256.is_none()
+            && !self.with_parameters
+            && self.numbers.sqlstate == 0
+            && self.numbers.statement_length == 0
+            && self.error.is_empty()
+            && self.details.is_empty()
+            && self.truncated.is_empty()
+            && self.gid.is_empty()
     }
 
     /// Lays out the shape from what is known now.

@@ -12,7 +12,8 @@
 //! * from where the last one ended, so that no hole is left before the records that somebody waits for;
 //! * or from the first record that somebody asks for, where that is before it: it was reserved before
 //!   the last sync and published after it, or belongs to a session that had not asked before;
-//! * never from before the tail: those records are in the trail, which is on disk;
+//! * never from before the tail: those records are in the trail, which is on disk, and nothing that
+//!   is not refers to them;
 //! * to the head: whoever asked has moved it over his records before.
 //!
 //! Whoever waits says from where (`asked`), then reads the number of the last sync that began, and
@@ -149,11 +150,12 @@ pub fn on_commit() -> bool {
     unsafe { DURABILITY == COMMIT }
 }
 
-/// A record was pushed from there to there.
+/// A record was pushed that ends there and needs the file from `from` on: where it begins, or the
+/// record that it refers to, which may be in the trail and yet not on disk in the file.
 #[inline]
 pub fn pushed(from: u64, end: u64) {
     unsafe {
-        if UNSYNCED == 0 {
+        if UNSYNCED == 0 || from < UNSYNCED_FROM {
             UNSYNCED_FROM = from;
         }
         UNSYNCED = end;

@@ -2,10 +2,13 @@
 //!
 //! The partition has one index, a BRIN with minmax operator classes only. Such an index keeps, per
 //! range of pages, the smallest and largest value of each column, and no tuple identifiers. So it
-//! needs to hear of the smallest and largest values of each *page* instead of each row: brininsert()
+//! needs to hear of the smallest and largest values of each *range* instead of each row: brininsert()
 //! uses of the identifier nothing but the page's number (access/brin/brin.c, 15 to 18). It does so
 //! only where the range is summarised, so a range is summarised as soon as it begins, when there are
 //! few rows in it to be read.
+//!
+//! The pages go through the same few buffers from batch to batch ([`Bulk`]): the trail does not take
+//! the server's cache from its users.
 //!
 //! Everything throws unless it says otherwise.
 
@@ -19,11 +22,12 @@ pub const CHUNK: usize = 256;
 const MAX_KEYS: usize = 4;
 
 /// A partition being written to within one transaction.
-pub struct Writer {
+pub struct Writer<'b> {
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
     index_info: *mut pg_sys::IndexInfo,
-    bulk: pg_sys::BulkInsertState,
+    bulk: &'b mut Bulk,
+    state: pg_sys::BulkInsertState,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     /// The index's keys of each row of a chunk.
     row_keys: Vec<[pg_sys::Datum; MAX_KEYS]>,
@@ -32,12 +36,53 @@ pub struct Writer {
     /// For everything that a chunk allocates; a child of the transaction's memory.
     memory: pg_sys::MemoryContext,
     keys: usize,
-    /// Pages of the index's ranges, and the first page of the one that was summarised last.
     pages_per_range: u32,
-    summarised: Option<u32>,
+    /// What the index has not been told of yet.
+    untold: Option<Extremes>,
 }
 
-impl Writer {
+/// What heap_multi_insert keeps from call to call: a few buffers that it uses again and again.
+pub struct Bulk {
+    memory: pg_sys::MemoryContext,
+    /// NULL while a [`Writer`] has it, or had it when its transaction failed: the pin in it is gone then.
+    state: pg_sys::BulkInsertState,
+}
+
+impl Bulk {
+    /// Nothing yet; the memory lives as long as the process.
+    pub fn new() -> Bulk {
+        // SAFETY: throws where there is no memory.
+        let memory = unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"audit_ext buffers".as_ptr(),
+                0,
+                8 * 1024,
+                64 * 1024,
+            )
+        };
+        Bulk {
+            memory,
+            state: core::ptr::null_mut(),
+        }
+    }
+
+    unsafe fn take(&mut self) -> pg_sys::BulkInsertState {
+        let state = core::mem::replace(&mut self.state, core::ptr::null_mut());
+        if !state.is_null() {
+            return state;
+        }
+        unsafe {
+            pg_sys::MemoryContextReset(self.memory);
+            let old = pg_sys::MemoryContextSwitchTo(self.memory);
+            let state = pg_sys::GetBulkInsertState();
+            pg_sys::MemoryContextSwitchTo(old);
+            state
+        }
+    }
+}
+
+impl<'b> Writer<'b> {
     /// Opens a partition and its BRIN for at most `rows` rows.
     ///
     /// # Safety
@@ -49,7 +94,8 @@ impl Writer {
         keys: usize,
         pages_per_range: u32,
         rows: usize,
-    ) -> Writer {
+        bulk: &'b mut Bulk,
+    ) -> Writer<'b> {
         assert!(keys <= MAX_KEYS);
         unsafe {
             let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as c_int);
@@ -71,7 +117,8 @@ impl Writer {
                 relation,
                 index,
                 index_info: pg_sys::BuildIndexInfo(index),
-                bulk: pg_sys::GetBulkInsertState(),
+                state: bulk.take(),
+                bulk,
                 slots,
                 row_keys: Vec::with_capacity(rows.min(CHUNK)),
                 values: vec![pg_sys::Datum::null(); columns],
@@ -79,7 +126,7 @@ impl Writer {
                 memory,
                 keys,
                 pages_per_range,
-                summarised: None,
+                untold: None,
             }
         }
     }
@@ -119,9 +166,9 @@ impl Writer {
                 pg_sys::GetCurrentCommandId(true),
                 // Always at the end: rows of a batch stay together, in the order of seq.
                 pg_sys::HEAP_INSERT_SKIP_FSM as c_int,
-                self.bulk,
+                self.state,
             );
-            self.index_pages();
+            self.note_extremes();
             for slot in &self.slots[..rows] {
                 disown(*slot);
             }
@@ -130,43 +177,39 @@ impl Writer {
         }
     }
 
-    /// Tells the index the extremes of each page that the rows went to.
-    unsafe fn index_pages(&mut self) {
-        let mut page: Option<Page> = None;
-        let mut summarised = self.summarised;
-        for (slot, keys) in self.slots.iter().zip(&self.row_keys) {
+    /// Notes the extremes of each range of pages that the rows went to, and tells the index of those
+    /// that are complete.
+    unsafe fn note_extremes(&mut self) {
+        for i in 0..self.row_keys.len() {
             // SAFETY: heap_multi_insert left each row's place in its slot.
-            let tid = unsafe { (**slot).tts_tid };
-            match &mut page {
-                Some(page) if same_page(&page.tid, &tid) => page.widen(&keys[..self.keys]),
+            let tid = unsafe { (*self.slots[i]).tts_tid };
+            let range = block_of(&tid) / self.pages_per_range;
+            match &mut self.untold {
+                Some(extremes) if extremes.range == range => {
+                    extremes.widen(&self.row_keys[i][..self.keys]);
+                }
                 other => {
-                    if let Some(full) = other.replace(Page::new(tid, *keys)) {
-                        unsafe { self.index_page(full, &mut summarised) };
+                    let next = Extremes::new(range, tid, self.row_keys[i]);
+                    if let Some(complete) = other.replace(next) {
+                        unsafe { self.tell_index(complete) };
                     }
+                    // While there are few rows in it to be read.
+                    let page = range * self.pages_per_range;
+                    unsafe { summarise((*self.relation).rd_id, (*self.index).rd_id, page) };
                 }
             }
         }
-        if let Some(last) = page {
-            unsafe { self.index_page(last, &mut summarised) };
-        }
-        self.summarised = summarised;
     }
 
-    unsafe fn index_page(&self, mut page: Page, summarised: &mut Option<u32>) {
-        let block = block_of(&page.tid);
-        let range = block - block % self.pages_per_range;
-        if *summarised != Some(range) {
-            unsafe { summarise((*self.relation).rd_id, (*self.index).rd_id, range) };
-            *summarised = Some(range);
-        }
+    unsafe fn tell_index(&self, mut extremes: Extremes) {
         let mut nulls = [false; MAX_KEYS];
-        for mut values in [page.min, page.max] {
+        for mut values in [extremes.min, extremes.max] {
             unsafe {
                 pg_sys::index_insert(
                     self.index,
                     values.as_mut_ptr(),
                     nulls.as_mut_ptr(),
-                    &mut page.tid,
+                    &mut extremes.tid,
                     self.relation,
                     pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
                     false,
@@ -180,11 +223,15 @@ impl Writer {
     ///
     /// # Safety
     /// In the transaction of `open`.
-    pub unsafe fn close(self) {
+    pub unsafe fn close(mut self) {
         unsafe {
+            if let Some(last) = self.untold.take() {
+                self.tell_index(last);
+            }
             #[cfg(any(feature = "pg17", feature = "pg18"))]
             pg_sys::index_insert_cleanup(self.index, self.index_info);
-            pg_sys::FreeBulkInsertState(self.bulk);
+            pg_sys::ReleaseBulkInsertStatePin(self.state);
+            self.bulk.state = self.state;
             pg_sys::index_close(self.index, pg_sys::NoLock as c_int);
             pg_sys::table_close(self.relation, pg_sys::NoLock as c_int);
             pg_sys::MemoryContextDelete(self.memory);
@@ -192,16 +239,19 @@ impl Writer {
     }
 }
 
-/// Smallest and largest values of what was inserted into one page.
-struct Page {
+/// Smallest and largest values of what was inserted into one range of pages.
+struct Extremes {
+    range: u32,
+    /// Of one of the rows.
     tid: pg_sys::ItemPointerData,
     min: [pg_sys::Datum; MAX_KEYS],
     max: [pg_sys::Datum; MAX_KEYS],
 }
 
-impl Page {
-    fn new(tid: pg_sys::ItemPointerData, keys: [pg_sys::Datum; MAX_KEYS]) -> Page {
-        Page {
+impl Extremes {
+    fn new(range: u32, tid: pg_sys::ItemPointerData, keys: [pg_sys::Datum; MAX_KEYS]) -> Extremes {
+        Extremes {
+            range,
             tid,
             min: keys,
             max: keys,
@@ -247,10 +297,6 @@ pub unsafe fn summarise(table: pg_sys::Oid, brin: pg_sys::Oid, page: u32) -> boo
 
 fn block_of(tid: &pg_sys::ItemPointerData) -> u32 {
     u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo)
-}
-
-fn same_page(a: &pg_sys::ItemPointerData, b: &pg_sys::ItemPointerData) -> bool {
-    block_of(a) == block_of(b)
 }
 
 /// Makes a slot forget its tuple without freeing it: the whole chunk's memory is reset at once.

@@ -7,7 +7,7 @@
 use audit_core::codec::{decode_session, encode_session};
 use audit_core::event::{Class, Classes, Session};
 use audit_core::fate::{FateTracker, MOST_BYTES};
-use audit_core::slot::{ENTRIES, SESSION_ROOM, Slot, Statement};
+use audit_core::slot::{Begun, ENTRIES, SESSION_ROOM, Slot, Statement};
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
@@ -18,6 +18,8 @@ struct Mine {
     slot: Slot,
     /// Bit i: entry i is in use.
     used: u8,
+    /// What the entries hold, by the caller's number; 0 where that has none.
+    contents: [u32; ENTRIES],
     /// [`session::version`] of what the slot holds.
     version: u32,
     /// Bytes of decisions in it.
@@ -44,6 +46,7 @@ pub fn claim() {
             MINE = Some(Mine {
                 slot,
                 used: 0,
+                contents: [0; ENTRIES],
                 version: u32::MAX,
                 decisions: 0,
             });
@@ -104,19 +107,36 @@ fn keep_short_session(mine: &Mine, encoded: &[u8]) {
     mine.slot.set_session(&short);
 }
 
-/// A statement that will be recorded begins. The result is for [`finish`] and [`close`]; `None`:
-/// more statements are under way than a slot holds.
+/// A statement that will be recorded begins. `content` is not 0 and stands for all of it but what is in
+/// `begun`: an entry that has held it before keeps it. The result is for [`finish`] and [`close`];
+/// `None`: more statements are under way than a slot holds.
 #[inline]
-pub fn open(statement: &Statement) -> Option<u8> {
+pub fn open<'s>(
+    content: Option<u32>,
+    begun: &Begun,
+    statement: impl FnOnce() -> Statement<'s>,
+) -> Option<u8> {
     keep_session();
     let mine = mine()?;
-    let at = mine.used.trailing_ones();
-    if at as usize >= ENTRIES {
-        return None;
-    }
-    mine.used |= 1 << at;
     let wants_session = guc::level().records(Classes::of(Class::Session), false);
-    mine.slot.open(at as usize, statement, wants_session);
+    let content = content.unwrap_or(0);
+    let held = mine.contents.iter().position(|held| *held == content);
+    if let Some(at) = held
+        && content != 0
+        && mine.used >> at & 1 == 0
+    {
+        mine.used |= 1 << at;
+        mine.slot.reopen(at, begun, wants_session);
+        return Some(at as u8);
+    }
+    // A free entry that holds nothing to come back to, if there is one.
+    let free = |at: &usize| mine.used >> at & 1 == 0;
+    let at = (0..ENTRIES)
+        .find(|at| free(at) && mine.contents[*at] == 0)
+        .or_else(|| (0..ENTRIES).find(free))?;
+    mine.used |= 1 << at;
+    mine.contents[at] = content;
+    mine.slot.open(at, &statement(), wants_session);
     Some(at as u8)
 }
 

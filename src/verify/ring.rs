@@ -1,6 +1,6 @@
 //! `audit-verify ring FILE`: prints the records of a ring file, one line each.
 
-use audit_core::codec::{self, Section};
+use audit_core::codec::{self, Corrupt, Section};
 use audit_core::event::{Session, Shape, sqlstate_text};
 use audit_core::ring::{Found, Leftover};
 use audit_core::slot::Orphan;
@@ -17,7 +17,7 @@ pub fn ring(bytes: &[u8]) -> Result<(), String> {
                 pid,
                 payload,
                 ..
-            } => println!("{start}\tpid {pid}\t{}", describe(payload)),
+            } => println!("{start}\tpid {pid}\t{}", describe(&ring, payload)),
             Found::Gap { start, next } => println!("{start}\tnothing up to {next}"),
         }
     }
@@ -60,8 +60,15 @@ fn in_flight(orphan: &Orphan) -> String {
 }
 
 /// One line that says what a payload holds.
-fn describe(payload: &[u8]) -> String {
-    let event = match codec::decode(payload) {
+fn describe(ring: &Leftover, payload: &[u8]) -> String {
+    let event = match codec::decode_repeat(payload) {
+        None => codec::decode(payload),
+        Some(repeat) => repeat.and_then(|repeat| {
+            let original = ring.payload_at(repeat.of).ok_or(Corrupt::Original)?;
+            Ok(codec::decode(original)?.repeated(repeat.numbers))
+        }),
+    };
+    let event = match event {
         Ok(event) => event,
         Err(error) => return format!("not readable: {error}"),
     };

@@ -4,10 +4,12 @@
 //! batch.
 
 use super::arena::{Arena, Piece};
-use super::dictionary::{Dictionary, Text};
+use super::dictionary::{Dictionary, Original, SessionEntry, Text};
 use super::fates::{Fates, Identity, combine};
 use super::text::Texts;
-use audit_core::codec::{Corrupt, Decoded, Section, decode, decode_session, decode_shape};
+use audit_core::codec::{
+    Corrupt, Decoded, Section, decode, decode_repeat, decode_session, decode_shape,
+};
 use audit_core::event::{Decision, Fate, Numbers, Outcome};
 use audit_core::numbers;
 
@@ -54,6 +56,25 @@ pub struct Row {
     pub unstorable: u8,
 }
 
+impl Row {
+    /// With nothing of its own but numbers.
+    fn new(numbers: &Numbers, session: &SessionEntry, statement: i64) -> Row {
+        Row {
+            numbers: *numbers,
+            session: session.reference,
+            statement,
+            packed: Piece::NONE,
+            text: Piece::NONE,
+            error: Piece::NONE,
+            sha256: Piece::NONE,
+            parameters: Piece::NONE,
+            details: Piece::NONE,
+            encoding: session.encoding,
+            unstorable: 0,
+        }
+    }
+}
+
 /// A row for the dictionary of sessions: the encoded section as it came.
 pub struct NewSession {
     pub reference: i64,
@@ -91,6 +112,8 @@ pub struct Batch {
     /// Rows of events that audit.origin keeps a copy of.
     pub landmarks: Vec<u32>,
     packed: Vec<u8>,
+    /// Payload of a record that is repeated.
+    original: Vec<u8>,
 }
 
 impl Batch {
@@ -108,7 +131,48 @@ impl Batch {
         self.rows.len() >= max_rows || self.arena.len() >= MAX_BYTES
     }
 
-    /// Adds an event. In a transaction. `Err`: the payload can't be read; nothing was added.
+    /// Adds a record of a ring, of which `look_up` copies another one by its position, if it is there.
+    /// In a transaction. `Err`: the record can't be read; nothing was added.
+    pub fn add_record(
+        &mut self,
+        payload: &[u8],
+        dictionary: &mut Dictionary,
+        texts: Texts,
+        care: Care,
+        look_up: impl FnOnce(u64, &mut Vec<u8>) -> bool,
+    ) -> Result<(), Corrupt> {
+        let Some(repeat) = decode_repeat(payload) else {
+            return self.add(payload, dictionary, texts, care);
+        };
+        let repeat = repeat?;
+        if let (Some(original), Care::Whole) = (dictionary.original(repeat.of), care) {
+            let row = Row::new(&repeat.numbers, &original.session, original.statement);
+            self.push(row, &original.session);
+            return Ok(());
+        }
+        let mut payload = core::mem::take(&mut self.original);
+        let added = if look_up(repeat.of, &mut payload) {
+            decode(&payload).and_then(|event| {
+                self.add_event(&event.repeated(repeat.numbers), dictionary, texts, care)
+            })
+        } else {
+            Err(Corrupt::Original)
+        };
+        self.original = payload;
+        let session = added?;
+        // Where the text went into the event, as it was seen for the first time, the next one is asked.
+        if let Some(row) = self.rows.last()
+            && !row.text.is_some()
+            && care == Care::Whole
+        {
+            let statement = row.statement;
+            dictionary.learn_original(repeat.of, Original { session, statement });
+        }
+        Ok(())
+    }
+
+    /// Adds an event that carries everything. In a transaction. `Err`: the payload can't be read;
+    /// nothing was added.
     pub fn add(
         &mut self,
         payload: &[u8],
@@ -116,7 +180,27 @@ impl Batch {
         texts: Texts,
         care: Care,
     ) -> Result<(), Corrupt> {
-        let event = decode(payload)?;
+        self.add_event(&decode(payload)?, dictionary, texts, care)?;
+        Ok(())
+    }
+
+    /// Adds a row that no later event of the batch needs to know more of than its fate.
+    fn push(&mut self, row: Row, session: &SessionEntry) {
+        let n = &row.numbers;
+        if n.event_no != 0 && matches!(n.fate, Fate::Open | Fate::Prepared) {
+            self.fates
+                .open(session.identity, n.event_no, self.rows.len() as u32);
+        }
+        self.rows.push(row);
+    }
+
+    fn add_event(
+        &mut self,
+        event: &Decoded,
+        dictionary: &mut Dictionary,
+        texts: Texts,
+        care: Care,
+    ) -> Result<SessionEntry, Corrupt> {
         let section = event.section(Section::Session).ok_or(Corrupt::Value)?;
         let (arena, sessions) = (&mut self.arena, &mut self.sessions);
         let session = dictionary.session(section, |reference| {
@@ -132,21 +216,10 @@ impl Batch {
             Ok::<_, Corrupt>((identity, s.encoding))
         })?;
         let row = self.rows.len() as u32;
-        let stored = self.row(
-            &event,
-            session.reference,
-            session.encoding,
-            dictionary,
-            texts,
-            care,
-        )?;
-        self.rows.push(stored);
-        let n = &event.numbers;
-        if n.event_no != 0 && matches!(n.fate, Fate::Open | Fate::Prepared) {
-            self.fates.open(session.identity, n.event_no, row);
-        }
+        let stored = self.row(event, &session, dictionary, texts, care)?;
+        self.push(stored, &session);
         if let Some(gid) = event.section(Section::Gid) {
-            self.note_prepared(&event, gid, session.identity, session.encoding, row);
+            self.note_prepared(event, gid, session.identity, session.encoding, row);
         }
         // One that can't be read decides nothing; the event itself is there.
         for decision in event.decisions().flatten() {
@@ -158,7 +231,7 @@ impl Batch {
             let outside = &mut self.fates.outside;
             outside.retain(|o| o.row != row || o.decision.fate != Fate::Prepared);
         }
-        Ok(())
+        Ok(session)
     }
 
     /// PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED, or the FATE of one that was prepared and
@@ -211,12 +284,12 @@ impl Batch {
     fn row(
         &mut self,
         event: &Decoded,
-        session: i64,
-        encoding: u8,
+        session: &SessionEntry,
         dictionary: &mut Dictionary,
         texts: Texts,
         care: Care,
     ) -> Result<Row, Corrupt> {
+        let encoding = session.encoding;
         let shape = event.section(Section::Shape).ok_or(Corrupt::Value)?;
         let text = event.section(Section::Statement);
         let (arena, statements) = (&mut self.arena, &mut self.statements);
@@ -232,19 +305,7 @@ impl Batch {
                 });
                 Ok::<_, Corrupt>(())
             })?;
-        let mut row = Row {
-            numbers: event.numbers,
-            session,
-            statement,
-            packed: Piece::NONE,
-            text: Piece::NONE,
-            error: Piece::NONE,
-            sha256: Piece::NONE,
-            parameters: Piece::NONE,
-            details: Piece::NONE,
-            encoding,
-            unstorable: 0,
-        };
+        let mut row = Row::new(&event.numbers, session, statement);
         if let (Some(text), Text::Inline) = (text, kept) {
             row.text = put_text(&mut self.arena, text, STATEMENT, &mut row, texts, care);
         }

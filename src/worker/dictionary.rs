@@ -6,7 +6,7 @@
 
 use super::fates::Identity;
 use audit_core::sha::Hash;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use std::hash::{BuildHasher, Hasher};
 
 /// Bytes that each of the two caches may hold.
@@ -15,6 +15,9 @@ const LIMIT: usize = 12 * 1024 * 1024;
 const ENTRY: usize = 96;
 /// Hashes of texts seen lately (a power of two): a text is kept once from its second time on.
 const RECENT: usize = 1 << 16;
+
+/// Records whose repeats are known; each costs 56 bytes.
+const MOST_ORIGINALS: usize = 1 << 16;
 
 /// Bits of a reference that count within its period.
 const NUMBER_BITS: u32 = 36;
@@ -31,6 +34,13 @@ pub struct SessionEntry {
     pub reference: i64,
     pub identity: Identity,
     pub encoding: u8,
+}
+
+/// What a record that others repeat has come to.
+#[derive(Clone, Copy)]
+pub struct Original {
+    pub session: SessionEntry,
+    pub statement: i64,
 }
 
 struct Cached<T> {
@@ -129,6 +139,9 @@ pub struct Dictionary {
     statement_digests: Digests,
     /// The last session looked up: events of a session come in a row.
     last: Option<(Vec<u8>, SessionEntry)>,
+    /// By their positions in `ring`.
+    originals: HashMap<u64, Original>,
+    ring: [u8; 16],
 }
 
 impl Dictionary {
@@ -144,7 +157,30 @@ impl Dictionary {
             session_digests: Digests::new(next_session),
             statement_digests: Digests::new(next_statement),
             last: None,
+            originals: HashMap::new(),
+            ring: [0; 16],
         }
+    }
+
+    /// Positions are of this ring from now on.
+    pub fn read_from(&mut self, ring: [u8; 16]) {
+        if self.ring != ring {
+            self.ring = ring;
+            self.originals.clear();
+        }
+    }
+
+    /// What the record at this position has come to, if it was repeated before.
+    pub fn original(&self, position: u64) -> Option<Original> {
+        self.originals.get(&position).copied()
+    }
+
+    /// A record was looked up as it is repeated.
+    pub fn learn_original(&mut self, position: u64, original: Original) {
+        if self.originals.len() >= MOST_ORIGINALS {
+            self.originals.clear();
+        }
+        self.originals.insert(position, original);
     }
 
     /// Forgets all rows, as some of them were not stored. References are not given out again.
@@ -154,6 +190,7 @@ impl Dictionary {
         self.session_digests = Digests::new(self.next_session);
         self.statement_digests = Digests::new(self.next_statement);
         self.last = None;
+        self.originals.clear();
     }
 
     /// Between two batches: forgets all rows where they have become too many.

@@ -13,8 +13,8 @@ use pgrx::pg_sys;
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
 
-/// Pages that the BRIN of a hot partition summarises together: about 1,400 short events.
-pub const PAGES_PER_RANGE: u32 = 16;
+/// Pages that the BRIN of a hot partition summarises together: about 5,800 short events.
+pub const PAGES_PER_RANGE: u32 = 64;
 
 /// Tables that are partitioned by recorded_at, and those partitioned by reference.
 const BY_TIME: [&str; 3] = ["event", "fate", "batch"];

@@ -204,7 +204,7 @@ impl Worker {
         })?;
         let mut progress = known.unwrap_or(Progress {
             ring_id: id,
-            position: ring.tail(),
+            position: ring.drained(),
             dropped: ring.dropped_total(),
         });
         let leftovers = ring_file::leftovers().len();
@@ -396,7 +396,7 @@ impl Worker {
         let position = live.progress().position;
         while !self.is_over()
             && live.has_news()
-            && ring.fill() < ring.capacity() / 4
+            && ring.waiting() < ring.capacity() / 4
             && self.shared.flush_wanted.load(Ordering::SeqCst) <= position
         {
             let Some(rest) = end.checked_duration_since(Instant::now()) else {

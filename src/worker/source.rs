@@ -2,6 +2,7 @@
 
 use audit_core::ring::{Consumer, Corruption, Dropped, Found, Leftover, Read, Recovered, Ring};
 use rustix::process::{Pid, test_kill_process};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::store::Progress;
@@ -29,6 +30,9 @@ pub enum Step {
 
 pub trait Source {
     fn next(&mut self, payload: &mut Vec<u8>) -> Step;
+    /// Copies the payload of the record at a position that a record read so far refers to; `false`:
+    /// it can't be read.
+    fn look_up(&self, position: u64, payload: &mut Vec<u8>) -> bool;
     /// Drops that the trail doesn't tell of; they count as told from then on.
     fn take_dropped(&mut self) -> Option<Dropped>;
     /// What a batch ends at that holds all that was read so far.
@@ -50,7 +54,12 @@ pub struct Live {
     pending: Option<Hole>,
     /// Producers before that position are dead.
     dead_before: u64,
+    /// Where records begin, far enough from each other: up to one of these the ring is given back.
+    steps: VecDeque<u64>,
 }
+
+/// Steps in the bytes that stand for what refers to them.
+const STEPS: u64 = 8;
 
 /// A span that a producer has reserved and not published.
 struct Hole {
@@ -72,6 +81,21 @@ impl Live {
             done,
             pending: None,
             dead_before,
+            steps: VecDeque::new(),
+        }
+    }
+
+    /// Gives back what no record from the drained position on can refer to.
+    fn release(&mut self) {
+        let keep_from = self.done.position.saturating_sub(self.ring.reach());
+        let mut upto = 0;
+        while let Some(step) = self.steps.pop_front_if(|step| *step <= keep_from) {
+            upto = step;
+        }
+        if upto > self.ring.tail() {
+            // It can only be misplaced if somebody scribbled over the ring's header; the next read
+            // then says so.
+            let _ = self.consumer.release(upto);
         }
     }
 
@@ -141,12 +165,21 @@ impl Source for Live {
         match self.consumer.read(self.cursor, payload) {
             Read::Record { start, next, .. } => {
                 self.cursor = next;
+                let last = self.steps.back().copied().unwrap_or(0);
+                if start >= last + self.ring.reach() / STEPS {
+                    self.steps.push_back(start);
+                }
                 Step::Record { start, next }
             }
             Read::Empty => Step::Empty,
             Read::Pending { at, pid, next, .. } => self.unfinished(at, pid, next),
             Read::Corrupt { at, why } => self.corrupt(at, why),
         }
+    }
+
+    fn look_up(&self, position: u64, payload: &mut Vec<u8>) -> bool {
+        let found = self.consumer.read(position, payload);
+        matches!(found, Read::Record { start, .. } if start == position)
     }
 
     fn take_dropped(&mut self) -> Option<Dropped> {
@@ -165,9 +198,8 @@ impl Source for Live {
 
     fn stored(&mut self) {
         self.done = self.progress();
-        // It can only be misplaced if somebody scribbled over the ring's header; the next read
-        // then says so.
-        let _ = self.consumer.release(self.done.position);
+        self.ring.set_drained(self.done.position);
+        self.release();
     }
 
     fn rewind(&mut self) {
@@ -212,7 +244,7 @@ impl<'l> Left<'l> {
     pub fn new(ring: &'l Leftover<'l>, known: Option<Progress>) -> Left<'l> {
         let done = known.unwrap_or(Progress {
             ring_id: ring.id(),
-            position: 0,
+            position: ring.drained(),
             dropped: 0,
         });
         Left {
@@ -221,7 +253,7 @@ impl<'l> Left<'l> {
             cursor: done.position,
             told: done.dropped,
             done,
-            unknown: known.is_none(),
+            unknown: done.position == 0,
         }
     }
 }
@@ -258,6 +290,13 @@ impl Source for Left<'_> {
                 }
             };
         }
+    }
+
+    fn look_up(&self, position: u64, payload: &mut Vec<u8>) -> bool {
+        payload.clear();
+        let found = self.ring.payload_at(position);
+        payload.extend_from_slice(found.unwrap_or_default());
+        found.is_some()
     }
 
     fn take_dropped(&mut self) -> Option<Dropped> {

@@ -7,7 +7,7 @@ use super::decided::DecidedStore;
 use super::dictionary::Dictionary;
 use super::period::{PAGES_PER_RANGE, Period};
 use super::text::Texts;
-use crate::pg::heap::{CHUNK, Writer};
+use crate::pg::heap::{Bulk, CHUNK, Writer};
 use crate::pg::random;
 use crate::pg::spi::{Plan, parse_datum, text_array_datum, text_datum};
 use crate::pg::trail::canon::Canon;
@@ -18,6 +18,7 @@ use audit_core::record::{BadSalt, BatchRow, FateRow, Record, Salts, fates_digest
 use audit_core::sha::Hash;
 use audit_core::tree::Frontier;
 use pgrx::pg_sys::{self, Datum};
+use std::cell::RefCell;
 
 /// Columns of audit.event that its BRIN has, in the same order: seq, recorded_at, started_at.
 const BRIN_KEYS: usize = 3;
@@ -48,6 +49,7 @@ const CHECK: usize = 4;
 /// The prepared statements.
 pub struct Store {
     texts: Texts,
+    bulk: RefCell<Bulk>,
     canon: Canon,
     salts: random::Salts,
     session: Plan,
@@ -65,6 +67,7 @@ impl Store {
         };
         Store {
             texts,
+            bulk: RefCell::new(Bulk::new()),
             canon: Canon::new(unsafe { pg_sys::TopMemoryContext }),
             salts: random::Salts::default(),
             session: Plan::new(
@@ -156,6 +159,7 @@ impl Store {
         tree: &mut Frontier,
     ) -> Vec<u8> {
         let mut checks = Vec::with_capacity(batch.rows.len() * CHECK);
+        let mut bulk = self.bulk.borrow_mut();
         // SAFETY: the partition and its BRIN were made by period.rs with these leading columns.
         unsafe {
             let mut writer = Writer::open(
@@ -164,6 +168,7 @@ impl Store {
                 BRIN_KEYS,
                 PAGES_PER_RANGE,
                 batch.rows.len(),
+                &mut bulk,
             );
             for (chunk, rows) in batch.rows.chunks(CHUNK).enumerate() {
                 writer.insert(rows.len(), |i, values, nulls| {

@@ -33,6 +33,11 @@ pub(super) const fn max_payload(capacity: u64) -> u64 {
     capacity / 8
 }
 
+/// How far before a record may lie what it refers to: a sixteenth of the capacity.
+pub(super) const fn reach(capacity: u64) -> u64 {
+    capacity / 16
+}
+
 /// Bytes that a record with a payload of `len` takes.
 pub(super) const fn footprint(len: u32) -> u64 {
     RECORD_HEADER_LEN as u64 + (len as u64).next_multiple_of(ALIGN)
@@ -121,6 +126,8 @@ pub(super) struct Shared {
     pub drops: Line<Drops>,
     /// Written by the consumer when it takes drops.
     pub taken: Line<Taken>,
+    /// The embedder's: see [`super::Ring::drained`].
+    pub drained: Line<AtomicU64>,
 }
 
 /// What producers count.
@@ -205,6 +212,7 @@ pub(super) mod offsets {
     pub const TAKEN: usize = SHARED + offset_of!(Shared, taken);
     pub const TAKEN_COUNT: usize = TAKEN + offset_of!(Taken, count);
     pub const TAKEN_FIRST: usize = TAKEN + offset_of!(Taken, first);
+    pub const DRAINED: usize = SHARED + offset_of!(Shared, drained);
     pub const CRC: usize = offset_of!(RecordHeader, crc);
     pub const POSITION: usize = offset_of!(RecordHeader, position);
     pub const PID: usize = offset_of!(RecordHeader, pid);
@@ -223,7 +231,8 @@ const _: () = {
     assert!(offset_of!(Shared, tail) == 256);
     assert!(offset_of!(Shared, drops) == 384);
     assert!(offset_of!(Shared, taken) == 512);
-    assert!(size_of::<Shared>() == 640);
+    assert!(offset_of!(Shared, drained) == 640);
+    assert!(size_of::<Shared>() == 768);
     assert!(offset_of!(Drops, count) == 0);
     assert!(offset_of!(Drops, first) == 8);
     assert!(offset_of!(Drops, last) == 16);

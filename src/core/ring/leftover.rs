@@ -84,6 +84,23 @@ impl<'a> Leftover<'a> {
         u64::from_ne_bytes(bytes(self.header, offsets::MARK))
     }
 
+    /// See [`super::Ring::drained`]; 0 where the header holds nothing that could be it.
+    pub fn drained(&self) -> u64 {
+        let drained = u64::from_ne_bytes(bytes(self.header, offsets::DRAINED));
+        let head = u64::from_ne_bytes(bytes(self.header, offsets::HEAD));
+        let plausible = drained.is_multiple_of(ALIGN)
+            && head
+                .checked_sub(drained)
+                .is_some_and(|waiting| waiting <= self.capacity());
+        if plausible { drained } else { 0 }
+    }
+
+    /// The payload of the record at a position, if it is there and proves itself.
+    pub fn payload_at(&self, position: u64) -> Option<&'a [u8]> {
+        let (fields, payload) = self.record_at(position & (self.capacity() - 1))?;
+        (fields.position == position).then_some(payload)
+    }
+
     /// The sessions that were alive when the ring was left: all of them are dead.
     pub fn orphans(&self) -> Vec<Orphan> {
         self.slots

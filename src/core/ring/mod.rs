@@ -35,6 +35,14 @@
 //!   ring id, payload, position, length, pid and format, so no record of another ring, another lap
 //!   or another place passes.
 //!
+//! # References
+//!
+//! A record may need an earlier one to be read: its payload names that position, and it was pushed
+//! with [`Ring::try_push_referring`], which refuses a distance above [`Ring::reach`]. So whoever
+//! drains lets the last `reach` bytes before its own position stand ([`Consumer::release`] up to
+//! there, and no further): every record from that position on finds what it refers to, whoever
+//! was killed meanwhile. How far it has come itself is kept in [`Ring::drained`].
+//!
 //! # Failures
 //!
 //! | what | how it shows | what the consumer does |
@@ -150,6 +158,40 @@ impl Ring {
     /// A word for the embedder, 0 when the ring is made. The ring itself never looks at it.
     pub fn mark(&self) -> &AtomicU64 {
         &self.memory.shared().mark
+    }
+
+    /// How far before a record may lie what it refers to, in bytes.
+    pub fn reach(&self) -> u64 {
+        layout::reach(self.capacity)
+    }
+
+    /// Up to where the records were drained, as the embedder has said: not before the tail, whose bytes
+    /// may stand a while longer for what refers to them.
+    pub fn drained(&self) -> u64 {
+        // Relaxed: a snapshot, no byte is touched because of it.
+        let drained = self.memory.shared().drained.load(Ordering::Relaxed);
+        let tail = self.tail();
+        // What somebody scribbled there counts for nothing.
+        if drained.is_multiple_of(layout::ALIGN) && drained <= self.head() {
+            drained.max(tail)
+        } else {
+            tail
+        }
+    }
+
+    /// Says that everything before `position` was drained.
+    pub fn set_drained(&self, position: u64) {
+        self.memory
+            .shared()
+            .drained
+            .store(position, Ordering::Relaxed);
+    }
+
+    /// Bytes that wait to be drained.
+    pub fn waiting(&self) -> u64 {
+        // Drained first, as in `fill`.
+        let drained = self.drained();
+        self.head().saturating_sub(drained).min(self.capacity)
     }
 
     /// Position after the newest reservation.

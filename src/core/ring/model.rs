@@ -50,6 +50,7 @@ impl Memory {
                 count: AtomicU64::new(0),
                 first: AtomicI64::new(0),
             }),
+            drained: Line(AtomicU64::new(start)),
         };
         shared.begin();
         Memory {

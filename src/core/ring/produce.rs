@@ -4,7 +4,7 @@ use core::sync::atomic::{Ordering as CompilerOrdering, compiler_fence};
 
 use super::Ring;
 use super::layout::sync::Ordering;
-use super::layout::{ALIGN, Word, footprint, max_payload, to_lap_end};
+use super::layout::{ALIGN, Word, footprint, max_payload, reach, to_lap_end};
 
 /// How far a push may fill the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum PushError {
     Full,
     /// The payload is longer than an eighth of the capacity, `max`.
     TooLarge { len: usize, max: u64 },
+    /// It would lie further behind the record that it refers to than [`Ring::reach`].
+    TooFar { refers_to: u64 },
     /// The positions in the header can't be: something scribbled over it.
     Broken { head: u64, tail: u64 },
 }
@@ -56,6 +58,9 @@ impl std::fmt::Display for PushError {
             PushError::Full => f.write_str("the ring is full"),
             PushError::TooLarge { len, max } => {
                 write!(f, "a record of {len} bytes is larger than {max}")
+            }
+            PushError::TooFar { refers_to } => {
+                write!(f, "the record at {refers_to} is too far away to be referred to")
             }
             PushError::Broken { head, tail } => {
                 write!(f, "impossible positions: head {head}, tail {tail}")
@@ -80,9 +85,33 @@ impl Ring {
     /// Waits for nobody and allocates nothing. `pid` is what the consumer is told: who to look for
     /// if the record is never published; not 0.
     pub fn try_push(&self, parts: &[&[u8]], pid: u32, limit: Limit) -> Result<Pushed, PushError> {
+        self.push(parts, pid, limit, None)
+    }
+
+    /// [`Ring::try_push`] of a record that can't be read without an earlier one, `refers_to`, which
+    /// this process has pushed. It is refused where the two would lie further apart than
+    /// [`Ring::reach`], as whoever drains gives the earlier one back then.
+    pub fn try_push_referring(
+        &self,
+        parts: &[&[u8]],
+        pid: u32,
+        limit: Limit,
+        refers_to: u64,
+    ) -> Result<Pushed, PushError> {
+        self.push(parts, pid, limit, Some(refers_to))
+    }
+
+    #[inline]
+    fn push(
+        &self,
+        parts: &[&[u8]],
+        pid: u32,
+        limit: Limit,
+        refers_to: Option<u64>,
+    ) -> Result<Pushed, PushError> {
         let len = self.payload_len(parts)?;
         let payload_crc = self.seal.payload(parts);
-        let reserved = self.reserve(len, payload_crc, pid, limit)?;
+        let reserved = self.reserve(len, payload_crc, pid, limit, refers_to)?;
 
         // From here to the last line the process must not stop: plain stores and memcpy only.
         let start = reserved.fields.position;
@@ -137,6 +166,7 @@ impl Ring {
         payload_crc: u32,
         pid: u32,
         limit: Limit,
+        refers_to: Option<u64>,
     ) -> Result<Reserved, PushError> {
         let shared = self.memory.shared();
         let need = footprint(len);
@@ -160,6 +190,11 @@ impl Ring {
                 return Err(PushError::Full);
             }
             let start = head.wrapping_add(pad);
+            if let Some(refers_to) = refers_to
+                && start.wrapping_sub(refers_to) > reach(self.capacity)
+            {
+                return Err(PushError::TooFar { refers_to });
+            }
             // Before the swap, so that nothing is left to compute after it.
             let fields = self.seal.header(payload_crc, start, len, pid);
             let next = start.wrapping_add(need);

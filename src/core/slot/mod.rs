@@ -97,28 +97,32 @@ mod head {
 mod entry {
     /// u32: [`super::OPEN`] or [`super::FINISHED`], 0 for an empty entry.
     pub const STATE: usize = 0;
-    /// u32: CRC of [SEALED, BYTES) and the bytes in use, combined with the session's identity.
+    /// u32: CRC of [NUMBERS, CONTENT), combined with the session's identity.
     pub const CRC: usize = 4;
-    /// i64 each, once it is finished; no part of the CRC.
+    /// i64 each, once it is finished; no part of a CRC.
     pub const DURATION: usize = 8;
     pub const ROWS: usize = 16;
-    /// From here on the CRC counts.
-    pub const SEALED: usize = 24;
+    /// What differs from one time that a statement runs to the next.
+    pub const NUMBERS: usize = 24;
     pub const STATEMENT_ID: usize = 24;
     pub const STARTED_AT: usize = 32;
-    pub const QUERY_ID: usize = 40;
-    pub const SUBSTATEMENT_ID: usize = 48;
-    pub const DEPTH: usize = 52;
+    pub const SUBSTATEMENT_ID: usize = 40;
+    pub const DEPTH: usize = 44;
+    /// u32: CRC of [CONTENT, BYTES) and the bytes in use.
+    pub const CONTENT_CRC: usize = 48;
+    /// What stays the same.
+    pub const CONTENT: usize = 52;
     /// u32: length of the full text where the entry holds less.
-    pub const FULL_LENGTH: usize = 56;
-    pub const CLASSES: usize = 60;
+    pub const FULL_LENGTH: usize = 52;
+    pub const QUERY_ID: usize = 56;
     /// u16 each.
-    pub const COMMAND_LEN: usize = 62;
-    pub const TYPE_LEN: usize = 64;
-    pub const OBJECT_LEN: usize = 66;
-    pub const RELATIONS_LEN: usize = 68;
-    pub const GID_LEN: usize = 70;
-    pub const TEXT_LEN: usize = 72;
+    pub const CLASSES: usize = 64;
+    pub const COMMAND_LEN: usize = 66;
+    pub const TYPE_LEN: usize = 68;
+    pub const OBJECT_LEN: usize = 70;
+    pub const RELATIONS_LEN: usize = 72;
+    pub const GID_LEN: usize = 74;
+    pub const TEXT_LEN: usize = 76;
     pub const BYTES: usize = 80;
 }
 
@@ -155,6 +159,15 @@ pub struct Statement<'a> {
     pub gid: &'a [u8],
     /// Redacted.
     pub text: &'a [u8],
+}
+
+/// What tells one time that a statement runs from the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Begun {
+    pub statement_id: u64,
+    pub substatement_id: u32,
+    pub depth: u32,
+    pub started_at: i64,
 }
 
 /// The slots of a mapped ring file.
@@ -345,6 +358,50 @@ impl Slot {
     /// A statement begins: what is known of it goes into entry `at` (below [`ENTRIES`]).
     #[inline]
     pub fn open(&self, at: usize, statement: &Statement, wants_session: bool) {
+        self.set_content(at, statement);
+        let s = statement;
+        let numbers = Begun {
+            statement_id: s.statement_id,
+            substatement_id: s.substatement_id,
+            depth: s.depth,
+            started_at: s.started_at,
+        };
+        self.reopen(at, &numbers, wants_session);
+    }
+
+    /// A statement begins that entry `at` has held before, since when nobody has used the entry.
+    #[inline]
+    pub fn reopen(&self, at: usize, numbers: &Begun, wants_session: bool) {
+        const LEN: usize = entry::CONTENT - entry::NUMBERS;
+        let base = ENTRIES_AT + (at % ENTRIES) * ENTRY_LEN;
+        let content = self.word(base + entry::CONTENT_CRC).load(Ordering::Relaxed);
+        let mut sealed = [0u8; LEN];
+        for (at, bytes) in [
+            (entry::STATEMENT_ID, &numbers.statement_id.to_ne_bytes()[..]),
+            (entry::STARTED_AT, &numbers.started_at.to_ne_bytes()),
+            (entry::SUBSTATEMENT_ID, &numbers.substatement_id.to_ne_bytes()),
+            (entry::DEPTH, &numbers.depth.to_ne_bytes()),
+            (entry::CONTENT_CRC, &content.to_ne_bytes()),
+        ] {
+            sealed[at - entry::NUMBERS..][..bytes.len()].copy_from_slice(bytes);
+        }
+        self.put(base + entry::NUMBERS, &sealed);
+        let pid = self.word(head::OWNER).load(Ordering::Relaxed);
+        let started_at = self.long(head::STARTED_AT).load(Ordering::Relaxed);
+        self.word(base + entry::CRC).store(
+            crc::crc32c(&sealed) ^ owned(pid, started_at),
+            Ordering::Relaxed,
+        );
+        self.long(head::STATEMENT_ID)
+            .fetch_max_plain(numbers.statement_id);
+        self.word(head::WANTS_SESSION)
+            .store(u32::from(wants_session), Ordering::Relaxed);
+        self.word(base + entry::STATE)
+            .store(OPEN, Ordering::Release);
+    }
+
+    /// Writes what stays the same from one time that the statement runs to the next.
+    fn set_content(&self, at: usize, statement: &Statement) {
         let base = ENTRIES_AT + (at % ENTRIES) * ENTRY_LEN;
         let s = statement;
         let mut fixed = [0u8; entry::BYTES];
@@ -367,11 +424,7 @@ impl Slot {
             s.full_length
         };
         let mut set = |at: usize, bytes: &[u8]| fixed[at..at + bytes.len()].copy_from_slice(bytes);
-        set(entry::STATEMENT_ID, &s.statement_id.to_ne_bytes());
-        set(entry::STARTED_AT, &s.started_at.to_ne_bytes());
         set(entry::QUERY_ID, &s.query_id.to_ne_bytes());
-        set(entry::SUBSTATEMENT_ID, &s.substatement_id.to_ne_bytes());
-        set(entry::DEPTH, &s.depth.to_ne_bytes());
         set(entry::FULL_LENGTH, &full.to_ne_bytes());
         set(entry::CLASSES, &s.classes.to_ne_bytes());
         for (at, len) in [
@@ -392,8 +445,7 @@ impl Slot {
             &s.gid[..gid],
             text,
         ];
-        // All but the state and the CRC.
-        self.put(base + 8, &fixed[8..]);
+        self.put(base + entry::CONTENT, &fixed[entry::CONTENT..]);
         let mut end = base + entry::BYTES;
         for piece in pieces {
             if !piece.is_empty() {
@@ -402,22 +454,12 @@ impl Slot {
             }
         }
         // SAFETY: the entry's own bytes, just written.
-        let sealed = unsafe {
-            let from = base + entry::SEALED;
+        let content = unsafe {
+            let from = base + entry::CONTENT;
             core::slice::from_raw_parts(self.base.add(from), end - from)
         };
-        let pid = self.word(head::OWNER).load(Ordering::Relaxed);
-        let started_at = self.long(head::STARTED_AT).load(Ordering::Relaxed);
-        self.word(base + entry::CRC).store(
-            crc::crc32c(sealed) ^ owned(pid, started_at),
-            Ordering::Relaxed,
-        );
-        self.long(head::STATEMENT_ID)
-            .fetch_max_plain(s.statement_id);
-        self.word(head::WANTS_SESSION)
-            .store(u32::from(wants_session), Ordering::Relaxed);
-        self.word(base + entry::STATE)
-            .store(OPEN, Ordering::Release);
+        self.word(base + entry::CONTENT_CRC)
+            .store(crc::crc32c(content), Ordering::Relaxed);
     }
 
     /// The statement has ended well; only its transaction's end is missing.

@@ -155,8 +155,9 @@ fn read_entry(bytes: &[u8], owned: u32) -> Option<Open> {
     if used > ENTRY_ROOM {
         return None;
     }
-    let crc = crc::crc32c(&sealed[entry::SEALED..]);
-    if crc::append(crc, &room[..used]) ^ owned != u32_at(bytes, entry::CRC) {
+    let numbers = crc::crc32c(&sealed[entry::NUMBERS..entry::CONTENT]) ^ owned;
+    let content = crc::append(crc::crc32c(&sealed[entry::CONTENT..]), &room[..used]);
+    if numbers != u32_at(bytes, entry::CRC) || content != u32_at(bytes, entry::CONTENT_CRC) {
         return None;
     }
     let mut rest = &room[..used];

@@ -104,30 +104,30 @@ impl Worker {
         if self.shared.forgotten.swap(forget, Ordering::SeqCst) != forget {
             current.dictionary.forget();
         }
-        current.dictionary.trim();
-        let mut add = |batch: &mut Batch, payload: &[u8], care| {
-            batch.add(payload, &mut current.dictionary, texts, care)
-        };
+        let dictionary = &mut current.dictionary;
+        dictionary.trim();
+        dictionary.read_from(before.ring_id);
         for own in &self.queued {
-            if add(batch, &own.payload, care).is_ok() && own.landmark {
+            let added = batch.add(&own.payload, dictionary, texts, care);
+            if added.is_ok() && own.landmark {
                 batch.landmarks.push(batch.rows.len() as u32 - 1);
             }
         }
         if let Some(dropped) = source.take_dropped() {
             gaps += 1;
-            let _ = add(
-                batch,
-                self.own.dropped(&before.ring_id, &dropped),
-                Care::Whole,
-            );
+            let dropped = self.own.dropped(&before.ring_id, &dropped);
+            let _ = batch.add(dropped, dictionary, texts, Care::Whole);
         }
         let mut pending = false;
         while !batch.is_full(self.max_rows) {
             let (from, to, reason) = match source.next(&mut self.payload) {
-                Step::Record { start, next } => match add(batch, &self.payload, care) {
-                    Ok(()) => continue,
-                    Err(why) => (start, next, why.to_string()),
-                },
+                Step::Record { start, next } => {
+                    let look_up = |at, out: &mut Vec<u8>| source.look_up(at, out);
+                    match batch.add_record(&self.payload, dictionary, texts, care, look_up) {
+                        Ok(()) => continue,
+                        Err(why) => (start, next, why.to_string()),
+                    }
+                }
                 Step::Gap { from, to, reason } => (from, to, reason),
                 Step::Empty => break,
                 Step::Pending => {
@@ -137,7 +137,7 @@ impl Worker {
             };
             gaps += 1;
             let gap = self.own.unreadable(&before.ring_id, from, to, &reason);
-            let _ = add(batch, gap, Care::Whole);
+            let _ = batch.add(gap, dictionary, texts, Care::Whole);
         }
         let progress = source.progress();
         // Each batch ends with an event, whose leaf covers the batch's own row. (The position alone
@@ -197,7 +197,7 @@ impl Worker {
             if !ring.is_filled_to(Limit::ThreeQuarters) {
                 shared.crowded.store(0, Ordering::Relaxed);
             }
-            if ring.fill() < ring.capacity() / 2 {
+            if ring.waiting() < ring.capacity() / 2 {
                 shared.warned.store(0, Ordering::Relaxed);
             }
         }
