@@ -532,3 +532,59 @@ fn decode_decision(bytes: &[u8]) -> Result<Decision, Corrupt> {
         fate: Fate::from_u8(bytes[16]).ok_or(Corrupt::Value)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeat_comes_back() {
+        let numbers = Numbers {
+            started_at: -5,
+            duration: 7,
+            event_no: u64::MAX,
+            statement_id: 3,
+            substatement_id: u32::MAX,
+            depth: 2,
+            transaction_id: 9,
+            rows: -1,
+            outcome: Outcome::Unfinished,
+            fate: Fate::Committed,
+            ..Numbers::default()
+        };
+        let encoded = encode_repeat(4096, &numbers);
+        assert_eq!(
+            decode_repeat(&encoded),
+            Some(Ok(Repeat { of: 4096, numbers }))
+        );
+        assert!(decode(&encoded).is_err());
+        for cut in 1..REPEAT_LEN {
+            assert_eq!(decode_repeat(&encoded[..cut]), Some(Err(Corrupt::Length)));
+        }
+        for wrong in [1, 2] {
+            let mut other = encoded;
+            other[wrong] = 9;
+            assert_eq!(decode_repeat(&other), Some(Err(Corrupt::Value)));
+        }
+        assert_eq!(decode_repeat(&[]), None);
+        assert_eq!(decode_repeat(&[FORMAT_VERSION; 200]), None);
+    }
+
+    #[test]
+    fn a_repeated_event_has_its_own_numbers_and_nothing_else_of_its_own() {
+        let mut sections = [None; SECTIONS];
+        sections[..3].fill(Some(&b"kept"[..]));
+        sections[Section::Error as usize] = Some(b"not");
+        sections[Section::Decisions as usize] = Some(b"not");
+        let payload = Encoded::new(&Numbers::default(), sections).parts().concat();
+        let numbers = Numbers {
+            event_no: 8,
+            ..Numbers::default()
+        };
+        let repeated = decode(&payload).unwrap().repeated(numbers);
+        assert_eq!(repeated.numbers, numbers);
+        assert_eq!(repeated.section(Section::Statement), Some(&b"kept"[..]));
+        assert_eq!(repeated.section(Section::Error), None);
+        assert_eq!(repeated.decisions().count(), 0);
+    }
+}

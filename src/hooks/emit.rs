@@ -1,9 +1,7 @@
 //! From a frame to a record in the ring. Nothing here throws, waits or allocates, so it may run in
 //! error paths, transaction callbacks and at the end of the process.
 
-use audit_core::codec::{
-    Encoded, FIXED_LEN, SECTIONS, ShapeWriter, encode_repeat,
-};
+use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter, encode_repeat};
 use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
 use audit_core::fate::MOST_BYTES;
 use audit_core::fit;
@@ -344,6 +342,9 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
     let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
         return false;
     };
+    if repeats::are_lost(shared.originals_lost.load(Ordering::Relaxed)) {
+        return false;
+    }
     let encoded = encode_repeat(of, numbers);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
     let pushed = ring.try_push_referring(&[&encoded], pid, Limit::Whole, of);

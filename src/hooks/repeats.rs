@@ -112,7 +112,10 @@ impl Record {
 fn last(frame: &Frame) -> Option<&'static Record> {
     let known = frame.known?;
     let place = place(known.place.into());
-    place.record.as_ref().filter(|_| place.serial == known.serial)
+    place
+        .record
+        .as_ref()
+        .filter(|_| place.serial == known.serial)
 }
 
 /// Number of the record that says of this statement all but its numbers, if there is one.
@@ -130,6 +133,19 @@ pub fn of(frame: &Frame) -> Option<u64> {
     // What the names were found to be when it began they still are if nothing was added.
     let same = frame.same == Some(record.number) || record.has_names_of(frame);
     (record.is_like(frame) && same).then_some(record.position)
+}
+
+/// Whether the records so far are of no use, as the worker found one damaged: `count` has changed. They
+/// are forgotten then.
+#[inline]
+pub fn are_lost(count: u32) -> bool {
+    static mut SEEN: u32 = 0;
+    // SAFETY: one thread.
+    let seen = unsafe { core::mem::replace(&mut *(&raw mut SEEN), count) };
+    if seen != count {
+        (0..PLACES).for_each(|at| place(at).record = None);
+    }
+    seen != count
 }
 
 /// The record at `position` says everything of this statement.

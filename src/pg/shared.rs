@@ -58,6 +58,9 @@ pub struct Shared {
     /// 1: a push found the ring filled beyond three quarters, and the worker hasn't emptied it since.
     /// What a statement looks at first, as the ring's own positions change with every push.
     pub crowded: AtomicU32,
+    /// Counts records that others repeat and that the worker could not read: sessions then refer to none
+    /// that they pushed before.
+    pub originals_lost: AtomicU32,
     /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
     pub trail_full: AtomicU32,
     /// 1: periods were dropped of which the trail doesn't tell yet.

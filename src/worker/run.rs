@@ -17,6 +17,7 @@ use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::trail::keys;
 use crate::pg::{guc, ring_file};
+use audit_core::codec::Corrupt;
 use audit_core::event::Timestamp;
 use audit_core::ring::{Limit, Ring};
 use audit_core::tree::Frontier;

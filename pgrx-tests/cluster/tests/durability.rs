@@ -460,3 +460,29 @@ fn a_commit_is_refused_whose_record_found_no_room() {
     thread::sleep(Duration::from_millis(500));
     assert_eq!(cluster.query("app", "SELECT count(*) FROM t"), ["0"]);
 }
+
+#[test]
+fn a_repeat_is_whole_whose_original_nobody_had_to_sync() {
+    let (builder, synced) = watched("'commit'");
+    let cluster = builder.start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let mut client = cluster.app();
+    let mut run = |sql: &str| client.batch_execute(sql).expect("works");
+    run("INSERT INTO t VALUES (1)");
+    // Read only: no sync. Then its record is in the trail, and needs none either.
+    run("SELECT n FROM t");
+    run("SELECT n FROM t");
+    cluster.flush();
+    cluster.suspend_worker();
+    run("BEGIN");
+    run("SELECT n FROM t");
+    run("INSERT INTO t VALUES (2)");
+    run("COMMIT");
+    lose_the_operating_system(&cluster, &synced);
+    let reads = "command = 'SELECT' AND statement = 'SELECT n FROM t' AND relations = '{public.t}'";
+    assert_eq!(
+        cluster.trail("transaction_outcome", reads),
+        ["committed"; 3]
+    );
+    let _ = fs::remove_file(&synced);
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 use postgres::Client;
+use postgres::error::SqlState;
 
 use crate::load::{Load, check_order};
 use crate::soak::{a_while, rounds, series};
@@ -158,9 +159,13 @@ fn waiting_can_be_cancelled_and_is_bounded() {
     let sent = thread::spawn(move || {
         let mut client = client;
         let begun = Instant::now();
-        let first = (0..400)
-            .take_while(|n| client.simple_query(&large(*n)).is_ok())
-            .count();
+        let ended = (0..400).find_map(|n| Some((n, client.simple_query(&large(n)).err()?)));
+        let (first, error) = ended.expect("the ring is full at some time");
+        assert_eq!(
+            error.code(),
+            Some(&SqlState::QUERY_CANCELED),
+            "{first}: {error}"
+        );
         let cancelled_after = begun.elapsed();
         // Then it waits 6 s once, and goes on for good.
         let begun = Instant::now();

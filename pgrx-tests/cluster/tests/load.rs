@@ -59,6 +59,9 @@ impl Kind {
     }
 }
 
+/// What each client runs after each number: a text that repeats, in a table of its own.
+const AGAIN: &str = "INSERT INTO again VALUES (1)";
+
 /// Clients that write numbered rows and remember which ones the server acknowledged.
 #[derive(Default)]
 pub struct Load {
@@ -96,6 +99,9 @@ impl Load {
                 if expected {
                     self.acknowledged.lock().expect("lock").insert(n);
                 }
+                if expected {
+                    let _ = client.batch_execute(AGAIN);
+                }
                 if client.is_closed() {
                     break;
                 }
@@ -115,7 +121,9 @@ impl Load {
     pub fn during(cluster: &Cluster, fault: impl FnOnce(&Load)) -> Load {
         cluster
             .psql()
-            .run("CREATE TABLE IF NOT EXISTS load (n int)")
+            .run(
+                "CREATE TABLE IF NOT EXISTS load (n int); CREATE TABLE IF NOT EXISTS again (n int)",
+            )
             .ok();
         let load = Load::default();
         load.go_on(cluster, fault);
@@ -244,8 +252,28 @@ impl Load {
             "the load was no load: {}",
             acknowledged.len()
         );
+        if from == 0 {
+            check_repeats(cluster, lost);
+        }
         check_order(cluster);
     }
+}
+
+/// Of the text that repeats as many are on record as committed as there are rows.
+#[track_caller]
+fn check_repeats(cluster: &Cluster, lost: usize) {
+    let committed = format!(
+        "statement = '{AGAIN}' AND command = 'INSERT' AND outcome IN ('success', 'unfinished') \
+         AND transaction_outcome = 'committed' AND relations = '{{public.again}}'"
+    );
+    let recorded = cluster.count(&committed);
+    let rows = cluster.query("app", "SELECT count(*) FROM again");
+    let rows: usize = rows[0].parse().expect("a number");
+    assert!(
+        recorded <= rows && rows <= recorded + lost,
+        "{recorded} repeats on record as committed, {rows} in the table, {lost} lost"
+    );
+    assert!(rows > 100, "{rows} repeats are no load");
 }
 
 /// The ends of the numbers on record.

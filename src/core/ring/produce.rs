@@ -60,7 +60,10 @@ impl std::fmt::Display for PushError {
                 write!(f, "a record of {len} bytes is larger than {max}")
             }
             PushError::TooFar { refers_to } => {
-                write!(f, "the record at {refers_to} is too far away to be referred to")
+                write!(
+                    f,
+                    "the record at {refers_to} is too far away to be referred to"
+                )
             }
             PushError::Broken { head, tail } => {
                 write!(f, "impossible positions: head {head}, tail {tail}")

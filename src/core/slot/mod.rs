@@ -379,7 +379,10 @@ impl Slot {
         for (at, bytes) in [
             (entry::STATEMENT_ID, &numbers.statement_id.to_ne_bytes()[..]),
             (entry::STARTED_AT, &numbers.started_at.to_ne_bytes()),
-            (entry::SUBSTATEMENT_ID, &numbers.substatement_id.to_ne_bytes()),
+            (
+                entry::SUBSTATEMENT_ID,
+                &numbers.substatement_id.to_ne_bytes(),
+            ),
             (entry::DEPTH, &numbers.depth.to_ne_bytes()),
             (entry::CONTENT_CRC, &content.to_ne_bytes()),
         ] {

@@ -386,3 +386,31 @@ fn a_stale_slot_tells_of_no_statement_that_its_session_has_left_behind() {
     assert_eq!(told(4, 4), 1, "nothing later is known");
     assert_eq!(told(4, 6), 0);
 }
+
+#[test]
+fn an_entry_that_held_the_statement_before_keeps_it() {
+    let area = area(1);
+    let slot = area.slots.claim(42, 7).unwrap();
+    slot.open(2, &statement(5, 1, b"SELECT 1"), true);
+    let before = only(&area).open;
+    slot.finish(2, 9, 1);
+    slot.close(2);
+    assert_eq!(only(&area).open, []);
+    let begun = Begun {
+        statement_id: 6,
+        substatement_id: 1,
+        depth: 0,
+        started_at: 100,
+    };
+    slot.reopen(2, &begun, true);
+    let [again] = only(&area).open.try_into().unwrap();
+    assert_eq!(
+        (&again.text, &again.shape),
+        (&before[0].text, &before[0].shape)
+    );
+    let n = again.numbers;
+    assert_eq!((n.statement_id, n.started_at, n.duration), (6, 100, -1));
+    // Numbers of one time and content of another are no entry.
+    slot.put(ENTRIES_AT + 2 * ENTRY_LEN + entry::BYTES, b"X");
+    assert_eq!(only(&area).open, []);
+}

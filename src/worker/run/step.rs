@@ -125,7 +125,12 @@ impl Worker {
                     let look_up = |at, out: &mut Vec<u8>| source.look_up(at, out);
                     match batch.add_record(&self.payload, dictionary, texts, care, look_up) {
                         Ok(()) => continue,
-                        Err(why) => (start, next, why.to_string()),
+                        Err(why) => {
+                            if why == Corrupt::Original {
+                                self.shared.originals_lost.fetch_add(1, Ordering::Relaxed);
+                            }
+                            (start, next, why.to_string())
+                        }
                     }
                 }
                 Step::Gap { from, to, reason } => (from, to, reason),

@@ -1,0 +1,216 @@
+//! A text that a session repeats is in the ring once in a while only; every event is whole all the
+//! same, whoever is killed and whatever changes between two of them.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use audit_cluster_tests::{Cluster, eventually, kill};
+use postgres::Client;
+
+use crate::load::{check_event_numbers, check_order};
+
+const TEXT: &str = "SELECT n FROM t WHERE n > 0";
+
+fn cluster(ring_size: &str) -> Cluster {
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", ring_size)
+        .start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    cluster
+}
+
+fn run(client: &mut Client, sql: &str, times: usize) {
+    for _ in 0..times {
+        client.batch_execute(sql).expect("runs");
+    }
+}
+
+/// All that the event itself doesn't hold, of those of [`TEXT`].
+fn whole(cluster: &Cluster) -> Vec<String> {
+    let columns =
+        "DISTINCT command, object_name, relations, user_name, outcome, transaction_outcome";
+    cluster.flush();
+    cluster.query(
+        "postgres",
+        &format!("SELECT {columns}, count(*) FROM audit.log WHERE statement = '{TEXT}' GROUP BY 1, 2, 3, 4, 5, 6"),
+    )
+}
+
+fn expected(count: usize) -> [String; 1] {
+    [format!(
+        "SELECT | public.t | {{public.t}} | postgres | success | committed | {count}"
+    )]
+}
+
+#[test]
+fn what_a_repeat_refers_to_may_be_in_the_trail_when_everybody_is_killed() {
+    let cluster = cluster("'1MB'");
+    let mut client = cluster.app();
+    run(&mut client, TEXT, 5);
+    cluster.flush();
+    // From here on only the ring's file knows; the records that say everything are drained.
+    cluster.suspend_worker();
+    run(&mut client, TEXT, 5);
+    cluster.kill_all();
+    let file = fs::read(cluster.data_dir().join("pg_audit/ring")).expect("the ring");
+    let held = file.windows(TEXT.len()).filter(|w| *w == TEXT.as_bytes());
+    let held = held.count();
+    // In the record to which the others refer, and in the session's slot.
+    assert_eq!(held, 2, "times in the ring's file");
+    cluster.start_again();
+    assert_eq!(whole(&cluster), expected(10));
+    check_event_numbers(&cluster, "true");
+    check_order(&cluster);
+}
+
+#[test]
+fn a_worker_that_begins_between_the_two_reads_what_it_needs() {
+    let cluster = cluster("'1MB'");
+    let mut client = cluster.app();
+    run(&mut client, TEXT, 3);
+    for n in 0..4 {
+        cluster.flush();
+        let old = cluster.worker_pid().expect("runs");
+        if n % 2 == 0 {
+            // Dies, and everybody with it: the session is another one then.
+            kill(old, "TERM");
+        } else {
+            cluster.query("postgres", &format!("SELECT pg_terminate_backend({old})"));
+        }
+        run(&mut client, TEXT, 2);
+        eventually("another worker runs", || {
+            cluster.worker_pid().is_some_and(|new| new != old)
+        });
+    }
+    assert_eq!(whole(&cluster), expected(11));
+    check_event_numbers(&cluster, "true");
+}
+
+#[test]
+fn a_record_that_is_too_far_away_is_not_referred_to() {
+    // The reach is 4 kB, some ten full records or forty repeats.
+    let cluster = cluster("'64kB'");
+    let mut clients = [cluster.app(), cluster.app(), cluster.app()];
+    for n in 0..400 {
+        for client in &mut clients {
+            run(client, TEXT, 1 + n % 7);
+        }
+        run(&mut clients[n % 3], &format!("SELECT {n} AS other"), n % 5);
+    }
+    let repeats = 3 * (0..400).map(|n| 1 + n % 7).sum::<usize>();
+    assert_eq!(whole(&cluster), expected(repeats));
+    let others = (0..400).map(|n| n % 5).sum::<usize>();
+    assert_eq!(cluster.count("statement LIKE '% AS other'"), others);
+    check_event_numbers(&cluster, "true");
+    check_order(&cluster);
+}
+
+#[test]
+fn what_changes_between_two_of_them_is_on_record() {
+    let cluster = cluster("'1MB'");
+    cluster
+        .psql()
+        .run("CREATE SCHEMA s; CREATE TABLE s.t (n int); CREATE ROLE other; GRANT SELECT ON t TO other; CREATE VIEW v AS SELECT 1 AS n")
+        .ok();
+    let mut client = cluster.app();
+    for (change, seen) in [
+        ("SELECT 1", "public.t | postgres |  |  | success"),
+        (
+            "SET search_path = s, public",
+            "s.t | postgres |  |  | success",
+        ),
+        (
+            "ALTER TABLE s.t RENAME TO gone",
+            "public.t | postgres |  |  | success",
+        ),
+        (
+            "SET application_name = 'app'",
+            "public.t | postgres | app |  | success",
+        ),
+        (
+            "SET audit.context = '{\"a\": 1}'",
+            "public.t | postgres | app | {\"a\": 1} | success",
+        ),
+        (
+            "SET ROLE other",
+            "public.t | other | app | {\"a\": 1} | success",
+        ),
+        (
+            "RESET ROLE",
+            "public.t | postgres | app | {\"a\": 1} | success",
+        ),
+        (
+            "ALTER TABLE public.t RENAME TO gone; ALTER VIEW v RENAME TO t",
+            "public.t | postgres | app | {\"a\": 1} | success",
+        ),
+    ] {
+        cluster.flush();
+        let before = cluster.value("SELECT max(seq) FROM audit.log");
+        run(&mut client, change, 1);
+        run(&mut client, TEXT, 4);
+        let found = cluster.trail(
+            "concat_ws(' | ', object_name, role_name, application_name, coalesce(context::text, ''), outcome)",
+            &format!("statement = '{TEXT}' AND seq > {before}"),
+        );
+        assert_eq!(found, [seen; 4], "{change}");
+    }
+    // A view by the same name is another kind of object.
+    let kinds =
+        format!("statement = '{TEXT}' AND object_type = 'VIEW' AND relations @> '{{public.t}}'");
+    assert_eq!(cluster.count(&kinds), 4);
+    // And one that fails says why.
+    run(&mut client, "ALTER VIEW t RENAME TO v", 1);
+    client.batch_execute(TEXT).expect_err("no such relation");
+    let failed = format!("statement = '{TEXT}' AND outcome = 'failed' AND sqlstate = '42P01'");
+    assert_eq!(cluster.count(&failed), 1);
+    check_event_numbers(&cluster, "true");
+}
+
+#[test]
+fn a_damaged_record_costs_those_that_repeat_it_and_no_more() {
+    let cluster = cluster("'1MB'");
+    let worker = cluster.suspend_worker();
+    let mut client = cluster.app();
+    run(&mut client, TEXT, 6);
+    // The second to sixth refer to the first.
+    let path = cluster.data_dir().join("pg_audit/ring");
+    let bytes = fs::read(&path).expect("the ring");
+    let first = bytes
+        .windows(TEXT.len())
+        .position(|window| window == TEXT.as_bytes());
+    let file = OpenOptions::new().write(true).open(&path).expect("opens");
+    file.write_at(b"X", first.expect("the first record") as u64)
+        .expect("damages it");
+    assert!(kill(worker, "CONT"));
+    cluster.flush();
+    let gaps = cluster.trail_of("details->>'reason'", "command = 'GAP'");
+    assert_eq!(gaps[0], "the CRC is wrong");
+    assert_eq!(gaps[1..], ["it repeats a record that cannot be read"; 5]);
+    assert_eq!(whole(&cluster), Vec::<String>::new());
+    // What the session does from now on refers to nothing of before.
+    run(&mut client, TEXT, 5);
+    assert_eq!(whole(&cluster), expected(5));
+    assert_eq!(cluster.trail_of("seq", "command = 'GAP'").len(), 6);
+    check_order(&cluster);
+}
+
+#[test]
+fn a_ring_of_before_is_printed_whole_without_the_server() {
+    let cluster = cluster("'1MB'");
+    cluster.suspend_worker();
+    let mut client = cluster.app();
+    run(&mut client, TEXT, 5);
+    cluster.kill_all();
+    let done = cluster
+        .program("audit-verify")
+        .args([
+            "ring".as_ref(),
+            cluster.data_dir().join("pg_audit/ring").as_os_str(),
+        ])
+        .output()
+        .expect("audit-verify runs");
+    let printed = String::from_utf8_lossy(&done.stdout);
+    let text = format!("relations {{public.t}} error - details - decides [] text {TEXT}");
+    assert_eq!(printed.matches(&text).count(), 5, "{printed}");
+}
