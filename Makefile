@@ -52,7 +52,7 @@ bench-quick: ## speed against the plain server and pgaudit: two workloads, four 
 	@scripts/install.sh
 	@scripts/bench.sh --quick
 
-bench: ## the whole table of spec/performance.md, 11 rounds: hours
+bench: ## the whole table of spec/performance.md, 11 rounds: an hour
 	@scripts/install.sh
 	@scripts/bench.sh
 

@@ -201,8 +201,8 @@ SELECT
     w.last_batch_at,
     CASE WHEN w.ring_fill = 0 THEN 0
          ELSE extract(epoch FROM clock_timestamp() - w.last_batch_at) END AS lag_seconds,
-    -- The ring counts bytes; 320 of them are an event with a short text.
-    ceil(w.ring_fill / 320.0)::bigint AS lag_records,
+    -- The ring counts bytes; 96 of them are an event whose text repeats.
+    ceil(w.ring_fill / 100.0)::bigint AS lag_records,
     w.recorded,
     w.dropped,
     w.gaps,

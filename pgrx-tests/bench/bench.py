@@ -2,8 +2,8 @@
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
 Each configuration has a server of its own. In each round all are started anew and take turns of a
-second, so that what the machine does meanwhile falls on all alike; one of them works at a time. Called by scripts/bench.sh; writes
-bench.json and bench.txt to --out.
+second in each workload, so that what the machine does meanwhile falls on all alike; one of them works at a
+time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
 """
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import chart
@@ -26,7 +27,7 @@ from server import (
     Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
 )
 from workloads import (
-    CONFIGURATIONS, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
+    CONFIGURATIONS, NARROW, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
 )
 
 FIRST_PORT = 54500 # of unix sockets, each in a folder of its own
@@ -38,14 +39,18 @@ def arguments():
     parser.add_argument("--out", required=True, help="folder for the results")
     parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, default=4, help="of each configuration in a round")
+    parser.add_argument("--seconds", type=int, help="of each configuration in a round (4 with --quick, else as the workload has it)")
+    parser.add_argument("--more", type=int, help="rounds more where bars are narrow (none with --quick, else 33)")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
     parser.add_argument("--retries", type=int, default=2, help="of a run that others on the machine disturbed")
     parser.add_argument("--no-closed", action="store_true", help="leave out sizes after a partition is closed (minutes)")
     args = parser.parse_args()
+    whole = not (args.quick or args.rounds or args.workloads or args.configurations)
     args.rounds = args.rounds or (3 if args.quick else 11)
+    args.seconds = args.seconds or (4 if args.quick else None)
+    args.more = args.more if args.more is not None else 33 if whole else 0
 
     def chosen(given, quick, everything):
         names = given.split(",") if given else quick if args.quick else [e.name for e in everything]
@@ -84,7 +89,8 @@ def pgbench(server, workload, seconds, folder):
         old.unlink()
     command = [server.bin / "pgbench", "-n", "-f", script, "-M", workload.protocol]
     command += ["-c", workload.clients, "-j", min(workload.clients, 2)]
-    command += ["-t", 1] if workload.once else ["-T", seconds]
+    count = 1 if workload.once else workload.transactions
+    command += ["-t", count] if count else ["-T", seconds]
     command += ["--log", "--log-prefix", folder / "latency", *workload.options, *server.connection()]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=quiet())
@@ -236,6 +242,31 @@ def turn(server, workload, round_number, args, scratch):
     return one
 
 
+def play(number, servers, workloads, args, scratch, chance):
+    """A round: each server in each workload. On servers just started: two that are the same in everything
+    differ by 4 % for as long as they live (where their memory lies)."""
+    for server in servers:
+        server.start()
+        server.warm()
+    workloads = list(workloads)
+    chance.shuffle(workloads)
+    for workload in workloads:
+        turns = {server: [] for server in servers}
+        if not workload.once: # its plans and tables are in the server's memory
+            for server in servers:
+                pgbench(server, replace(workload, transactions=100), 0, scratch)
+        for _ in range(1 if workload.once else args.seconds or workload.turns):
+            # In another order each time.
+            order = list(servers)
+            chance.shuffle(order)
+            for server in order:
+                turns[server].append(turn(server, workload, number, args, scratch))
+        for server in servers:
+            yield combine(turns[server])
+    for server in servers:
+        server.stop("fast")
+
+
 def run(args, notes):
     template = args.dir / "template"
     make_template(template)
@@ -243,45 +274,30 @@ def run(args, notes):
     chance = random.Random(6)
     scratch = args.dir / "pgbench"
     scratch.mkdir()
-    total = len(args.workloads) * len(args.configurations) * args.rounds
-    for workload in args.workloads:
-        servers = [
-            Server(args.dir / f"server{i}", template, configuration, FIRST_PORT + i)
-            for i, configuration in enumerate(args.configurations)
-        ]
-        for server in servers:
-            args.running.append(server)
-            server.start()
-            server.fill(SCALE)
-            server.stop("fast")
-        for round_number in range(1, args.rounds + 1):
-            # On servers just started: two that are the same in everything differ by 4 % for as long as
-            # they live (where their memory lies).
-            for server in servers:
-                server.start()
-                server.warm()
-                if not workload.once:
-                    pgbench(server, workload, 1, scratch)
-            turns = {server: [] for server in servers}
-            for _ in range(1 if workload.once else args.seconds):
-                # In another order each time.
-                order = list(servers)
-                chance.shuffle(order)
-                for server in order:
-                    turns[server].append(turn(server, workload, round_number, args, scratch))
-            for server in servers:
-                server.stop("fast")
-                one = combine(turns[server])
-                runs.append(one)
-                print(
-                    f"[{len(runs)}/{total}] {workload.name} {round_number} {server.configuration.name}: "
-                    f"{one['cpu_us']:.2f} µs, {one['tps']:,.0f} TPS, recorded {one['recorded']}, "
-                    f"others {one['others_cpu']:.0%}" + (f"  VOID: {one['void']}" if one["void"] else ""),
-                    flush=True,
-                )
-        for server in servers:
-            args.running.remove(server)
-            remove(server.folder)
+    servers = [
+        Server(args.dir / f"server{i}", template, configuration, FIRST_PORT + i)
+        for i, configuration in enumerate(args.configurations)
+    ]
+    for server in servers:
+        args.running.append(server)
+        server.start()
+        server.fill(SCALE)
+        server.stop("fast")
+    narrow = [s for s in servers if s.configuration.name in NARROW]
+    for number in range(1, args.rounds + args.more + 1):
+        more = number > args.rounds
+        workloads = [w for w in args.workloads if w.narrow or not more]
+        for one in play(number, narrow if more else servers, workloads, args, scratch, chance):
+            runs.append(one)
+            print(
+                f"[{number}/{args.rounds + args.more}] {one['workload']} {one['configuration']}: "
+                f"{one['cpu_us']:.2f} µs, {one['tps']:,.0f} TPS, recorded {one['recorded']}, "
+                f"others {one['others_cpu']:.0%}" + (f"  VOID: {one['void']}" if one["void"] else ""),
+                flush=True,
+            )
+    for server in servers:
+        args.running.remove(server)
+        remove(server.folder)
     for workload in args.workloads:
         for configuration in args.configurations:
             if workload.closed and configuration.name == "audit_ext all" and not (args.quick or args.no_closed):
@@ -297,7 +313,8 @@ def run(args, notes):
                 found["closed_bytes_per_event"] = closed.get(workload.name)
             summaries[workload.name, configuration.name] = found
             these.append(found)
-        texts.append(report.table(f"{workload.title}: {args.rounds} x {'once' if workload.once else f'{args.seconds} s'}", these))
+        rounds = args.rounds + (args.more if workload.narrow else 0)
+        texts.append(report.table(f"{workload.title}: {rounds} x {'once' if workload.once else f'{args.seconds or workload.turns} s'}", these))
     void = [r for r in runs if r["void"]]
     doubtful = sum(r["others_cpu"] > report.DISTURBED for r in runs)
     if doubtful:
@@ -319,7 +336,7 @@ def run(args, notes):
                                    if line.startswith("model name")), None),
                 },
                 "server": pg_config("--version"),
-                "rounds": args.rounds, "seconds": args.seconds, "scale": SCALE, "notes": notes,
+                "rounds": args.rounds, "more": args.more, "seconds": args.seconds, "scale": SCALE, "notes": notes,
                 "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
                 "runs": runs,
             },

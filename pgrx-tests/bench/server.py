@@ -16,6 +16,8 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",
+    # Between turns of a second it would fall on one configuration or the other.
+    "autovacuum_naptime": "1h",
     "lc_messages": "C",
 }
 

@@ -26,6 +26,12 @@ class Workload:
     once: bool = False
     # Also measured after its partition is closed and indexed.
     closed: bool = False
+    # Seconds of each configuration in a round.
+    turns: int = 1
+    # Has bars that need more rounds.
+    narrow: bool = False
+    # Of each client, instead of as many as fit into the time.
+    transactions: int = 0
 
 
 SELECT = f"\\set aid random(1, {ACCOUNTS})\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n"
@@ -72,7 +78,9 @@ DO_LOOP = (
 )
 
 WORKLOADS = [
-    Workload("select-prepared", "pgbench -S, prepared", SELECT, {"READ": 1}, closed=True),
+    Workload(
+        "select-prepared", "pgbench -S, prepared", SELECT, {"READ": 1}, closed=True, turns=2, narrow=True,
+    ),
     Workload(
         "update-prepared", "pgbench -N, prepared", SIMPLE_UPDATE,
         {"MISC": 2, "WRITE": 2, "READ": 1}, closed=True,
@@ -158,3 +166,5 @@ CONFIGURATIONS = [
     audit_ext("none", ()),
 ]
 QUICK_CONFIGURATIONS = [VANILLA, "pgaudit", "audit_ext all", "audit_ext none"]
+# Of the further rounds.
+NARROW = [VANILLA, "vanilla again", "audit_ext all", "audit_ext none"]

@@ -16,6 +16,7 @@ pub mod note;
 pub mod numbers;
 pub mod proof;
 pub mod record;
+pub mod repeat;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod settle;

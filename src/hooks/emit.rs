@@ -1,10 +1,11 @@
 //! From a frame to a record in the ring. Nothing here throws, waits or allocates, so it may run in
 //! error paths, transaction callbacks and at the end of the process.
 
-use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter, encode_repeat};
+use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter};
 use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
 use audit_core::fate::MOST_BYTES;
 use audit_core::fit;
+use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
 use core::sync::atomic::Ordering;
 

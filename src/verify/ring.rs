@@ -2,6 +2,7 @@
 
 use audit_core::codec::{self, Corrupt, Section};
 use audit_core::event::{Session, Shape, sqlstate_text};
+use audit_core::repeat::decode_repeat;
 use audit_core::ring::{Found, Leftover};
 use audit_core::slot::Orphan;
 
@@ -61,7 +62,7 @@ fn in_flight(orphan: &Orphan) -> String {
 
 /// One line that says what a payload holds.
 fn describe(ring: &Leftover, payload: &[u8]) -> String {
-    let event = match codec::decode_repeat(payload) {
+    let event = match decode_repeat(payload) {
         None => codec::decode(payload),
         Some(repeat) => repeat.and_then(|repeat| {
             let original = ring.payload_at(repeat.of).ok_or(Corrupt::Original)?;

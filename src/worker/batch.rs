@@ -7,11 +7,10 @@ use super::arena::{Arena, Piece};
 use super::dictionary::{Dictionary, Original, SessionEntry, Text};
 use super::fates::{Fates, Identity, combine};
 use super::text::Texts;
-use audit_core::codec::{
-    Corrupt, Decoded, Section, decode, decode_repeat, decode_session, decode_shape,
-};
+use audit_core::codec::{Corrupt, Decoded, Section, decode, decode_session, decode_shape};
 use audit_core::event::{Decision, Fate, Numbers, Outcome};
 use audit_core::numbers;
+use audit_core::repeat::decode_repeat;
 
 /// Most events in a batch.
 pub const MAX_ROWS: usize = 32_768;
