@@ -27,7 +27,7 @@ from server import (
     Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
 )
 from workloads import (
-    CONFIGURATIONS, NARROW, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
+    AGAIN, CONFIGURATIONS, NARROW, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
 )
 
 FIRST_PORT = 54500 # of unix sockets, each in a folder of its own
@@ -53,7 +53,7 @@ def arguments():
     args.more = args.more if args.more is not None else 33 if whole else 0
 
     def chosen(given, quick, everything):
-        names = given.split(",") if given else quick if args.quick else [e.name for e in everything]
+        names = given.split(",") if given else quick if args.quick else [e.name for e in everything if e.name != AGAIN]
         unknown = set(names) - {e.name for e in everything}
         if unknown:
             parser.error(f"unknown: {', '.join(sorted(unknown))}")
@@ -88,7 +88,7 @@ def pgbench(server, workload, seconds, folder):
     for old in folder.glob("latency.*"):
         old.unlink()
     command = [server.bin / "pgbench", "-n", "-f", script, "-M", workload.protocol]
-    command += ["-c", workload.clients, "-j", min(workload.clients, 2)]
+    command += ["-c", workload.clients, "-j", min(workload.clients, 4)]
     count = 1 if workload.once else workload.transactions
     command += ["-t", count] if count else ["-T", seconds]
     command += ["--log", "--log-prefix", folder / "latency", *workload.options, *server.connection()]
