@@ -202,7 +202,7 @@ SELECT
     CASE WHEN w.ring_fill = 0 THEN 0
          ELSE extract(epoch FROM clock_timestamp() - w.last_batch_at) END AS lag_seconds,
     -- The ring counts bytes; 96 of them are an event whose text repeats.
-    ceil(w.ring_fill / 100.0)::bigint AS lag_records,
+    ceil(w.ring_fill / 96.0)::bigint AS lag_records,
     w.recorded,
     w.dropped,
     w.gaps,

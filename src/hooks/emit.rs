@@ -338,7 +338,8 @@ pub fn begin() {
     staged().reserve(STAGE);
 }
 
-/// Sends an event as the repeat of an earlier one. `false`: that is too far away.
+/// Sends an event as the repeat of an earlier one. `false`: it has to be told in full, as that one is
+/// too far away, or lost.
 fn send_repeat(numbers: &Numbers, of: u64) -> bool {
     let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
         return false;

@@ -88,7 +88,7 @@ pub struct State {
     pub sha256: Option<[u8; 32]>,
     /// [`crate::pg::session::version`] of `session`, 0 where it was not asked.
     pub session_version: u32,
-    /// `text` was sent before.
+    /// `text` was seen before.
     pub known: Option<Known>,
     /// The record that it was found to be the same as when it began. What it is can only be added to
     /// since then, or this is None again.

@@ -1,6 +1,6 @@
-//! The texts that this session has sent lately. An application sends the same few again and again, and
+//! The texts that this session has seen lately. An application sends the same few again and again, and
 //! two things are spared then: the search of the text for secrets, and all of the record but its
-//! numbers. Such a record refers to the last one that says everything (audit_core::codec::Repeat).
+//! numbers. Such a record refers to the last one that says everything (audit_core::repeat::Repeat).
 //!
 //! Nothing here throws; only [`find`] allocates, where a text is new.
 
@@ -61,7 +61,7 @@ fn place(at: usize) -> &'static mut Place {
 }
 
 /// Whether `text` can be kept as it is, which depends on nothing but its bytes; and where it is
-/// remembered, if it was sent before.
+/// remembered, if it was seen before.
 #[inline]
 pub fn find(text: &[u8]) -> (bool, Option<Known>) {
     let address = text.as_ptr() as usize;

@@ -7,8 +7,8 @@
 //! only where the range is summarised, so a range is summarised as soon as it begins, when there are
 //! few rows in it to be read.
 //!
-//! The pages go through the same few buffers from batch to batch ([`Bulk`]): the trail does not take
-//! the server's cache from its users.
+//! Until 15 the pages go through the same few buffers from batch to batch ([`Bulk`]): the trail does
+//! not take the server's cache from its users.
 //!
 //! Everything throws unless it says otherwise.
 
@@ -67,6 +67,20 @@ impl Bulk {
         }
     }
 
+    /// At the end of a batch, in its transaction.
+    unsafe fn give_back(&mut self, state: pg_sys::BulkInsertState) {
+        unsafe {
+            // From 16 on it also remembers how much the table was extended by, and extends it by more
+            // each time: over many batches it would leave pages empty.
+            if cfg!(any(feature = "pg14", feature = "pg15")) {
+                pg_sys::ReleaseBulkInsertStatePin(state);
+                self.state = state;
+            } else {
+                pg_sys::FreeBulkInsertState(state);
+            }
+        }
+    }
+
     unsafe fn take(&mut self) -> pg_sys::BulkInsertState {
         let state = core::mem::replace(&mut self.state, core::ptr::null_mut());
         if !state.is_null() {
@@ -87,12 +101,11 @@ impl<'b> Writer<'b> {
     ///
     /// # Safety
     /// In a transaction; the first `keys` attributes of the relation are those of the index, in
-    /// its order, all 8 bytes passed by value and compared as i64; the index has `pages_per_range`.
+    /// its order, all 8 bytes passed by value and compared as i64.
     pub unsafe fn open(
         table: pg_sys::Oid,
         brin: pg_sys::Oid,
         keys: usize,
-        pages_per_range: u32,
         rows: usize,
         bulk: &'b mut Bulk,
     ) -> Writer<'b> {
@@ -108,6 +121,7 @@ impl<'b> Writer<'b> {
                 8 * 1024 * 1024,
             );
             // A copy is not reference counted: the slots need no bookkeeping by resource owner.
+            let pages_per_range = pages_per_range(index);
             let desc = pg_sys::CreateTupleDescCopy((*relation).rd_att);
             let slots = (0..rows.min(CHUNK))
                 .map(|_| pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsHeapTuple))
@@ -230,8 +244,7 @@ impl<'b> Writer<'b> {
             }
             #[cfg(any(feature = "pg17", feature = "pg18"))]
             pg_sys::index_insert_cleanup(self.index, self.index_info);
-            pg_sys::ReleaseBulkInsertStatePin(self.state);
-            self.bulk.state = self.state;
+            self.bulk.give_back(self.state);
             pg_sys::index_close(self.index, pg_sys::NoLock as c_int);
             pg_sys::table_close(self.relation, pg_sys::NoLock as c_int);
             pg_sys::MemoryContextDelete(self.memory);
@@ -266,6 +279,20 @@ impl Extremes {
             if value.value() as i64 > self.max[i].value() as i64 {
                 self.max[i] = *value;
             }
+        }
+    }
+}
+
+/// BrinGetPagesPerRange (access/brin.h, 14 to 18): struct BrinOptions begins with its length, then this.
+unsafe fn pages_per_range(index: pg_sys::Relation) -> u32 {
+    const BRIN_DEFAULT_PAGES_PER_RANGE: u32 = 128;
+    // SAFETY: NULL, or the options of a BRIN.
+    unsafe {
+        let options = (*index).rd_options.cast::<u32>();
+        if options.is_null() {
+            BRIN_DEFAULT_PAGES_PER_RANGE
+        } else {
+            (*options.add(1)).max(1)
         }
     }
 }

@@ -10,7 +10,8 @@ use audit_core::slot::Orphan;
 pub fn ring(bytes: &[u8]) -> Result<(), String> {
     let ring = Leftover::open(bytes).map_err(|e| e.to_string())?;
     let id: String = ring.id().iter().map(|b| format!("{b:02x}")).collect();
-    println!("ring {id} of {} bytes", ring.capacity());
+    let (capacity, drained) = (ring.capacity(), ring.drained());
+    println!("ring {id} of {capacity} bytes, drained up to {drained}");
     for found in ring.recover(0) {
         match found {
             Found::Record {

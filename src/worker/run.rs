@@ -215,7 +215,8 @@ impl Worker {
             .own
             .start(&id, progress.position, leftovers, self.shared)
             .to_vec();
-        let tail = ring.tail();
+        // What was drained may still stand; but what it refers to may not.
+        let tail = ring.drained();
         if progress.position < tail {
             // The trail is older than the ring: a backup was restored beside it.
             let gap = self.own.unreadable(

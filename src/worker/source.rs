@@ -2,7 +2,6 @@
 
 use audit_core::ring::{Consumer, Corruption, Dropped, Found, Leftover, Read, Recovered, Ring};
 use rustix::process::{Pid, test_kill_process};
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::store::Progress;
@@ -54,12 +53,7 @@ pub struct Live {
     pending: Option<Hole>,
     /// Producers before that position are dead.
     dead_before: u64,
-    /// Where records begin, far enough from each other: up to one of these the ring is given back.
-    steps: VecDeque<u64>,
 }
-
-/// Steps in the bytes that stand for what refers to them.
-const STEPS: u64 = 8;
 
 /// A span that a producer has reserved and not published.
 struct Hole {
@@ -81,17 +75,13 @@ impl Live {
             done,
             pending: None,
             dead_before,
-            steps: VecDeque::new(),
         }
     }
 
-    /// Gives back what no record from the drained position on can refer to.
+    /// Gives back what no record from the drained position on can refer to. The last record of that
+    /// may be cut in two: nobody reads it any more.
     fn release(&mut self) {
-        let keep_from = self.done.position.saturating_sub(self.ring.reach());
-        let mut upto = 0;
-        while let Some(step) = self.steps.pop_front_if(|step| *step <= keep_from) {
-            upto = step;
-        }
+        let upto = self.done.position.saturating_sub(self.ring.reach());
         if upto > self.ring.tail() {
             // It can only be misplaced if somebody scribbled over the ring's header; the next read
             // then says so.
@@ -165,10 +155,6 @@ impl Source for Live {
         match self.consumer.read(self.cursor, payload) {
             Read::Record { start, next, .. } => {
                 self.cursor = next;
-                let last = self.steps.back().copied().unwrap_or(0);
-                if start >= last + self.ring.reach() / STEPS {
-                    self.steps.push_back(start);
-                }
                 Step::Record { start, next }
             }
             Read::Empty => Step::Empty,
@@ -235,8 +221,11 @@ pub struct Left<'l> {
     cursor: u64,
     told: u64,
     done: Progress,
-    /// The trail holds no position of this ring: what was given back before is no gap.
+    /// The trail holds no position of this ring, nor does the ring itself: what was given back before
+    /// is no gap.
     unknown: bool,
+    /// `unknown` is still so while nothing of it was stored.
+    began_unknown: bool,
 }
 
 impl<'l> Left<'l> {
@@ -247,13 +236,15 @@ impl<'l> Left<'l> {
             position: ring.drained(),
             dropped: 0,
         });
+        let unknown = known.is_none() && done.position == 0;
         Left {
             ring,
             items: ring.recover(done.position),
             cursor: done.position,
             told: done.dropped,
             done,
-            unknown: done.position == 0,
+            unknown,
+            began_unknown: unknown,
         }
     }
 }
@@ -318,7 +309,7 @@ impl Source for Left<'_> {
     }
 
     fn rewind(&mut self) {
-        let unknown = self.unknown || self.done.position == 0;
+        let unknown = self.began_unknown && self.done.position == 0;
         self.items = self.ring.recover(self.done.position);
         self.cursor = self.done.position;
         self.told = self.done.dropped;

@@ -5,7 +5,7 @@
 use super::batch::{Batch, CONTENT_FIELDS, NewSession, NewStatement, Row};
 use super::decided::DecidedStore;
 use super::dictionary::Dictionary;
-use super::period::{PAGES_PER_RANGE, Period};
+use super::period::Period;
 use super::text::Texts;
 use crate::pg::heap::{Bulk, CHUNK, Writer};
 use crate::pg::random;
@@ -166,7 +166,6 @@ impl Store {
                 period.event_table,
                 period.event_brin,
                 BRIN_KEYS,
-                PAGES_PER_RANGE,
                 batch.rows.len(),
                 &mut bulk,
             );

@@ -80,7 +80,7 @@ fn files_that_are_no_ring_are_kept_and_told_of() {
         ),
         (
             "printf '\\007' | dd of=\"$1\" bs=1 seek=8 conv=notrunc status=none",
-            "format 7 is unknown, 2 is expected",
+            "format 7 is unknown, 3 is expected",
         ),
         (
             "printf '\\007' | dd of=\"$1\" bs=1 seek=20 conv=notrunc status=none",

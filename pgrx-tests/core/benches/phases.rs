@@ -11,8 +11,9 @@ use audit_core::event::{Class, Classes, Numbers, Session};
 use audit_core::level::Level;
 use audit_core::numbers;
 use audit_core::record::{Field, Record, field_digest, field_salt};
+use audit_core::repeat::{decode_repeat, encode_repeat};
 use audit_core::ring::{HEADER_LEN, Limit, Read, Ring};
-use audit_core::slot::{SLOT_LEN, Slots, Statement};
+use audit_core::slot::{Begun, SLOT_LEN, Slots, Statement};
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{Options, may_hold_secret, redact_into};
 use audit_core::sql::split::statement_at;
@@ -192,6 +193,25 @@ fn backend(sample: &Sample) {
             slot.end_push();
         },
     );
+    time(
+        "in-flight slot: the same, held by the entry before",
+        1,
+        || {
+            number += 1;
+            let begun = Begun {
+                statement_id: number,
+                ..Begun::default()
+            };
+            slot.reopen(0, black_box(&begun), false);
+            slot.finish(0, 1, 1);
+            slot.begin_push(number, 0, number as i64);
+            slot.close(0);
+            slot.end_push();
+        },
+    );
+    time("encode: a repeat", 1, || {
+        black_box(encode_repeat(black_box(4096), black_box(&sample_numbers())));
+    });
     time("encode: put together in one piece", 1, || {
         out.clear();
         let encoded = Encoded::new(black_box(&sample_numbers()), sample.sections());
@@ -204,7 +224,7 @@ fn backend(sample: &Sample) {
 /// How many records fit into three quarters of the ring.
 const PUSHES: usize = 20_000;
 
-fn through_the_ring(sample: &Sample) {
+fn through_the_ring(payload: &[u8]) {
     let ring = ring();
     let mut cursor = 0;
     let mut out = Vec::new();
@@ -220,8 +240,7 @@ fn through_the_ring(sample: &Sample) {
     for _ in 0..31 {
         let begin = Instant::now();
         for _ in 0..PUSHES {
-            ring.try_push(&[&sample.payload], 1, Limit::Whole)
-                .expect("room");
+            ring.try_push(&[payload], 1, Limit::Whole).expect("room");
         }
         pushing.push(begin.elapsed().as_nanos() as f64 / PUSHES as f64);
         let begin = Instant::now();
@@ -233,16 +252,13 @@ fn through_the_ring(sample: &Sample) {
         ("read, checked, zeroed", &mut draining),
     ] {
         times.sort_by(f64::total_cmp);
-        let title = format!(
-            "ring: {title} ({} bytes, one at a time)",
-            sample.payload.len()
-        );
+        let title = format!("ring: {title} ({} bytes, one at a time)", payload.len());
         println!("{title:62} {:9.1} ns (best {:.1})", times[15], times[0]);
     }
 }
 
 /// The push as producers see it who compete with another one and with the consumer.
-fn percentiles(sample: &Sample) {
+fn percentiles(payload: &[u8]) {
     const SAMPLES: usize = 2_000_000;
     let ring = ring();
     let done = AtomicBool::new(false);
@@ -266,7 +282,7 @@ fn percentiles(sample: &Sample) {
                     let mut taken = Vec::with_capacity(SAMPLES);
                     while taken.len() < SAMPLES {
                         let begin = Instant::now();
-                        let pushed = ring.try_push(&[&sample.payload], pid, Limit::Whole);
+                        let pushed = ring.try_push(&[payload], pid, Limit::Whole);
                         let took = begin.elapsed();
                         match pushed {
                             Ok(_) => taken.push(took.as_nanos() as u32),
@@ -300,6 +316,11 @@ fn worker(sample: &Sample) {
         black_box(decode(black_box(&sample.payload)).expect("what was encoded"));
     });
     let mut out = Vec::new();
+    let repeat = encode_repeat(4096, &sample_numbers());
+    time("decode: a repeat", 1, || {
+        let decoded = decode_repeat(black_box(&repeat)).expect("a repeat");
+        black_box(decoded.expect("what was encoded"));
+    });
     time("numbers packed", 1, || {
         out.clear();
         numbers::encode(black_box(&sample_numbers()), &mut out);
@@ -349,8 +370,10 @@ fn main() {
     let sample = Sample::new();
     backend(&sample);
     println!("-- through the ring");
-    through_the_ring(&sample);
-    percentiles(&sample);
+    let repeat = encode_repeat(4096, &sample_numbers());
+    through_the_ring(&sample.payload);
+    through_the_ring(&repeat);
+    percentiles(&repeat);
     worker(&sample);
     large();
 }

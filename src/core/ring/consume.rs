@@ -253,8 +253,9 @@ impl<'r> Consumer<'r> {
 
     /// Gives the bytes up to `upto` back to the producers; secrets in them are gone after that.
     ///
-    /// To be called when what was read up to there is durable. After a restart of the consumer it
-    /// is right to release the position that the trail holds: an interrupted release is finished.
+    /// To be called when what was read up to there is durable, and nothing that is not refers to it
+    /// ([`Ring::reach`]). Any place will do; a record that is cut in two can't be read any more. After a
+    /// restart of the consumer the same position is right again: an interrupted release is finished.
     pub fn release(&self, upto: u64) -> Result<(), Misplaced> {
         let tail = self.ring.tail();
         // Relaxed is enough for producers to see a head that is not before the tail stored below:

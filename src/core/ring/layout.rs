@@ -11,7 +11,7 @@ pub(super) mod sync {
 use sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// Version of everything in this file, in the header and in each record.
-pub const RING_FORMAT: u32 = 2;
+pub const RING_FORMAT: u32 = 3;
 
 /// Length of the header: one page, so that the data begins on a page.
 pub const HEADER_LEN: usize = 4096;

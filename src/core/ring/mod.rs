@@ -50,7 +50,7 @@
 //! | producer killed after 3 | [`Read::Pending`] with `next`, mostly with `pid` | once that pid is dead: goes on at `next`, records a GAP |
 //! | producer killed between 2 and 3 | [`Read::Pending`] without `next` | once sure that no live process is there (below): [`Consumer::resync`], GAP |
 //! | producer stopped (SIGSTOP, scheduler) | the same | waits: it may go on any time |
-//! | consumer killed | nothing | the next one starts at the position that the trail holds; [`Consumer::release`] of it repeats the zeroing |
+//! | consumer killed | nothing | the next one starts at the position that the trail holds; [`Consumer::release`], as far before it as references reach, repeats the zeroing |
 //! | bytes scribbled over | [`Read::Corrupt`] | [`Consumer::resync`], GAP |
 //! | operating system lost: pages torn, `head` stale | the ring is left over | [`Leftover::recover`] looks at every place, trusts position and CRC alone |
 //!

@@ -313,7 +313,7 @@ fn every_kind_of_damage_is_named() {
     assert_eq!(damage(4, 1), Corruption::Checksum);
     assert_eq!(damage(8, 8), Corruption::Position(8));
     assert_eq!(damage(16, 1), Corruption::Header);
-    assert_eq!(damage(20, 4), Corruption::Format(6));
+    assert_eq!(damage(20, 4), Corruption::Format(7));
     assert_eq!(damage(22, 1), Corruption::Header);
     assert_eq!(damage(24, 1), Corruption::Checksum);
 }
@@ -370,8 +370,8 @@ fn a_damaged_header_is_named() {
     pages.bytes()[0] = b'\n';
     assert_eq!(text(&pages), "it begins with \"\\nUDITRNG\"");
     let pages = fresh();
-    pages.bytes()[8] = 3;
-    assert_eq!(text(&pages), "format 3 is unknown, 2 is expected");
+    pages.bytes()[8] = 4;
+    assert_eq!(text(&pages), "format 4 is unknown, 3 is expected");
     for at in 12..56 {
         let pages = fresh();
         pages.bytes()[at] ^= 1;
