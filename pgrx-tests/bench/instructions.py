@@ -43,7 +43,7 @@ SETTINGS = {
 
 # Part of audit_ext by the source file that callgrind names; the first that fits.
 PARTS = [
-    ("redaction", r"core/sql/|hooks/repeats"),
+    ("texts and repeats", r"core/sql/|core/repeat|hooks/repeats"),
     ("push", r"core/ring/|crc32c"),
     ("encode", r"core/codec|hooks/emit"),
     ("names", r"pg/names|hashbrown"),
