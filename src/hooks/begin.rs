@@ -10,7 +10,8 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
 use super::frame::Frame;
-use super::{repeats, settings};
+use super::repeats::{self, Known, Plan};
+use super::settings;
 use crate::pg::{guc, raw, session, unlock};
 
 /// Where a statement stands in the string that the server parsed.
@@ -75,6 +76,23 @@ pub unsafe fn statement(
     wanted: bool,
     address: usize,
 ) -> Id {
+    unsafe { query(engine, text, classes, wanted, None, address) }
+}
+
+/// As [`statement`], for a planned query: where a record says all of it that this one shares, the
+/// frame has it from there, and its `same` is set.
+///
+/// # Safety
+/// As for [`statement`].
+#[inline(always)]
+pub unsafe fn query(
+    engine: &mut Engine,
+    text: Text,
+    classes: Classes,
+    wanted: bool,
+    plan: Option<&Plan>,
+    address: usize,
+) -> Id {
     settings::check(engine);
     if engine.committing() {
         engine.end_fast_path();
@@ -97,7 +115,18 @@ pub unsafe fn statement(
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
-    let id = engine.take_frame();
+    let mut own: &[u8] = &[];
+    let (mut session, mut found) = (&own[..], Found::default());
+    if wanted {
+        session = session::encoded();
+        own = unsafe { own_text(text, text_from) };
+        found = look_for(own);
+    }
+    let again = match (plan, found.known) {
+        (Some(plan), Some(known)) => repeats::again(known, session::version(), classes, plan),
+        _ => None,
+    };
+    let id = engine.take_frame_for(again.as_ref());
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let source_end = engine.last_source.2;
     let frame = engine.frame(id);
@@ -117,9 +146,14 @@ pub unsafe fn statement(
     frame.numbers.substatement_id = substatement_id;
     frame.numbers.depth = depth;
     if wanted {
-        frame.session.extend_from_slice(session::encoded());
         frame.session_version = session::version();
-        unsafe { take_text(frame, own_text(text, text_from)) };
+        match again {
+            Some(again) => frame.remember(&again, session),
+            None => {
+                frame.session.extend_from_slice(session);
+                keep_text(frame, own, found);
+            }
+        }
     }
     engine.run(id, address);
     id
@@ -127,6 +161,7 @@ pub unsafe fn statement(
 
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
 /// string that the client's message holds.
+#[inline]
 fn runs_in_commit(text: Text) -> bool {
     let client = session::has_client();
     client && unsafe { pg_sys::debug_query_string } != text.source
@@ -134,6 +169,7 @@ fn runs_in_commit(text: Text) -> bool {
 
 /// Numbers a top-level statement and says when it began. What the planner has just seen keeps its
 /// number; the first statement of a message began with the message, at no cost of a clock.
+#[inline]
 fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize, u32) {
     let source = text.source as usize;
     if let Some(plan) = engine.plan.take()
@@ -168,6 +204,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
 }
 
 /// The bytes of the statement itself.
+#[inline]
 unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
     if text.source.is_null() {
         return &[];
@@ -185,14 +222,33 @@ unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
     }
 }
 
+/// What is known of a text before it is kept.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    /// It can be kept as it is.
+    harmless: bool,
+    known: Option<Known>,
+}
+
+#[inline(always)]
+fn look_for(text: &[u8]) -> Found {
+    if text.len() > guc::statement_max_size() {
+        return Found::default();
+    }
+    let (harmless, known) = repeats::find(text);
+    Found { harmless, known }
+}
+
 /// Keeps a statement's text: redacted, cut to `audit.statement_max_size`.
 pub fn take_text(frame: &mut Frame, text: &[u8]) {
-    if text.len() <= guc::statement_max_size()
-        && let (true, known) = repeats::find(text)
-    {
+    keep_text(frame, text, look_for(text));
+}
+
+fn keep_text(frame: &mut Frame, text: &[u8], found: Found) {
+    if found.harmless {
         frame.text.clear();
         frame.text.extend_from_slice(text);
-        frame.known = known;
+        frame.known = found.known;
     } else {
         take_text_as(frame, text, false, guc::statement_max_size());
     }

@@ -17,8 +17,7 @@ const MOST: usize = 16;
 /// Whether a nested statement that succeeded is a check and was put with its like.
 pub fn joined(engine: &mut Engine, id: Id) -> bool {
     let frame = engine.frame(id);
-    if frame.numbers.depth == 0 || !frame.text.starts_with(PREFIX) || !frame.text.ends_with(SUFFIX)
-    {
+    if !frame.text.starts_with(PREFIX) || !frame.text.ends_with(SUFFIX) {
         return false;
     }
     for at in 0..engine.checks.len() {
@@ -54,6 +53,7 @@ fn join(engine: &mut Engine, other: Id, id: Id) -> bool {
 }
 
 /// Sends the checks that were run inside a statement of this depth, which ends.
+#[inline]
 pub fn flush_below(engine: &mut Engine, depth: u32) {
     if engine.checks.is_empty() {
         return;

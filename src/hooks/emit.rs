@@ -7,7 +7,7 @@ use audit_core::fate::MOST_BYTES;
 use audit_core::fit;
 use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use super::begin;
 use super::engine::{Engine, Id};
@@ -121,6 +121,7 @@ fn finish(frame: &mut Frame, decided: usize) {
 #[cold]
 fn cut(frame: &mut Frame, over: usize) {
     let state = &mut frame.state;
+    state.same = None;
     fit::Parts {
         details: &mut frame.details,
         truncated: &mut frame.truncated,
@@ -390,6 +391,8 @@ fn pushed_or_dropped(
         Err(why) => {
             durability::dropped();
             ring.count_drop(numbers.started_at);
+            // No head was moved: see Shared::wake_worker.
+            fence(Ordering::SeqCst);
             if why != PushError::Full {
                 shared.panics.fetch_add(1, Ordering::Relaxed);
             }

@@ -23,6 +23,7 @@ use audit_core::fate::FateTracker;
 use super::attempted::Place;
 use super::error::LastError;
 use super::frame::Frame;
+use super::repeats::Again;
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
 use pgrx::pg_sys;
@@ -141,18 +142,31 @@ impl Engine {
     }
 
     /// Takes a frame from the pool.
+    #[inline(never)]
     pub fn take_frame(&mut self) -> Id {
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.pool.push(Box::default());
-            // Room for every frame, so that giving one back never allocates.
-            self.free.reserve(self.pool.len());
-            self.dead.reserve(self.pool.len());
-            self.pool.len() - 1
-        });
+        self.take_frame_for(None)
+    }
+
+    /// Takes a frame, which keeps what it has of this record.
+    #[inline(always)]
+    pub fn take_frame_for(&mut self, again: Option<&Again>) -> Id {
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => self.add_frame(),
+        };
         let frame = &mut self.pool[id];
-        frame.reset();
+        frame.reset(again);
         frame.in_use = true;
         id
+    }
+
+    #[cold]
+    fn add_frame(&mut self) -> Id {
+        self.pool.push(Box::default());
+        // Room for every frame, so that giving one back never allocates.
+        self.free.reserve(self.pool.len());
+        self.dead.reserve(self.pool.len());
+        self.pool.len() - 1
     }
 
     /// Sets the spare frame aside, when a session begins.
@@ -169,16 +183,21 @@ impl Engine {
             return self.take_frame();
         };
         let frame = &mut self.pool[id];
-        frame.reset();
+        frame.reset(None);
         frame.spare = true;
         frame.in_use = true;
         id
     }
 
+    #[inline]
     pub fn give_back(&mut self, id: Id) {
         self.pool[id].unprotect();
         self.pool[id].in_use = false;
-        self.open.retain(|other| *other != id);
+        if self.open.last() == Some(&id) {
+            self.open.pop(); // It is there once.
+        } else {
+            self.open.retain(|other| *other != id);
+        }
         if self.pool[id].spare {
             self.spare = Some(id);
         } else {
@@ -345,6 +364,12 @@ impl Engine {
     pub fn innermost(&mut self) -> Option<&mut Frame> {
         let id = *self.running.last()?;
         Some(&mut self.pool[id])
+    }
+
+    /// Whether [`Engine::enter`] has nothing to conclude.
+    #[inline]
+    pub fn undisturbed(&self) -> bool {
+        self.running.is_empty() && self.dead.is_empty()
     }
 
     /// Whether nothing is under way: no statement that runs, waits or has died.

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
+use super::repeats::{self, Plan, Uses};
 use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
 use crate::pg::{acl, compat, guc, names, raw, session, unlock};
@@ -105,7 +106,9 @@ unsafe fn writes_for_rule(query: *mut pg_sys::QueryDesc) -> bool {
 unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) -> Option<Id> {
     unsafe {
         begin::session();
-        with(|engine| engine.enter(address))?;
+        if !engine().undisturbed() {
+            with(|engine| engine.enter(address))?;
+        }
         let stmt = (*query).plannedstmt;
         let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
         if belongs_to_wrapper(query) {
@@ -125,35 +128,68 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let depth = engine().depth();
         let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
         let wanted = audited || begin::wanted(depth, classes);
+        let mut plan = None;
         if wanted {
             room::wait_for(|| room::is_about_audit(stmt));
-            learn_names(stmt);
             parameters::collect((*query).params);
+            plan = Uses::of(stmt).map(|uses| Plan {
+                uses,
+                query_id: (*stmt).queryId as i64,
+                audited,
+            });
         }
         let text = begin::Text {
             source: (*query).sourceText,
             location: (*stmt).stmt_location,
             len: (*stmt).stmt_len,
         };
-        with(|engine| {
-            let id = begin::statement(engine, text, classes, wanted, address);
+        let (id, named) = with(|engine| {
+            let id = begin::query(engine, text, classes, wanted, plan.as_ref(), address);
             let frame = engine.frame(id);
             frame.query = query as usize;
             frame.audited_object = audited;
-            if frame.captured {
+            if wanted {
+                parameters::hand_over(frame);
+            }
+            let named = !wanted || frame.same.is_some();
+            if named {
+                frame.protect_same();
+            } else {
                 let command = command_of((*stmt).commandType);
                 frame.command.extend_from_slice(command);
                 frame.query_id = (*stmt).queryId as i64;
-                parameters::hand_over(frame);
-                let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
-                compat::for_each_used_relation(stmt, |relid, privileges| {
-                    objects.add(relid, privileges);
-                });
-                objects.finish();
-                engine.frame(id).protect();
             }
-            id
-        })
+            (id, named)
+        })?;
+        if !named {
+            // The statement has begun: should this fail, its event has no names.
+            let version = names::relations_version();
+            learn_names(stmt);
+            with(|engine| name(engine.frame(id), stmt, plan, version))?;
+        }
+        Some(id)
+    }
+}
+
+/// Gives a query that has begun the names of its relations, which were looked up after `version` was.
+/// Never throws.
+unsafe fn name(
+    frame: &mut Frame,
+    stmt: *const pg_sys::PlannedStmt,
+    plan: Option<Plan>,
+    version: u32,
+) {
+    unsafe {
+        let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
+        compat::for_each_used_relation(stmt, |relid, privileges| {
+            objects.add(relid, privileges);
+        });
+        let repeatable = objects.are_told_by_uses();
+        let only_catalog = objects.finish();
+        frame.protect();
+        if let Some(plan) = plan.filter(|_| repeatable) {
+            repeats::learn(frame, plan.uses, version, only_catalog);
+        }
     }
 }
 
@@ -252,6 +288,8 @@ pub struct Objects<'f> {
     target: compat::Target,
     select: bool,
     only_catalog: bool,
+    /// A view is among them.
+    views: bool,
     count: u32,
 }
 
@@ -264,6 +302,7 @@ impl<'f> Objects<'f> {
             target,
             select,
             only_catalog: true,
+            views: false,
             count: 0,
         }
     }
@@ -276,6 +315,7 @@ impl<'f> Objects<'f> {
             return;
         };
         self.only_catalog &= relation.catalog;
+        self.views |= relation.kind == "VIEW";
         self.count += u32::from(self.frame.add_relation(&relation.name));
         // The main object: what is written to, by the name that the user gave it (a view that the
         // server writes through); else the only relation there is.
@@ -288,16 +328,23 @@ impl<'f> Objects<'f> {
         }
     }
 
-    /// All relations were added.
-    pub fn finish(self) {
+    /// Whether OIDs, privileges, command and target are all that the names come from: where something
+    /// is written through a view, it matters whose rule it is, too.
+    fn are_told_by_uses(&self) -> bool {
+        self.select || !self.views
+    }
+
+    /// All relations were added. Returns whether it reads the catalog, and nothing else.
+    pub fn finish(self) -> bool {
         if self.select && self.count > 1 {
             self.frame.object_type = "";
             self.frame.object_name.clear();
         }
-        let left_out = self.only_catalog && !guc::catalog() && !self.frame.audited_object;
-        if self.select && self.count > 0 && left_out {
+        let only_catalog = self.select && self.count > 0 && self.only_catalog;
+        if only_catalog && !guc::catalog() && !self.frame.audited_object {
             self.frame.captured = false;
         }
+        only_catalog
     }
 }
 
@@ -325,7 +372,8 @@ executor_run_fn! {
     #[inline(never)]
     run, query, proceed => {
         unsafe {
-            if !capture::on() {
+            // No query of ours, so none that this one could be inside of.
+            if engine().knows_no_query() || !capture::on() {
                 proceed!();
                 return;
             }
@@ -367,7 +415,14 @@ fn count(total: &mut i64, rows: i64) {
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
-        let id = resume(query, &raw const marker as usize);
+        // The end of a query that only reads runs nothing: it has no triggers.
+        let stmt = (*query).plannedstmt;
+        let reads = (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE;
+        let id = if reads {
+            None
+        } else {
+            resume(query, &raw const marker as usize)
+        };
         match NEXT_FINISH {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
@@ -383,10 +438,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
-        let id = resume(query, &raw const marker as usize);
-        if let Some(id) = id {
-            with(|engine| engine.frame(id).ending = true);
-        }
+        let id = resume_to(query, &raw const marker as usize, true);
         match NEXT_END {
             Some(next) => next(query),
             None => raw::standard_ExecutorEnd(query),
@@ -403,14 +455,20 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 /// The statement of a query runs on, if it has one of its own.
 #[inline]
 unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
+    unsafe { resume_to(query, address, false) }
+}
+
+/// [`resume`]; `end`: to its end.
+#[inline]
+unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if engine().knows_no_query() {
         return None;
     }
-    unsafe { resume_known(query, address) }
+    unsafe { resume_known(query, address, end) }
 }
 
 #[inline(never)]
-unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
+unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if !capture::on() {
         return None;
     }
@@ -418,6 +476,7 @@ unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize) -> Option<
         engine.enter(address);
         let id = engine.find(query as usize)?;
         engine.run(id, address);
+        engine.frame(id).ending |= end;
         Some(id)
     })?
 }

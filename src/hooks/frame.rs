@@ -9,11 +9,24 @@ use audit_core::json::Object;
 use audit_core::level::Level;
 use audit_core::slot::{Begun, Statement};
 
-use super::repeats::{self, Known};
+use super::repeats::{self, Again, Known};
 use crate::pg::slot;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
 const KEEP: usize = 64 * 1024;
+
+#[inline(always)]
+fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > KEEP {
+        give_back_room(buffer);
+    }
+}
+
+#[cold]
+fn give_back_room(buffer: &mut Vec<u8>) {
+    buffer.shrink_to(KEEP);
+}
 
 /// Which inner query belongs to a utility statement's own event.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -150,23 +163,29 @@ impl std::ops::DerefMut for Frame {
 }
 
 impl Frame {
-    /// Makes a used frame as new, keeping its buffers.
-    pub fn reset(&mut self) {
+    /// Makes a used frame as new, keeping its buffers; what they hold of the record `again` too, for
+    /// [`Frame::remember`].
+    #[inline(always)]
+    pub fn reset(&mut self, again: Option<&Again>) {
+        let holds = again.is_some_and(|again| self.holds(again));
+        if !holds {
+            for buffer in [
+                &mut self.session,
+                &mut self.command,
+                &mut self.object_name,
+                &mut self.relations,
+                &mut self.text,
+            ] {
+                empty(buffer);
+            }
+        }
         for buffer in [
-            &mut self.session,
-            &mut self.command,
-            &mut self.object_name,
-            &mut self.relations,
-            &mut self.text,
             &mut self.parameters,
             &mut self.error,
             &mut self.gid,
             &mut self.shape,
         ] {
-            buffer.clear();
-            if buffer.capacity() > KEEP {
-                buffer.shrink_to(KEEP);
-            }
+            empty(buffer);
         }
         self.details.clear(KEEP);
         self.truncated.clear(KEEP);
@@ -178,6 +197,29 @@ impl Frame {
             inner_rows: -1,
             ..State::default()
         };
+    }
+
+    /// Whether the buffers hold what the record says: they were found to be the same once, and what is
+    /// added to them makes them longer.
+    #[inline]
+    fn holds(&self, again: &Again) -> bool {
+        self.state.same == Some(again.number)
+            && again.has_lengths_of(self)
+            && self.session_version == again.session
+    }
+
+    /// Takes from a record what it says of the statement that begins. `session` is what it was made
+    /// with. The frame was reset for it.
+    #[inline]
+    pub fn remember(&mut self, again: &Again, session: &[u8]) {
+        if self.session.is_empty() {
+            self.session.extend_from_slice(session);
+            again.fill(self);
+        }
+        self.state.known = Some(again.known);
+        self.state.same = Some(again.number);
+        self.state.object_type = again.object_type;
+        self.state.query_id = again.query_id;
     }
 
     /// Room for what is added to the details when the event leaves, perhaps in an error path.
@@ -227,11 +269,20 @@ impl Frame {
     /// known that is known before. Never throws.
     #[inline]
     pub fn protect(&mut self) {
+        if self.captured && self.in_flight.is_none() {
+            self.state.same = repeats::record_of(self);
+            self.protect_same();
+        }
+    }
+
+    /// As [`Frame::protect`], where `same` says already which record it is the same as.
+    #[inline(always)]
+    pub fn protect_same(&mut self) {
         if !self.captured || self.in_flight.is_some() {
             return;
         }
         let s = &self.state;
-        let same = repeats::record_of(self);
+        let same = s.same;
         let begun = Begun {
             statement_id: s.numbers.statement_id,
             substatement_id: s.numbers.substatement_id,
@@ -254,7 +305,6 @@ impl Frame {
             text: &self.text,
         });
         self.state.in_flight = in_flight;
-        self.state.same = same;
     }
 
     /// The statement needs its entry no more.
@@ -285,6 +335,7 @@ impl Frame {
     }
 
     /// Whether the level asks for the statement, given how it ended.
+    #[inline]
     pub fn recorded(&self, failed: bool) -> bool {
         self.captured
             && !self.left_out

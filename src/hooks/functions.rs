@@ -31,12 +31,12 @@ const NO_TEXT: Text = Text {
 /// From the object access hook; in a transaction that is not aborted.
 #[inline]
 pub unsafe fn called(function: pg_sys::Oid) {
-    let level = guc::level();
-    if level.is_none() || !capture::on_quietly() {
-        return;
-    }
     // The object access hook of an operator's function comes here too: nothing may be looked up.
     let built_in = function.to_u32() < pg_sys::FirstNormalObjectId;
+    let level = guc::level();
+    if built_in && !engine().running.is_empty() || level.is_none() || !capture::on_quietly() {
+        return;
+    }
     unsafe {
         if engine().running.is_empty() && is_fast_path() && !engine().holds_fast_path() {
             fast_path(function);
@@ -160,6 +160,7 @@ impl Engine {
     }
 
     /// Takes the held statement; a fast-path call ends with that, `ended` if it ends just now.
+    #[inline]
     pub fn take_held(&mut self, ended: bool) -> Option<Id> {
         let id = self.held.take()?;
         if !self.frame(id).sent && !self.complete(id, ended) {
@@ -170,11 +171,14 @@ impl Engine {
     }
 
     /// What a fast-path call knows only at its end; whether the statement is recorded at all.
+    #[inline]
     pub fn complete(&mut self, id: Id, ended: bool) -> bool {
+        !self.frame(id).fast_path || self.complete_fast_path(id, ended)
+    }
+
+    #[cold]
+    fn complete_fast_path(&mut self, id: Id, ended: bool) -> bool {
         let frame = self.frame(id);
-        if !frame.fast_path {
-            return true;
-        }
         frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
         if ended {
             let now = unsafe { raw::GetCurrentTimestamp() };

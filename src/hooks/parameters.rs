@@ -12,13 +12,14 @@ use crate::pg::{guc, raw};
 
 #[derive(Default)]
 struct Collected {
-    any: bool,
     values: Vec<u8>,
     /// Number of the parameter and its full length, of those that were cut.
     cut: Vec<(usize, usize)>,
 }
 
 static mut COLLECTED: Option<Collected> = None;
+/// Something was collected, perhaps nothing but an empty list.
+static mut ANY: bool = false;
 
 fn collected() -> &'static mut Collected {
     // SAFETY: one thread; no reference outlives a function of this file.
@@ -37,8 +38,8 @@ pub unsafe fn collect(params: pg_sys::ParamListInfo) {
 }
 
 unsafe fn collect_values(params: pg_sys::ParamListInfo) {
+    unsafe { ANY = true };
     let into = collected();
-    into.any = true;
     into.values.clear();
     into.cut.clear();
     unsafe {
@@ -82,11 +83,16 @@ fn keep(number: usize, text: &[u8]) {
 }
 
 /// Gives the collected values to the statement that has begun. Never throws.
+#[inline]
 pub fn hand_over(frame: &mut Frame) {
-    let from = collected();
-    if !std::mem::take(&mut from.any) {
-        return;
+    // SAFETY: one thread.
+    if unsafe { core::mem::take(&mut *(&raw mut ANY)) } {
+        hand_over_values(frame);
     }
+}
+
+fn hand_over_values(frame: &mut Frame) {
+    let from = collected();
     frame.state.with_parameters = true;
     frame.parameters.clear();
     frame.parameters.extend_from_slice(&from.values);

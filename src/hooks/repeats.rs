@@ -4,9 +4,12 @@
 //!
 //! Nothing here throws; only [`find`] allocates, where a text is new.
 
+use audit_core::event::Classes;
 use audit_core::sql::redact;
+use pgrx::pg_sys;
 
 use super::frame::Frame;
+use crate::pg::{compat, guc, names};
 
 /// Number of texts remembered: each has its place by its address and length.
 const PLACES: usize = 64;
@@ -31,6 +34,62 @@ struct Place {
     record: Option<Record>,
 }
 
+/// More relations than that are named anew each time.
+const RELATIONS: usize = 5;
+
+/// What a planned query does to which relations, by their OIDs: as long as no name changes, the same
+/// text that does the same has the same names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Uses {
+    /// The command, the relation that is written to, and pairs of relation and privileges.
+    numbers: [u32; 2 + 2 * RELATIONS],
+}
+
+impl Uses {
+    /// `None`: too many relations.
+    ///
+    /// # Safety
+    /// `stmt` is a valid planned statement.
+    #[inline]
+    pub unsafe fn of(stmt: *const pg_sys::PlannedStmt) -> Option<Uses> {
+        let mut numbers = [0; 2 + 2 * RELATIONS];
+        let mut end = 2;
+        unsafe {
+            numbers[0] = (*stmt).commandType as u32;
+            numbers[1] = compat::target_of_plan(stmt).relid.to_u32();
+            compat::for_each_used_relation(stmt, |relid, privileges| {
+                if let (Some(pair), Ok(privileges)) =
+                    (numbers.get_mut(end..end + 2), u32::try_from(privileges))
+                {
+                    pair.copy_from_slice(&[relid.to_u32(), privileges]);
+                    end += 2;
+                } else {
+                    end = usize::MAX - 2;
+                }
+            });
+        }
+        (end <= numbers.len()).then_some(Uses { numbers })
+    }
+}
+
+/// A query that begins, as its plan tells it.
+pub struct Plan {
+    pub uses: Uses,
+    pub query_id: i64,
+    /// It is recorded whatever `audit.catalog` says.
+    pub audited: bool,
+}
+
+/// What the names of a record were made of.
+#[derive(Clone, Copy)]
+struct Origin {
+    uses: Uses,
+    /// [`names::relations_version`] when they were looked up.
+    version: u32,
+    /// It reads nothing but the catalog.
+    only_catalog: bool,
+}
+
 /// What the last full record of a text says besides it.
 #[derive(Clone, Copy)]
 struct Record {
@@ -41,9 +100,9 @@ struct Record {
     classes: u16,
     query_id: i64,
     object_type: &'static str,
-    /// Where command and object name end among the names; the relations follow.
-    ends: [u8; 3],
+    ends: Ends,
     names: [u8; NAMES],
+    origin: Option<Origin>,
 }
 
 static mut PLACE: [Place; PLACES] = [const {
@@ -62,7 +121,7 @@ fn place(at: usize) -> &'static mut Place {
 
 /// Whether `text` can be kept as it is, which depends on nothing but its bytes; and where it is
 /// remembered, if it was seen before.
-#[inline]
+#[inline(always)]
 pub fn find(text: &[u8]) -> (bool, Option<Known>) {
     let address = text.as_ptr() as usize;
     let at = (address >> 3 ^ address >> 9 ^ text.len()) % PLACES;
@@ -74,6 +133,12 @@ pub fn find(text: &[u8]) -> (bool, Option<Known>) {
         };
         return (true, Some(known));
     }
+    (remember(place, text), None)
+}
+
+/// Whether `text`, which is new, can be kept as it is; if so it takes the place.
+#[inline(never)]
+fn remember(place: &mut Place, text: &[u8]) -> bool {
     let harmless = !redact::may_hold_secret(text);
     if harmless && text.len() <= MOST {
         place.text.clear();
@@ -81,26 +146,39 @@ pub fn find(text: &[u8]) -> (bool, Option<Known>) {
         place.serial = place.serial.wrapping_add(1);
         place.record = None;
     }
-    (harmless, None)
+    harmless
+}
+
+/// Where command, object name and relations end among a record's names, which are in this order.
+#[derive(Clone, Copy)]
+struct Ends([u8; 3]);
+
+impl Ends {
+    /// Whether the frame's names have these lengths.
+    #[inline]
+    fn are_those_of(&self, frame: &Frame) -> bool {
+        let [command, object, end] = self.0.map(usize::from);
+        command == frame.command.len()
+            && object - command == frame.object_name.len()
+            && end - object == frame.relations.len()
+    }
 }
 
 impl Record {
     /// Whether it is alike in all but the names, and has names of these lengths.
     #[inline]
     fn is_like(&self, frame: &Frame) -> bool {
-        let [command, object, end] = self.ends.map(usize::from);
         self.session == frame.session_version
             && self.classes == frame.classes.0
             && self.query_id == frame.query_id
-            && self.object_type == frame.object_type
-            && command == frame.command.len()
-            && object - command == frame.object_name.len()
-            && end - object == frame.relations.len()
+            && (core::ptr::eq(self.object_type, frame.object_type)
+                || self.object_type == frame.object_type)
+            && self.ends.are_those_of(frame)
     }
 
     #[inline]
     fn has_names_of(&self, frame: &Frame) -> bool {
-        let [command, object, end] = self.ends.map(usize::from);
+        let [command, object, end] = self.ends.0.map(usize::from);
         self.names[..command] == frame.command
             && self.names[command..object] == frame.object_name
             && self.names[object..end] == frame.relations
@@ -135,6 +213,82 @@ pub fn of(frame: &Frame) -> Option<u64> {
     (record.is_like(frame) && same).then_some(record.position)
 }
 
+/// The record that says all but the numbers of a query that begins. (No reference to it: see [`place`].)
+pub struct Again {
+    pub known: Known,
+    pub number: u32,
+    pub session: u32,
+    pub query_id: i64,
+    pub object_type: &'static str,
+    ends: Ends,
+    text: usize,
+}
+
+/// The record that says all but the numbers of this query, if its names need not be looked at to know.
+#[inline(always)]
+pub fn again(known: Known, session: u32, classes: Classes, plan: &Plan) -> Option<Again> {
+    let place = place(known.place.into());
+    let record = place.record.as_ref()?;
+    let origin = record.origin.as_ref()?;
+    let same = place.serial == known.serial
+        && record.session == session
+        && record.classes == classes.0
+        && record.query_id == plan.query_id
+        && origin.version == names::relations_version()
+        && origin.uses == plan.uses
+        && (!origin.only_catalog || guc::catalog() || plan.audited);
+    same.then_some(Again {
+        known,
+        number: record.number,
+        session: record.session,
+        query_id: record.query_id,
+        object_type: record.object_type,
+        ends: record.ends,
+        text: place.text.len(),
+    })
+}
+
+impl Again {
+    /// Whether what the frame's buffers hold is as long as what the record says.
+    #[inline]
+    pub fn has_lengths_of(&self, frame: &Frame) -> bool {
+        self.ends.are_those_of(frame) && self.text == frame.text.len()
+    }
+
+    /// Copies names and text into an empty frame.
+    #[inline(never)]
+    pub fn fill(&self, frame: &mut Frame) {
+        let place = place(self.known.place.into());
+        let Some(Record { ends, names, .. }) = &place.record else {
+            return; // It was there when this was made.
+        };
+        let [command, object, end] = ends.0.map(usize::from);
+        frame.command.extend_from_slice(&names[..command]);
+        frame.object_name.extend_from_slice(&names[command..object]);
+        frame.relations.extend_from_slice(&names[object..end]);
+        frame.text.extend_from_slice(&place.text);
+    }
+}
+
+/// A query whose names were looked up turned out to be what a record says: how to tell next time without
+/// them. `version`: of the names, from before the look.
+pub fn learn(frame: &Frame, uses: Uses, version: u32, only_catalog: bool) {
+    let (Some(known), Some(number)) = (frame.known, frame.same) else {
+        return;
+    };
+    let place = place(known.place.into());
+    if place.serial == known.serial
+        && let Some(record) = &mut place.record
+        && record.number == number
+    {
+        record.origin = Some(Origin {
+            uses,
+            version,
+            only_catalog,
+        });
+    }
+}
+
 /// Whether the records so far are of no use, as the worker found one damaged: `count` has changed. They
 /// are forgotten then.
 #[inline]
@@ -163,6 +317,10 @@ pub fn keep(frame: &Frame, position: u64) {
         NUMBER = NUMBER.wrapping_add(1).max(1);
         NUMBER
     };
+    // The same once more, at another place.
+    let before = place.record.as_ref();
+    let before = before.filter(|r| frame.same == Some(r.number) && r.ends.are_those_of(frame));
+    let origin = before.and_then(|before| before.origin);
     let record = place.record.insert(Record {
         position,
         number,
@@ -170,11 +328,12 @@ pub fn keep(frame: &Frame, position: u64) {
         classes: frame.classes.0,
         query_id: frame.query_id,
         object_type: frame.object_type,
-        ends: [0; 3],
+        ends: Ends([0; 3]),
         names: [0; NAMES],
+        origin,
     });
     let mut end = 0;
-    for (name, stored) in names.into_iter().zip(&mut record.ends) {
+    for (name, stored) in names.into_iter().zip(&mut record.ends.0) {
         record.names[end..end + name.len()].copy_from_slice(name);
         end += name.len();
         *stored = end as u8;

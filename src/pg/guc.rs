@@ -170,6 +170,12 @@ pub fn context() -> &'static [u8] {
     unsafe { super::raw::bytes(CONTEXT) }
 }
 
+/// Whether `audit.branch` is set.
+#[inline]
+pub fn has_branch() -> bool {
+    unsafe { !BRANCH.is_null() && *BRANCH != 0 }
+}
+
 /// `audit.branch`; empty where not set.
 pub fn branch() -> &'static [u8] {
     unsafe { super::raw::bytes(BRANCH) }

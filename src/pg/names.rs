@@ -66,11 +66,18 @@ static mut CACHE: Cache = Cache {
 };
 
 static mut ROLES_VERSION: u32 = 0;
+static mut RELATIONS_VERSION: u32 = 0;
 
 /// Changes when names of roles may have changed: the cache has forgotten them.
 #[inline]
 pub fn roles_version() -> u32 {
     unsafe { ROLES_VERSION }
+}
+
+/// Changes when names of relations may have changed: what was made of them has to be made anew.
+#[inline]
+pub fn relations_version() -> u32 {
+    unsafe { RELATIONS_VERSION }
 }
 
 /// SAFETY of all uses: one thread; no reference outlives a call that may run a callback below.
@@ -81,7 +88,11 @@ fn cache() -> &'static mut Cache {
 /// Registers the callbacks that empty the caches. Called once per backend, in a transaction.
 /// Throws when there is no slot left (FATAL).
 pub unsafe fn register() {
+    fn relations_changed() {
+        unsafe { RELATIONS_VERSION = RELATIONS_VERSION.wrapping_add(1) };
+    }
     unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+        relations_changed();
         if relid == pg_sys::InvalidOid {
             cache().relations.clear();
         } else {
@@ -89,6 +100,7 @@ pub unsafe fn register() {
         }
     }
     unsafe extern "C-unwind" fn schema_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
+        relations_changed();
         cache().relations.clear();
         cache().functions.clear();
     }

@@ -135,7 +135,7 @@ unsafe fn learn_roles(roles: Roles) {
 }
 
 /// The session's attributes as they are now, encoded; empty before [`begin`]. Never throws.
-#[inline]
+#[inline(always)]
 pub fn encoded() -> &'static [u8] {
     unsafe {
         let Some(state) = (*(&raw mut STATE)).as_mut() else {
@@ -149,7 +149,7 @@ pub fn encoded() -> &'static [u8] {
 }
 
 impl State {
-    #[inline]
+    #[inline(always)]
     unsafe fn changed(&self) -> bool {
         let seen = &self.seen;
         unsafe {
@@ -157,10 +157,11 @@ impl State {
                 || seen.application_name != raw::bytes(pg_sys::application_name)
                 || self.encoded.is_empty()
                 || seen.attributes_version != guc::attributes_version()
-                || (guc::branch().is_empty() && seen.branch != neon_branch())
+                || (neon_is_there() && !guc::has_branch() && seen.branch != neon_branch())
         }
     }
 
+    #[inline(never)]
     unsafe fn encode(&mut self) {
         unsafe {
             VERSION = VERSION.wrapping_add(1);
@@ -228,19 +229,25 @@ pub fn branch() -> &'static [u8] {
 
 /// `neon.branch_id`; empty where there is no such setting. Never throws: the setting is looked for
 /// once, and only its value is read afterwards.
-#[inline]
 fn neon_branch() -> &'static [u8] {
+    if !neon_is_there() {
+        return &[];
+    }
+    unsafe { raw::bytes(raw::GetConfigOption(NEON_BRANCH.as_ptr(), true, false)) }
+}
+
+const NEON_BRANCH: &core::ffi::CStr = c"neon.branch_id";
+
+/// Whether there is such a setting. Never throws.
+#[inline]
+fn neon_is_there() -> bool {
     static mut KNOWN: Option<bool> = None;
-    let name = c"neon.branch_id".as_ptr();
     unsafe {
-        let known = match KNOWN {
-            Some(known) => known,
-            None => !raw::GetConfigOption(name, true, false).is_null(),
-        };
-        KNOWN = Some(known);
-        match known {
-            true => raw::bytes(raw::GetConfigOption(name, true, false)),
-            false => &[],
+        if let Some(known) = KNOWN {
+            return known;
         }
+        let known = !raw::GetConfigOption(NEON_BRANCH.as_ptr(), true, false).is_null();
+        KNOWN = Some(known);
+        known
     }
 }

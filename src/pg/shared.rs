@@ -208,13 +208,14 @@ impl Shared {
         String::new()
     }
 
-    /// Wakes the worker if it sleeps. One load when it doesn't; about 10 µs when it does.
+    /// Wakes the worker if it sleeps: after a push, or a fence. One load when it doesn't; about 10 µs
+    /// when it does.
     #[inline]
     pub fn wake_worker(&self) {
-        // SeqCst: the record's publication before this load and the worker's store of the flag
-        // before its last look at the ring must not pass each other, or a record would sleep.
-        core::sync::atomic::fence(Ordering::SeqCst);
-        if self.worker_sleeping.load(Ordering::Relaxed) != 0
+        // SeqCst: the push's move of the ring's head before this load and the worker's store of the
+        // flag before its last look at the head must not pass each other, or a record would sleep.
+        // The push has moved the head with SeqCst; where there was none, the caller has a fence.
+        if self.worker_sleeping.load(Ordering::SeqCst) != 0
             && self.worker_sleeping.swap(0, Ordering::SeqCst) != 0
         {
             self.set_worker_latch();

@@ -110,7 +110,7 @@ fn keep_short_session(mine: &Mine, encoded: &[u8]) {
 /// A statement that will be recorded begins. `content` is not 0 and stands for all of it but what is in
 /// `begun`: an entry that has held it before keeps it. The result is for [`finish`] and [`close`];
 /// `None`: more statements are under way than a slot holds.
-#[inline]
+#[inline(always)]
 pub fn open<'s>(
     content: Option<u32>,
     begun: &Begun,
@@ -129,6 +129,16 @@ pub fn open<'s>(
         mine.slot.reopen(at, begun, wants_session);
         return Some(at as u8);
     }
+    open_new(mine, content, &statement(), wants_session)
+}
+
+#[inline(never)]
+fn open_new(
+    mine: &mut Mine,
+    content: u32,
+    statement: &Statement,
+    wants_session: bool,
+) -> Option<u8> {
     // A free entry that holds nothing to come back to, if there is one.
     let free = |at: &usize| mine.used >> at & 1 == 0;
     let at = (0..ENTRIES)
@@ -136,7 +146,7 @@ pub fn open<'s>(
         .or_else(|| (0..ENTRIES).find(free))?;
     mine.used |= 1 << at;
     mine.contents[at] = content;
-    mine.slot.open(at, &statement(), wants_session);
+    mine.slot.open(at, statement, wants_session);
     Some(at as u8)
 }
 

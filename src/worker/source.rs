@@ -91,7 +91,7 @@ impl Live {
 
     /// Whether there may be something to read.
     pub fn has_news(&self) -> bool {
-        // SeqCst: pairs with the fence in Shared::wake_worker, see run.rs.
+        // SeqCst: pairs with what Shared::wake_worker speaks of, see run.rs.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.ring.head() != self.cursor || self.ring.dropped_total() != self.told
     }

@@ -186,6 +186,151 @@ fn what_changes_between_two_of_them_is_on_record() {
 }
 
 #[test]
+fn a_prepared_statement_has_the_names_of_its_time() {
+    let cluster = cluster("'1MB'");
+    let mut client = cluster.app();
+    let mut elsewhere = cluster.app();
+    run(&mut client, "SET search_path = public, s, \"S 2\"", 1);
+    run(&mut elsewhere, "CREATE SCHEMA s", 1);
+    let prepared = client.prepare(TEXT).expect("prepares");
+    let mut expected = Vec::new();
+    for (change, name) in [
+        ("SELECT 1", "public.t"),
+        ("ALTER TABLE public.t SET SCHEMA s", "s.t"),
+        ("ALTER SCHEMA s RENAME TO \"S 2\"", "\"S 2\".t"),
+        ("ANALYZE \"S 2\".t", "\"S 2\".t"),
+    ] {
+        run(&mut elsewhere, change, 1);
+        for _ in 0..5 {
+            client.execute(&prepared, &[]).expect("runs");
+            expected.push(format!("{name} | {name}"));
+        }
+    }
+    cluster.flush();
+    let found = cluster.trail(
+        "object_name || ' | ' || array_to_string(relations, ', ')",
+        &format!("statement = '{TEXT}'"),
+    );
+    assert_eq!(found, expected);
+    check_event_numbers(&cluster, "true");
+}
+
+#[test]
+fn the_fifth_time_says_what_the_first_did() {
+    let cluster = cluster("'1MB'");
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE a (n int); CREATE TABLE b (n int); CREATE TABLE c (n int); CREATE TABLE d (n int);
+             CREATE VIEW v AS SELECT n FROM a; CREATE VIEW w AS SELECT n FROM a;
+             CREATE RULE also AS ON INSERT TO w DO ALSO INSERT INTO b VALUES (new.n);
+             CREATE TABLE p (n int) PARTITION BY RANGE (n);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+             CREATE FUNCTION f(n int) RETURNS int LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM FROM a; INSERT INTO b VALUES (n); RETURN n; END $$;
+             INSERT INTO t VALUES (1); INSERT INTO a VALUES (1)",
+        )
+        .ok();
+    let times = 5;
+    let texts = [
+        "SELECT 1",
+        "SELECT FROM a JOIN b ON true",
+        "SELECT FROM t, a, b, c, d, p, v",
+        "SELECT FROM v",
+        "SELECT FROM pg_class LIMIT 1",
+        "INSERT INTO v VALUES (1)",
+        "INSERT INTO w VALUES (2)",
+        "INSERT INTO p VALUES (3)",
+        "INSERT INTO a SELECT n FROM t",
+        "UPDATE a SET n = 1 FROM b",
+        "UPDATE v SET n = 1",
+        "DELETE FROM c USING d",
+        "WITH x AS (INSERT INTO c VALUES (1) RETURNING n) SELECT FROM x, a",
+        "SELECT f(n) FROM t",
+        "SELECT FROM a WHERE n = (SELECT max(n) FROM b) FOR UPDATE",
+        "EXPLAIN ANALYZE SELECT FROM a, b",
+        "COPY (SELECT n FROM a WHERE n < 0) TO '/dev/null'",
+        "DECLARE x CURSOR WITH HOLD FOR SELECT FROM a; FETCH x; CLOSE x",
+        "VALUES (1), (2)",
+    ];
+    cluster.flush();
+    let before = cluster.value("SELECT max(seq) FROM audit.log");
+    let mut client = cluster.app();
+    // One after the other, and each by itself: the frame that a statement gets had another one before,
+    // or the same.
+    for _ in 0..times {
+        for text in texts {
+            run(&mut client, text, 1);
+        }
+    }
+    for text in texts {
+        run(&mut client, text, times);
+    }
+    cluster.flush();
+    let all =
+        "class, command, object_type, object_name, relations, statement, user_name, outcome, depth";
+    let odd = cluster.query(
+        "postgres",
+        &format!(
+            "SELECT {all}, count(*) FROM audit.log WHERE seq > {before} AND class <> 'SESSION' AND statement NOT LIKE '%audit.%'
+             GROUP BY {all} HAVING count(*) % {times} <> 0"
+        ),
+    );
+    assert_eq!(odd, Vec::<String>::new());
+    // And the first is right.
+    for (text, object, relations) in [
+        ("SELECT FROM a JOIN b ON true", "", "{public.a,public.b}"),
+        ("SELECT FROM v", "", "{public.v,public.a}"),
+        (
+            "INSERT INTO v VALUES (1)",
+            "VIEW public.v",
+            "{public.a,public.v}",
+        ),
+        ("INSERT INTO p VALUES (3)", "TABLE public.p", "{public.p}"),
+        (
+            "UPDATE a SET n = 1 FROM b",
+            "TABLE public.a",
+            "{public.a,public.b}",
+        ),
+        (
+            "SELECT FROM pg_class LIMIT 1",
+            "TABLE pg_catalog.pg_class",
+            "{pg_catalog.pg_class}",
+        ),
+    ] {
+        let found = cluster.query(
+            "postgres",
+            &format!(
+                "SELECT concat_ws(' ', object_type, object_name), (SELECT array_agg(r ORDER BY r) FROM unnest(relations) r) =
+                 (SELECT array_agg(r ORDER BY r) FROM unnest('{relations}'::text[]) r), count(*)
+                 FROM audit.log WHERE statement = '{text}' GROUP BY 1, 2"
+            ),
+        );
+        assert_eq!(found, [format!("{object} | t | {}", 2 * times)], "{text}");
+    }
+    check_event_numbers(&cluster, "true");
+}
+
+#[test]
+fn a_query_of_the_catalog_is_left_out_however_often_it_was_recorded() {
+    let cluster = cluster("'1MB'");
+    let mut client = cluster.app();
+    let text = "SELECT FROM pg_class WHERE oid = 1259";
+    let mut expected = 0;
+    for (setting, recorded) in [("on", 4), ("off", 0), ("on", 4), ("off", 0)] {
+        run(&mut client, &format!("SET audit.catalog = {setting}"), 1);
+        run(&mut client, text, 4);
+        expected += recorded;
+        assert_eq!(
+            cluster.count(&format!("statement = '{text}'")),
+            expected,
+            "{setting}"
+        );
+    }
+    check_event_numbers(&cluster, "true");
+}
+
+#[test]
 fn a_damaged_record_costs_those_that_repeat_it_and_no_more() {
     let cluster = cluster("'1MB'");
     let worker = cluster.suspend_worker();

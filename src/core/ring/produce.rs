@@ -94,6 +94,7 @@ impl Ring {
     /// [`Ring::try_push`] of a record that can't be read without an earlier one, `refers_to`, which
     /// this process has pushed. It is refused where the two would lie further apart than
     /// [`Ring::reach`], as whoever drains gives the earlier one back then.
+    #[inline(always)]
     pub fn try_push_referring(
         &self,
         parts: &[&[u8]],
@@ -104,7 +105,7 @@ impl Ring {
         self.push(parts, pid, limit, Some(refers_to))
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(
         &self,
         parts: &[&[u8]],
@@ -151,6 +152,7 @@ impl Ring {
     }
 
     /// Length of the payload, if a record may be that long.
+    #[inline]
     fn payload_len(&self, parts: &[&[u8]]) -> Result<u32, PushError> {
         let len = parts
             .iter()
@@ -163,6 +165,7 @@ impl Ring {
     }
 
     /// Takes the bytes for a record, and for a PAD where the record would straddle the end.
+    #[inline(always)]
     fn reserve(
         &self,
         len: u32,
@@ -174,8 +177,8 @@ impl Ring {
         let shared = self.memory.shared();
         let need = footprint(len);
         let limit = limit.of(self.capacity);
-        // Relaxed, here and below: nothing is published through head. It only divides the bytes
-        // among producers, and for that the order of its own values is enough.
+        // Relaxed: nothing is published through head. It only divides the bytes among producers, and
+        // for that the order of its own values is enough.
         let mut head = shared.head.load(Ordering::Relaxed);
         loop {
             // Acquire: bytes that tail gives back are zeroed before we write into them. A stale
@@ -201,12 +204,12 @@ impl Ring {
             // Before the swap, so that nothing is left to compute after it.
             let fields = self.seal.header(payload_crc, start, len, pid);
             let next = start.wrapping_add(need);
-            match shared.head.compare_exchange_weak(
-                head,
-                next,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
+            // SeqCst, for a consumer that sleeps, not for the record: what the producer reads with
+            // SeqCst after its push, it reads after this in the order of all such operations.
+            match shared
+                .head
+                .compare_exchange_weak(head, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
                 Ok(_) => {
                     return Ok(Reserved {
                         pad_start: head,

@@ -39,6 +39,7 @@ impl Seal {
     }
 
     /// CRC of ring id and payload: the part that takes long, known before the position is.
+    #[inline]
     pub fn payload(&self, parts: &[&[u8]]) -> u32 {
         parts
             .iter()
@@ -47,6 +48,7 @@ impl Seal {
     }
 
     /// The header of a record; `payload_crc` from [`Seal::payload`].
+    #[inline]
     pub fn header(&self, payload_crc: u32, position: u64, len: u32, pid: u32) -> Fields {
         let header_crc = self.header_crc(position, len, pid);
         Fields {
@@ -57,6 +59,7 @@ impl Seal {
         }
     }
 
+    #[inline]
     fn header_crc(&self, position: u64, len: u32, pid: u32) -> u32 {
         crc::append(self.seed, &Rest::new(position, len, pid).0)
     }

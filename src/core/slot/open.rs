@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 impl Slot {
     /// A statement begins: what is known of it goes into entry `at` (below [`ENTRIES`]).
-    #[inline]
     pub fn open(&self, at: usize, statement: &Statement, wants_session: bool) {
         self.set_content(at, statement);
         let s = statement;
@@ -22,7 +21,7 @@ impl Slot {
     }
 
     /// A statement begins that entry `at` has held before, since when nobody has used the entry.
-    #[inline]
+    #[inline(always)]
     pub fn reopen(&self, at: usize, numbers: &Begun, wants_session: bool) {
         const LEN: usize = entry::CONTENT - entry::NUMBERS;
         let base = ENTRIES_AT + (at % ENTRIES) * ENTRY_LEN;

@@ -5,6 +5,7 @@ use super::*;
 impl Engine {
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
     /// with it, with that transaction's fate.
+    #[inline(always)]
     pub fn succeed(&mut self, id: Id) {
         settings::check(self);
         let frame = &mut self.pool[id];
@@ -25,7 +26,7 @@ impl Engine {
             self.give_back(id);
             return;
         }
-        if checks::joined(self, id) {
+        if depth > 0 && checks::joined(self, id) {
             return;
         }
         checks::flush_below(self, depth);
@@ -61,8 +62,15 @@ impl Engine {
     }
 
     /// Sends the held statement without its fate: another statement of the same transaction begins.
-    #[inline]
+    #[inline(always)]
     pub fn release_held(&mut self) {
+        if self.held.is_some() {
+            self.send_and_release();
+        }
+    }
+
+    #[inline(never)]
+    fn send_and_release(&mut self) {
         if let Some(id) = self.take_held(false) {
             if !self.pool[id].sent {
                 emit::push(self, id, Fate::Open, true);
@@ -170,11 +178,15 @@ impl Engine {
         if fate == Fate::RolledBack && self.held().is_some_and(|held| held.command != b"ROLLBACK") {
             self.held_failed();
         }
-        checks::flush(self);
+        if !self.checks.is_empty() {
+            checks::flush(self);
+        }
         // First the range, then the events that carry it.
         self.fates.end(fate);
         slot::keep_fates(&self.fates);
-        self.judge(Outcome::Failed);
+        if !self.dead.is_empty() {
+            self.judge(Outcome::Failed);
+        }
         if let Some(id) = self.take_held(true) {
             if !self.pool[id].sent {
                 emit::push(self, id, fate, false);
