@@ -6,7 +6,7 @@
 //! their output functions give, which no major version has changed.
 
 use crate::event::Timestamp;
-use crate::sha::{Hash, Message};
+use crate::sha::{Hash, Message, Messages, Put};
 
 /// Version of the canonical record, its first byte.
 pub const VERSION: u8 = 1;
@@ -361,6 +361,20 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// SHA-256(0x00 ‖ canonical record).
     pub fn leaf(&self) -> Hash {
+        let mut message = Message::new(LEAF);
+        self.write(&mut message);
+        message.finish()
+    }
+
+    /// Adds the message that the leaf is the hash of.
+    pub fn add_to(&self, messages: &mut Messages) {
+        messages.begin(LEAF);
+        self.write(messages);
+        messages.end();
+    }
+
+    #[inline(always)]
+    fn write(&self, message: &mut impl Put) {
         let mut head = [0; 89];
         head[0] = VERSION;
         head[1..9].copy_from_slice(&self.seq.to_be_bytes());
@@ -373,13 +387,13 @@ impl Record<'_> {
         for (bit, digest) in optional.clone().enumerate() {
             present |= u8::from(digest.is_some()) << bit;
         }
-        let mut message = Message::new(LEAF);
         message.put(&head);
         message.put(&[present]);
-        for digest in optional.flatten() {
-            message.put(digest);
+        if present != 0 {
+            for digest in optional.flatten() {
+                message.put(digest);
+            }
         }
         message.put(self.numbers);
-        message.finish()
     }
 }

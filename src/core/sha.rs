@@ -1,7 +1,7 @@
 //! SHA-256 of short messages, without the buffering of the general interface: a leaf of the tree
 //! has two blocks, and hashing it is a visible part of what an event costs.
 
-use sha2::digest::generic_array::GenericArray;
+use sha2::digest::generic_array::{GenericArray, typenum::U64};
 use sha2::{Digest, Sha256, compress256};
 
 /// A SHA-256 digest.
@@ -46,25 +46,6 @@ impl Message {
         message
     }
 
-    pub fn put(&mut self, bytes: &[u8]) {
-        if let Some(long) = &mut self.long {
-            long.update(bytes);
-            return;
-        }
-        match self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            Some(room) if self.len + bytes.len() + TAIL <= ROOM => {
-                room.copy_from_slice(bytes);
-                self.len += bytes.len();
-            }
-            _ => {
-                let mut long = Sha256::new();
-                long.update(&self.bytes[..self.len]);
-                long.update(bytes);
-                self.long = Some(long);
-            }
-        }
-    }
-
     /// A number as eight bytes, big-endian.
     pub fn put_i64(&mut self, value: i64) {
         self.put(&value.to_be_bytes());
@@ -83,15 +64,94 @@ impl Message {
     }
 }
 
+/// What a message is written to, piece by piece.
+pub trait Put {
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Put for Message {
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(long) = &mut self.long {
+            long.update(bytes);
+            return;
+        }
+        match self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            Some(room) if self.len + bytes.len() + TAIL <= ROOM => {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+            _ => {
+                let mut long = Sha256::new();
+                long.update(&self.bytes[..self.len]);
+                long.update(bytes);
+                self.long = Some(long);
+            }
+        }
+    }
+}
+
+/// Messages that are written first and hashed together. The processor works on two or three of them at a
+/// time then; a message that was written just now it has to wait for.
+#[derive(Default)]
+pub struct Messages {
+    /// Whole blocks, with their padding; behind them the message being written.
+    bytes: Vec<u8>,
+    /// Where each message ends.
+    ends: Vec<usize>,
+}
+
+impl Messages {
+    /// Begins a message with a byte that says what it is.
+    #[inline]
+    pub fn begin(&mut self, prefix: u8) {
+        self.bytes.push(prefix);
+    }
+
+    /// Ends the message.
+    #[inline]
+    pub fn end(&mut self) {
+        let start = self.ends.last().copied().unwrap_or(0);
+        let len = self.bytes.len() - start;
+        let end = start + (len + TAIL).div_ceil(BLOCK) * BLOCK;
+        self.bytes.push(0x80);
+        self.bytes.resize(end - 8, 0);
+        let bits = (len as u64) * 8;
+        self.bytes.extend_from_slice(&bits.to_be_bytes());
+        self.ends.push(end);
+    }
+
+    /// Hashes all messages in their order, `into` being emptied first, and forgets them.
+    pub fn hash(&mut self, into: &mut Vec<Hash>) {
+        into.clear();
+        let mut start = 0;
+        for end in &self.ends {
+            into.push(compress(&self.bytes[start..*end]));
+            start = *end;
+        }
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+impl Put for Messages {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
 /// Hashes whole blocks that carry their padding.
 fn compress(padded: &[u8]) -> Hash {
     let mut state = START;
-    for block in padded.chunks_exact(BLOCK) {
-        compress256(
-            &mut state,
-            core::slice::from_ref(GenericArray::from_slice(block)),
-        );
-    }
+    let (blocks, _) = padded.as_chunks::<BLOCK>();
+    // SAFETY: GenericArray<u8, U64> is [u8; 64] by another name (repr(transparent)).
+    let blocks = unsafe {
+        core::slice::from_raw_parts(
+            blocks.as_ptr().cast::<GenericArray<u8, U64>>(),
+            blocks.len(),
+        )
+    };
+    compress256(&mut state, blocks);
     let mut hash = [0; 32];
     for (to, word) in hash.chunks_exact_mut(4).zip(state) {
         to.copy_from_slice(&word.to_be_bytes());
@@ -113,6 +173,29 @@ pub fn hash_pair(prefix: u8, left: &Hash, right: &Hash) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn together_as_one_by_one() {
+        let bytes: Vec<u8> = (0..700u32).map(|i| (i * 11) as u8).collect();
+        let mut together = Messages::default();
+        let mut hashes = vec![[0; 32]];
+        for _ in 0..2 {
+            let mut expected = Vec::new();
+            for len in 0..bytes.len() {
+                let mut message = Message::new(7);
+                message.put(&bytes[..len]);
+                expected.push(message.finish());
+                together.begin(7);
+                together.put(&bytes[..len / 2]);
+                together.put(&bytes[len / 2..len]);
+                together.end();
+            }
+            together.hash(&mut hashes);
+            assert_eq!(hashes, expected);
+        }
+        together.hash(&mut hashes);
+        assert!(hashes.is_empty());
+    }
 
     #[test]
     fn agrees_with_the_general_interface_at_every_length() {

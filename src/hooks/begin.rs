@@ -115,8 +115,8 @@ pub unsafe fn query(
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
-    let mut own: &[u8] = &[];
-    let (mut session, mut found) = (&own[..], Found::default());
+    let (mut session, mut own): (&[u8], &[u8]) = (&[], &[]);
+    let mut found = Found::default();
     if wanted {
         session = session::encoded();
         own = unsafe { own_text(text, text_from) };

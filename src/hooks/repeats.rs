@@ -55,7 +55,7 @@ impl Uses {
         let mut numbers = [0; 2 + 2 * RELATIONS];
         let mut end = 2;
         unsafe {
-            numbers[0] = (*stmt).commandType as u32;
+            numbers[0] = (*stmt).commandType;
             numbers[1] = compat::target_of_plan(stmt).relid.to_u32();
             compat::for_each_used_relation(stmt, |relid, privileges| {
                 if let (Some(pair), Ok(privileges)) =

@@ -15,7 +15,7 @@ use audit_core::codec::{decode_parameters, decode_session, decode_shape};
 use audit_core::event::Timestamp;
 use audit_core::json::Object;
 use audit_core::record::{BadSalt, BatchRow, FateRow, Record, Salts, fates_digest};
-use audit_core::sha::Hash;
+use audit_core::sha::{Hash, Messages};
 use audit_core::tree::Frontier;
 use pgrx::pg_sys::{self, Datum};
 use std::cell::RefCell;
@@ -169,21 +169,27 @@ impl Store {
                 batch.rows.len(),
                 &mut bulk,
             );
+            let (mut messages, mut hashes) = (Messages::default(), Vec::new());
             for (chunk, rows) in batch.rows.chunks(CHUNK).enumerate() {
                 writer.insert(rows.len(), |i, values, nulls| {
                     let number = chunk * CHUNK + i;
-                    let leaf = self.event(batch, number, leaves, dictionary, values, nulls);
-                    checks.extend_from_slice(&leaf[..CHECK]);
-                    tree.push(leaf);
+                    let to = &mut messages;
+                    self.event(batch, number, leaves, dictionary, values, nulls, to);
                 });
+                messages.hash(&mut hashes);
+                for leaf in &hashes {
+                    checks.extend_from_slice(&leaf[..CHECK]);
+                }
+                tree.extend(&hashes);
             }
             writer.close();
         }
         checks
     }
 
-    /// The columns of audit.event, in their order; returns the leaf. In memory that lives until the
-    /// row is inserted.
+    /// The columns of audit.event, in their order, and the leaf's message. In memory that lives until
+    /// the row is inserted.
+    #[allow(clippy::too_many_arguments)]
     fn event(
         &self,
         batch: &Batch,
@@ -192,7 +198,8 @@ impl Store {
         dictionary: &Dictionary,
         values: &mut [Datum],
         nulls: &mut [bool],
-    ) -> Hash {
+        messages: &mut Messages,
+    ) {
         let (arena, row) = (&batch.arena, &batch.rows[number]);
         let seq = leaves.first_seq + number as i64;
         let fields = [
@@ -240,7 +247,7 @@ impl Store {
             batch: (number == leaves.last.0).then_some(leaves.last.1),
             numbers: arena.content(row.packed),
         }
-        .leaf()
+        .add_to(messages);
     }
 
     fn parameters(&self, raw: Option<&[u8]>, encoding: u8) -> Option<Datum> {

@@ -13,6 +13,7 @@ use audit_core::numbers;
 use audit_core::record::{Field, Record, field_digest, field_salt};
 use audit_core::repeat::{decode_repeat, encode_repeat};
 use audit_core::ring::{HEADER_LEN, Limit, Read, Ring};
+use audit_core::sha::Messages;
 use audit_core::slot::{Begun, SLOT_LEN, Slots, Statement};
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{Options, may_hold_secret, redact_into};
@@ -349,9 +350,19 @@ fn worker(sample: &Sample) {
     time("leaf of the tree", 1, || {
         black_box(black_box(&record).leaf());
     });
+    let (mut messages, mut leaves) = (Messages::default(), Vec::new());
+    time("256 leaves together, each", 256, || {
+        for _ in 0..256 {
+            black_box(&record).add_to(&mut messages);
+        }
+        messages.hash(&mut leaves);
+    });
     let mut tree = Frontier::default();
     time("leaf added to the tree", 1, || {
         tree.push(black_box(digest));
+    });
+    time("256 leaves added together, each", 256, || {
+        tree.extend(black_box(&leaves));
     });
 }
 

@@ -88,6 +88,29 @@ fn published_roots() {
 }
 
 #[test]
+fn leaves_added_together_make_the_same_tree() {
+    let leaves: Vec<Hash> = (0..700u64).map(|n| leaf_hash(&n.to_be_bytes())).collect();
+    for before in [0, 1, 2, 3, 5, 64, 100, 255, 256, 257] {
+        let mut one_by_one = Frontier::default();
+        leaves[..before]
+            .iter()
+            .for_each(|leaf| one_by_one.push(*leaf));
+        let mut together = one_by_one.clone();
+        for (at, leaf) in leaves[before..].iter().enumerate() {
+            one_by_one.push(*leaf);
+            let mut tree = together.clone();
+            tree.extend(&leaves[before..=before + at]);
+            assert_eq!(tree, one_by_one, "{before} and {}", at + 1);
+        }
+        together.extend(&[]);
+        for piece in leaves[before..].chunks(97) {
+            together.extend(piece);
+        }
+        assert_eq!(together, one_by_one, "{before}, in pieces");
+    }
+}
+
+#[test]
 fn published_inclusion_proofs() {
     let cases: [(u64, u64, &[&str]); 5] = [
         (0, 1, &[]),
