@@ -40,7 +40,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int, help="of each configuration in a round (4 with --quick, else as the workload has it)")
-    parser.add_argument("--more", type=int, help="rounds more where bars are narrow (none with --quick, else 33)")
+    parser.add_argument("--more", type=int, help="rounds more where bars are narrow (none with --quick, else 49)")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
@@ -50,7 +50,7 @@ def arguments():
     whole = not (args.quick or args.rounds or args.workloads or args.configurations)
     args.rounds = args.rounds or (3 if args.quick else 11)
     args.seconds = args.seconds or (4 if args.quick else None)
-    args.more = args.more if args.more is not None else 33 if whole else 0
+    args.more = args.more if args.more is not None else 49 if whole else 0
 
     def chosen(given, quick, everything):
         names = given.split(",") if given else quick if args.quick else [e.name for e in everything if e.name != AGAIN]

@@ -59,14 +59,16 @@ pub fn publish(seq: i64) -> Result<(), String> {
         return Err("audit_ext is not loaded via shared_preload_libraries".into());
     };
     let wanted = seq.max(0) as u64;
-    shared.checkpoint_wanted.fetch_max(wanted, Ordering::SeqCst);
-    shared.set_worker_latch();
     let cv = (&raw const shared.flush_cv).cast_mut();
     let begun = Instant::now();
     unsafe { pg_sys::ConditionVariablePrepareToSleep(cv) };
     let done = loop {
         if shared.checkpointed.load(Ordering::SeqCst) >= wanted {
             break Ok(());
+        }
+        // Each time: the worker forgets what it can't be asked for.
+        if shared.checkpoint_wanted.fetch_max(wanted, Ordering::SeqCst) < wanted {
+            shared.set_worker_latch();
         }
         if shared.checkpoints_fail.load(Ordering::SeqCst) != 0 {
             break Err(shared.last_error());

@@ -193,11 +193,7 @@ impl Engine {
     pub fn give_back(&mut self, id: Id) {
         self.pool[id].unprotect();
         self.pool[id].in_use = false;
-        if self.open.last() == Some(&id) {
-            self.open.pop(); // It is there once.
-        } else {
-            self.open.retain(|other| *other != id);
-        }
+        self.close(id);
         if self.pool[id].spare {
             self.spare = Some(id);
         } else {
@@ -348,6 +344,16 @@ impl Engine {
     #[inline]
     pub fn open(&mut self, id: Id) {
         self.open.push(id);
+    }
+
+    /// A query has ended: from here on another may be where it was.
+    #[inline]
+    pub fn close(&mut self, id: Id) {
+        if self.open.last() == Some(&id) {
+            self.open.pop(); // It is there once.
+        } else {
+            self.open.retain(|other| *other != id);
+        }
     }
 
     /// The statement that runs a query; `None` for a query that belongs to a utility statement.

@@ -446,6 +446,8 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
         if let Some(id) = id {
             with(|engine| {
                 engine.pause(id);
+                // It may be held for longer: for ever where nobody hears how its transaction ends.
+                engine.close(id);
                 engine.succeed(id);
             });
         }

@@ -55,6 +55,8 @@ impl Publisher {
             due: Instant::now(),
         };
         shared.checkpoints_fail.store(0, Ordering::SeqCst);
+        // It may have been of a trail that is no more.
+        shared.checkpointed.store(0, Ordering::SeqCst);
         let event = match publisher.settle(trail.first(), copied) {
             Ok((key, previous)) => {
                 let public = key.public();
@@ -109,8 +111,12 @@ impl Publisher {
         if tree.size() == self.published {
             return None;
         }
-        let wanted = self.shared.checkpoint_wanted.load(Ordering::SeqCst);
-        if wanted > self.published && wanted <= tree.size() && self.problem.is_none() {
+        let wanted = &self.shared.checkpoint_wanted;
+        let size = wanted.load(Ordering::SeqCst);
+        if size > tree.size() {
+            // Of a trail that is no more: who waits for one of this trail asks again.
+            let _ = wanted.compare_exchange(size, 0, Ordering::SeqCst, Ordering::SeqCst);
+        } else if size > self.published && self.problem.is_none() {
             return Some(Duration::ZERO);
         }
         Some(self.due.saturating_duration_since(Instant::now()))

@@ -170,7 +170,12 @@ fn waiting_can_be_cancelled_and_is_bounded() {
         // Then it waits 6 s once, and goes on for good.
         let begun = Instant::now();
         for n in 0..300 {
-            client.simple_query(&large(n)).expect("goes on");
+            let Err(error) = client.simple_query(&large(n)) else {
+                continue;
+            };
+            // The server signals a cancel to the process and to its group: the second may come late.
+            let late = n == 0 && error.code() == Some(&SqlState::QUERY_CANCELED);
+            assert!(late, "{n}: {error}");
         }
         (first, cancelled_after, begun.elapsed())
     });

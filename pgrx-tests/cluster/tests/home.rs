@@ -2,6 +2,9 @@
 //! started again and again, and a trail that begins anew holds everything from its beginning on
 //! (spec/delivery.md, failure matrix).
 
+use std::thread;
+use std::time::Duration;
+
 use audit_cluster_tests::{Cluster, eventually};
 use postgres::Client;
 
@@ -93,6 +96,64 @@ fn an_extension_that_is_dropped_and_made_again_under_load() {
         load.check(&cluster);
         assert_no_restart_loop(&cluster, 4 * faults as usize);
     });
+}
+
+/// Nobody hears the end of that transaction. What the session does next may have its memory where the
+/// statement had its own.
+#[test]
+fn a_transaction_that_ends_without_a_trail_leaves_nothing_behind() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (n int);
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER c AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (new.n = 1) EXECUTE FUNCTION slow()",
+        )
+        .ok();
+    let mut admin = unlocked(&cluster);
+    let mut client = cluster.app();
+    for round in 1..=6 {
+        client.batch_execute("SELECT 'before'").expect("runs");
+        // The extension goes while the transaction commits, and comes while a query runs.
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| {
+                client.batch_execute("INSERT INTO t SELECT 1 FROM generate_series(1, 5)")?;
+                client.batch_execute("INSERT INTO t SELECT 2 FROM pg_sleep(0.6)")
+            });
+            thread::sleep(Duration::from_millis(200));
+            admin
+                .batch_execute("DROP EXTENSION audit_ext")
+                .expect("drops");
+            thread::sleep(Duration::from_millis(550));
+            admin
+                .batch_execute("CREATE EXTENSION audit_ext")
+                .expect("creates");
+            sent.join().expect("ends").expect("both run");
+        });
+        for n in 1..=3 {
+            let nested = format!("DO $$ BEGIN PERFORM {n}; END $$");
+            client.batch_execute(&nested).expect("runs");
+        }
+        cluster.flush();
+        let found = cluster.query(
+            "postgres",
+            "SELECT depth, statement, outcome, transaction_outcome, count(*) FROM audit.log
+             WHERE statement ~ '^(DO|SELECT [1-3]$)' GROUP BY 1, 2, 3, 4 ORDER BY 2",
+        );
+        let mut expected = Vec::new();
+        for n in 1..=3 {
+            let end = "success | committed | 1";
+            expected.push(format!("0 | DO $$ BEGIN PERFORM {n}; END $$ | {end}"));
+        }
+        for n in 1..=3 {
+            expected.push(format!("1 | SELECT {n} | success | committed | 1"));
+        }
+        assert_eq!(found, expected, "round {round}");
+        admin = unlocked(&cluster);
+    }
 }
 
 /// The worker never sees the database without an extension, and still must not add to the new trail

@@ -55,7 +55,6 @@ impl Engine {
 
     /// Keeps a finished check until its statement ends.
     pub fn park(&mut self, id: Id) {
-        self.open.retain(|other| *other != id);
         // It has ended, and others need the entry.
         self.pool[id].unprotect();
         self.checks.push(id);
