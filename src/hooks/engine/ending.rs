@@ -213,12 +213,12 @@ impl Engine {
         let Some(frame) = self.pool.get(id) else {
             return;
         };
-        if !frame.in_use
-            || frame.serial != serial
-            || frame.ending
-            || !self.open.contains(&id)
-            || self.running.contains(&id)
-        {
+        if !frame.in_use || frame.serial != serial || frame.ending || !self.open.contains(&id) {
+            return;
+        }
+        self.close(id);
+        if self.running.contains(&id) {
+            // An ERROR has jumped over it, which is concluded elsewhere.
             return;
         }
         let frame = &mut self.pool[id];
