@@ -239,7 +239,7 @@ impl Engine {
     #[cold]
     #[inline(never)]
     fn die(&mut self, id: Id) {
-        self.open.retain(|other| *other != id);
+        self.close(id);
         self.pool[id].address = 0;
         self.dead.push(id);
     }
@@ -381,14 +381,14 @@ impl Engine {
     /// Whether nothing is under way: no statement that runs, waits or has died.
     #[inline]
     pub fn idle(&self) -> bool {
-        self.running.is_empty() && self.dead.is_empty() && self.held.is_none()
+        self.undisturbed() && self.held.is_none()
     }
 
     /// Whether a hook that looks for the statement of its query would find none, and has none to
     /// bury.
     #[inline]
     pub fn knows_no_query(&self) -> bool {
-        self.running.is_empty() && self.dead.is_empty() && self.open.is_empty()
+        self.undisturbed() && self.open.is_empty()
     }
 
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own

@@ -2,7 +2,7 @@
 //! two things are spared then: the search of the text for secrets, and all of the record but its
 //! numbers. Such a record refers to the last one that says everything (audit_core::repeat::Repeat).
 //!
-//! Nothing here throws; only [`find`] allocates, where a text is new.
+//! Nothing here throws; only [`find`] allocates, where a text is new, and [`Again::fill`].
 
 use audit_core::event::Classes;
 use audit_core::sql::redact;

@@ -173,8 +173,8 @@ impl Store {
             for (chunk, rows) in batch.rows.chunks(CHUNK).enumerate() {
                 writer.insert(rows.len(), |i, values, nulls| {
                     let number = chunk * CHUNK + i;
-                    let to = &mut messages;
-                    self.event(batch, number, leaves, dictionary, values, nulls, to);
+                    self.event(batch, number, leaves, dictionary, values, nulls)
+                        .add_to(&mut messages);
                 });
                 messages.hash(&mut hashes);
                 for leaf in &hashes {
@@ -187,19 +187,17 @@ impl Store {
         checks
     }
 
-    /// The columns of audit.event, in their order, and the leaf's message. In memory that lives until
-    /// the row is inserted.
-    #[allow(clippy::too_many_arguments)]
-    fn event(
+    /// The columns of audit.event, in their order; returns what the leaf is the hash of. In memory that
+    /// lives until the row is inserted.
+    fn event<'b>(
         &self,
-        batch: &Batch,
+        batch: &'b Batch,
         number: usize,
         leaves: &Leaves,
         dictionary: &Dictionary,
         values: &mut [Datum],
         nulls: &mut [bool],
-        messages: &mut Messages,
-    ) {
+    ) -> Record<'b> {
         let (arena, row) = (&batch.arena, &batch.rows[number]);
         let seq = leaves.first_seq + number as i64;
         let fields = [
@@ -247,7 +245,6 @@ impl Store {
             batch: (number == leaves.last.0).then_some(leaves.last.1),
             numbers: arena.content(row.packed),
         }
-        .add_to(messages);
     }
 
     fn parameters(&self, raw: Option<&[u8]>, encoding: u8) -> Option<Datum> {
