@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use audit_cluster_tests::{Cluster, wait_until};
 use postgres::NoTls;
+use postgres::error::SqlState;
 
 /// What a client does with a number, and how that must be on record once the server has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Load {
     stop: AtomicBool,
     sent: Mutex<BTreeSet<u32>>,
     acknowledged: Mutex<BTreeSet<u32>>,
+    answered: AtomicU32,
+    refused: AtomicU32,
 }
 
 impl Load {
@@ -92,10 +95,16 @@ impl Load {
                         // An error is sent before its transaction is aborted: the answer is
                         // whole when the server is ready again.
                         kind == Kind::Failed
-                            && error.code() == Some(&postgres::error::SqlState::DIVISION_BY_ZERO)
+                            && error.code() == Some(&SqlState::DIVISION_BY_ZERO)
                             && client.simple_query("").is_ok()
                     }
                 };
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = &answer
+                    && error.code() == Some(&SqlState::INSUFFICIENT_RESOURCES)
+                {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
                 if expected {
                     self.acknowledged.lock().expect("lock").insert(n);
                 }
@@ -111,6 +120,16 @@ impl Load {
                 }
             }
         }
+    }
+
+    /// Numbers that were answered, however.
+    pub fn answered(&self) -> u32 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Numbers that a full ring has refused.
+    pub fn refused(&self) -> u32 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     pub fn acknowledged(&self) -> usize {

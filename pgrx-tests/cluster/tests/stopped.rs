@@ -13,6 +13,32 @@ use crate::soak::{a_while, series};
 
 const RING: u64 = 1 << 20;
 
+/// `audit.on_full`.
+#[derive(Clone, Copy)]
+enum Full {
+    Wait,
+    Drop,
+    Refuse,
+}
+
+impl Full {
+    fn setting(self) -> &'static str {
+        match self {
+            Full::Wait => "'wait'",
+            Full::Drop => "'drop'",
+            Full::Refuse => "'refuse'",
+        }
+    }
+
+    /// How far the ring fills: only with `drop` beyond the last quarter, which is for ends.
+    fn quarters(self) -> u64 {
+        match self {
+            Full::Wait | Full::Refuse => 3,
+            Full::Drop => 4,
+        }
+    }
+}
+
 /// The ring as its file shows it: nobody has to be asked while the server may hang.
 struct Ring(File);
 
@@ -35,29 +61,42 @@ impl Ring {
     }
 }
 
-/// Stops the worker wherever it is until the ring is filled so far, and some more. A worker that
-/// held a lock of the server's has stopped everybody else, too: it goes on, and is stopped again.
-fn stop_until_filled(cluster: &Cluster, quarters: u64) {
+/// Stops the worker wherever it is until the ring is filled so far, the load has felt it, and some more.
+/// A worker that held a lock of the server's has stopped everybody else, too: it goes on, and is
+/// stopped again.
+fn stop_until_filled(cluster: &Cluster, load: &Load, full: Full) {
     let ring = Ring::of(cluster);
+    let refused = load.refused();
     for _ in 0..50 {
         eventually("the worker runs", || cluster.worker_pid().is_some());
         let worker = cluster.worker_pid().expect("runs");
         a_while(200);
         assert!(kill(worker, "STOP"));
-        let mut moved = (Instant::now(), 0);
-        let full = loop {
+        let mut moved = (Instant::now(), (0, 0));
+        let mut filled_at = None;
+        let felt = loop {
             let (head, fill) = ring.head_and_fill();
-            if fill >= RING / 4 * quarters - RING / 16 {
-                break true;
+            if fill >= RING / 4 * full.quarters() - RING / 16 {
+                let filled_at = *filled_at.get_or_insert(load.answered());
+                let felt = match full {
+                    Full::Wait => true,
+                    // More than fits into what was left.
+                    Full::Drop => load.answered() >= filled_at + 300,
+                    Full::Refuse => load.refused() > refused,
+                };
+                if felt {
+                    break true;
+                }
             }
-            if head != moved.1 {
-                moved = (Instant::now(), head);
+            let now = (head, load.answered());
+            if now != moved.1 {
+                moved = (Instant::now(), now);
             } else if moved.0.elapsed() > Duration::from_secs(1) {
                 break false;
             }
             thread::sleep(Duration::from_millis(5));
         };
-        if full {
+        if felt {
             a_while(1000);
         }
         assert!(kill(worker, "CONT"));
@@ -65,7 +104,7 @@ fn stop_until_filled(cluster: &Cluster, quarters: u64) {
         eventually("the worker has caught up", || {
             ring.head_and_fill().1 < RING / 8
         });
-        if full {
+        if felt {
             return;
         }
     }
@@ -73,15 +112,15 @@ fn stop_until_filled(cluster: &Cluster, quarters: u64) {
 }
 
 /// Plays it so often; the number of events that GAPs tell of, and of holes in the sessions' numbers.
-fn played(faults: u64, on_full: &str, quarters: u64) -> (Cluster, Load, usize) {
+fn played(faults: u64, full: Full) -> (Cluster, Load, usize) {
     let cluster = Cluster::builder()
         .setting("audit.ring_size", "'1MB'")
-        .setting("audit.on_full", on_full)
+        .setting("audit.on_full", full.setting())
         .setting("audit.full_timeout", "'60s'")
         .start();
     let load = Load::during(&cluster, |load| {
         for _ in 0..faults {
-            stop_until_filled(&cluster, quarters);
+            stop_until_filled(&cluster, load, full);
             load.more(50);
         }
     });
@@ -107,7 +146,7 @@ fn played(faults: u64, on_full: &str, quarters: u64) -> (Cluster, Load, usize) {
 #[test]
 fn with_wait_nothing_is_lost() {
     series(1, |faults| {
-        let (cluster, load, told) = played(faults, "'wait'", 3);
+        let (cluster, load, told) = played(faults, Full::Wait);
         assert_eq!(told, 0);
         load.check(&cluster);
     });
@@ -116,7 +155,7 @@ fn with_wait_nothing_is_lost() {
 #[test]
 fn with_drop_everybody_goes_on_and_the_gap_is_exact() {
     series(1, |faults| {
-        let (cluster, load, told) = played(faults, "'drop'", 4);
+        let (cluster, load, told) = played(faults, Full::Drop);
         assert!(told > 0, "the ring was full");
         load.check_but(&cluster, told);
     });
@@ -125,7 +164,7 @@ fn with_drop_everybody_goes_on_and_the_gap_is_exact() {
 #[test]
 fn with_refuse_what_was_let_in_is_on_record() {
     series(1, |faults| {
-        let (cluster, load, told) = played(faults, "'refuse'", 3);
+        let (cluster, load, told) = played(faults, Full::Refuse);
         load.check_but(&cluster, told);
         assert!(cluster.count("sqlstate = '53000'") > 0, "some were refused");
     });
