@@ -11,12 +11,13 @@ CREATE TABLE audit.event (
     session bigint NOT NULL,
     statement bigint NOT NULL,
     numbers bytea NOT NULL,
+    -- In the order of how many events have them: NULLs at the end take no room.
+    salt bytea,
     text text,
     error text,
-    statement_sha256 bytea,
     parameters text[],
     details jsonb,
-    salt bytea
+    statement_sha256 bytea
 ) PARTITION BY RANGE (recorded_at);
 COMMENT ON TABLE audit.event IS 'Events as the worker stores them; read them through the view audit.log';
 COMMENT ON COLUMN audit.event.seq IS 'Position in the trail: 1, 2, 3 ... without gaps';

@@ -15,6 +15,8 @@
 use core::ffi::c_int;
 use pgrx::pg_sys;
 
+use super::raw;
+
 /// Rows given to heap_multi_insert at once: some pages, that fit into a core's own cache.
 pub const CHUNK: usize = 256;
 
@@ -29,8 +31,10 @@ pub struct Writer<'b> {
     bulk: &'b mut Bulk,
     state: pg_sys::BulkInsertState,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
-    /// The index's keys of each row of a chunk.
-    row_keys: Vec<[pg_sys::Datum; MAX_KEYS]>,
+    columns: usize,
+    /// The first so many columns, by their number: the form of a row that has no others.
+    forms: Vec<pg_sys::TupleDesc>,
+    /// Of a chunk, row by row.
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     /// For everything that a chunk allocates; a child of the transaction's memory.
@@ -127,6 +131,7 @@ impl<'b> Writer<'b> {
                 .map(|_| pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsHeapTuple))
                 .collect();
             let columns = (*desc).natts as usize;
+            let cells = rows.min(CHUNK) * columns;
             Writer {
                 relation,
                 index,
@@ -134,9 +139,10 @@ impl<'b> Writer<'b> {
                 state: bulk.take(),
                 bulk,
                 slots,
-                row_keys: Vec::with_capacity(rows.min(CHUNK)),
-                values: vec![pg_sys::Datum::null(); columns],
-                nulls: vec![false; columns],
+                columns,
+                forms: (0..=columns).map(|n| first_columns(desc, n)).collect(),
+                values: vec![pg_sys::Datum::null(); cells],
+                nulls: vec![false; cells],
                 memory,
                 keys,
                 pages_per_range,
@@ -156,33 +162,42 @@ impl<'b> Writer<'b> {
         rows: usize,
         mut fill: impl FnMut(usize, &mut [pg_sys::Datum], &mut [bool]),
     ) {
+        let (columns, cells) = (self.columns, rows * self.columns);
         unsafe {
             let old = pg_sys::MemoryContextSwitchTo(self.memory);
-            let desc = (*self.relation).rd_att;
-            self.row_keys.clear();
-            for (i, slot) in self.slots[..rows].iter().enumerate() {
-                fill(i, &mut self.values, &mut self.nulls);
-                let mut keys = [pg_sys::Datum::null(); MAX_KEYS];
-                keys[..self.keys].copy_from_slice(&self.values[..self.keys]);
-                self.row_keys.push(keys);
-                let tuple = pg_sys::heap_form_tuple(
-                    desc,
-                    self.values.as_mut_ptr(),
-                    self.nulls.as_mut_ptr(),
-                );
-                // "true": the slot owns the tuple, so it is not copied once more.
-                pg_sys::ExecStoreHeapTuple(tuple, *slot, true);
+            let values = self.values[..cells].chunks_exact_mut(columns);
+            let nulls = self.nulls[..cells].chunks_exact_mut(columns);
+            for (i, (values, nulls)) in values.zip(nulls).enumerate() {
+                fill(i, values, nulls);
             }
-            pg_sys::heap_multi_insert(
-                self.relation,
-                self.slots.as_mut_ptr(),
-                rows as c_int,
-                pg_sys::GetCurrentCommandId(true),
-                // Always at the end: rows of a batch stay together, in the order of seq.
-                pg_sys::HEAP_INSERT_SKIP_FSM as c_int,
-                self.state,
-            );
-            self.note_extremes();
+            let command = pg_sys::GetCurrentCommandId(true);
+            // One guard for all rows; nothing in it has a Drop that an ERROR would pass over.
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                for (i, slot) in self.slots[..rows].iter().enumerate() {
+                    let cells = i * columns..(i + 1) * columns;
+                    // A row that ends before its table's last column has NULL there: what is NULL at the
+                    // end is left out, and often the bitmap of NULLs with it (8 bytes).
+                    let nulls = &mut self.nulls[cells.clone()];
+                    let used = nulls
+                        .iter()
+                        .rposition(|null| !null)
+                        .map_or(0, |last| last + 1);
+                    let values = self.values[cells].as_mut_ptr();
+                    let tuple = raw::heap_form_tuple(self.forms[used], values, nulls.as_mut_ptr());
+                    // "true": the slot owns the tuple, so it is not copied once more.
+                    raw::ExecStoreHeapTuple(tuple, *slot, true);
+                }
+                raw::heap_multi_insert(
+                    self.relation,
+                    self.slots.as_mut_ptr(),
+                    rows as c_int,
+                    command,
+                    // Always at the end: rows of a batch stay together, in the order of seq.
+                    pg_sys::HEAP_INSERT_SKIP_FSM as c_int,
+                    self.state,
+                );
+            });
+            self.note_extremes(rows);
             for slot in &self.slots[..rows] {
                 disown(*slot);
             }
@@ -193,17 +208,18 @@ impl<'b> Writer<'b> {
 
     /// Notes the extremes of each range of pages that the rows went to, and tells the index of those
     /// that are complete.
-    unsafe fn note_extremes(&mut self) {
-        for i in 0..self.row_keys.len() {
+    unsafe fn note_extremes(&mut self, rows: usize) {
+        for i in 0..rows {
+            let keys = &self.values[i * self.columns..][..self.keys];
             // SAFETY: heap_multi_insert left each row's place in its slot.
             let tid = unsafe { (*self.slots[i]).tts_tid };
             let range = block_of(&tid) / self.pages_per_range;
             match &mut self.untold {
                 Some(extremes) if extremes.range == range => {
-                    extremes.widen(&self.row_keys[i][..self.keys]);
+                    extremes.widen(keys);
                 }
                 other => {
-                    let next = Extremes::new(range, tid, self.row_keys[i]);
+                    let next = Extremes::new(range, tid, keys);
                     if let Some(complete) = other.replace(next) {
                         unsafe { self.tell_index(complete) };
                     }
@@ -252,6 +268,17 @@ impl<'b> Writer<'b> {
     }
 }
 
+/// The form of a row that has only the first `count` columns. Throws.
+unsafe fn first_columns(all: pg_sys::TupleDesc, count: usize) -> pg_sys::TupleDesc {
+    unsafe {
+        let form = pg_sys::CreateTemplateTupleDesc(count as c_int);
+        for number in 1..=count as pg_sys::AttrNumber {
+            pg_sys::TupleDescCopyEntry(form, number, all, number);
+        }
+        form
+    }
+}
+
 /// Smallest and largest values of what was inserted into one range of pages.
 struct Extremes {
     range: u32,
@@ -262,12 +289,14 @@ struct Extremes {
 }
 
 impl Extremes {
-    fn new(range: u32, tid: pg_sys::ItemPointerData, keys: [pg_sys::Datum; MAX_KEYS]) -> Extremes {
+    fn new(range: u32, tid: pg_sys::ItemPointerData, keys: &[pg_sys::Datum]) -> Extremes {
+        let mut all = [pg_sys::Datum::null(); MAX_KEYS];
+        all[..keys.len()].copy_from_slice(keys);
         Extremes {
             range,
             tid,
-            min: keys,
-            max: keys,
+            min: all,
+            max: all,
         }
     }
 

@@ -167,6 +167,24 @@ unsafe extern "C-unwind" {
         context: pg_sys::GucContext::Type,
         source: pg_sys::GucSource::Type,
     );
+    pub fn heap_form_tuple(
+        desc: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    ) -> pg_sys::HeapTuple;
+    pub fn ExecStoreHeapTuple(
+        tuple: pg_sys::HeapTuple,
+        slot: *mut pg_sys::TupleTableSlot,
+        free: bool,
+    ) -> *mut pg_sys::TupleTableSlot;
+    pub fn heap_multi_insert(
+        relation: pg_sys::Relation,
+        slots: *mut *mut pg_sys::TupleTableSlot,
+        count: c_int,
+        command: pg_sys::CommandId,
+        options: c_int,
+        bulk: pg_sys::BulkInsertState,
+    );
     pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
     pub fn get_func_prokind(function: pg_sys::Oid) -> c_char;
     pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;

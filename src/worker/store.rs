@@ -219,12 +219,12 @@ impl Store {
             int8(row.session),
             int8(row.statement),
             arena.datum(row.packed),
+            salt.as_ref().map(|salt| text_datum(salt)),
             text,
             error,
-            sha256,
             parameters,
             details,
-            salt.as_ref().map(|salt| text_datum(salt)),
+            sha256,
         ];
         for (i, column) in columns.into_iter().enumerate() {
             nulls[i] = column.is_none();
