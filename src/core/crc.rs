@@ -21,6 +21,12 @@ pub fn append(crc: u32, bytes: &[u8]) -> u32 {
         // SAFETY: the processor has the instruction.
         return unsafe { short(crc, bytes) };
     }
+    long(crc, bytes)
+}
+
+#[cold]
+#[inline(never)]
+fn long(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 

@@ -70,8 +70,14 @@ impl Object {
     pub fn clear(&mut self, keep: usize) {
         self.0.truncate(1);
         if self.0.capacity() > keep {
-            self.0.shrink_to(keep);
+            self.give_back_room(keep);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_back_room(&mut self, keep: usize) {
+        self.0.shrink_to(keep);
     }
 
     pub(crate) fn key(&mut self, key: &str) {

@@ -6,6 +6,7 @@ use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
 use core::ffi::{c_char, c_int};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
@@ -35,6 +36,7 @@ pub unsafe fn session() {
             return;
         }
         if !session::known() {
+            cold_path();
             session::begin();
             super::session::begun();
         }
@@ -59,6 +61,7 @@ pub fn possible(depth: u32) -> bool {
 #[inline]
 pub fn level() -> Level {
     if unlock::is_open() {
+        cold_path();
         Level::ALL
     } else {
         guc::level()
@@ -95,9 +98,11 @@ pub unsafe fn query(
 ) -> Id {
     settings::check(engine);
     if engine.committing() {
+        cold_path();
         engine.end_fast_path();
     }
     if runs_in_commit(text) {
+        cold_path();
         engine.commit_begins();
     }
     let depth = engine.depth();
@@ -110,6 +115,7 @@ pub unsafe fn query(
         (started_at, text_from, last_sub) = begin_top_level(engine, text, message_at);
         statement_id = engine.statement_id;
     } else {
+        cold_path();
         (statement_id, substatement_id) = engine.number_nested();
         if wanted {
             started_at = unsafe { raw::GetCurrentTimestamp() };
@@ -150,6 +156,7 @@ pub unsafe fn query(
         match again {
             Some(again) => frame.remember(&again, session),
             None => {
+                cold_path();
                 frame.session.extend_from_slice(session);
                 keep_text(frame, own, found);
             }
@@ -189,6 +196,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     let later_part = last_source == source && last_message == message_at;
     let client = session::has_client();
     let started_at = if later_part || !client {
+        cold_path();
         unsafe { raw::GetCurrentTimestamp() }
     } else {
         message_at
@@ -207,6 +215,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
 #[inline]
 unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
     if text.source.is_null() {
+        cold_path();
         return &[];
     }
     let before = text.location.max(0) as usize - from;
@@ -233,6 +242,7 @@ struct Found {
 #[inline(always)]
 fn look_for(text: &[u8]) -> Found {
     if text.len() > guc::statement_max_size() {
+        cold_path();
         return Found::default();
     }
     let (harmless, known) = repeats::find(text);

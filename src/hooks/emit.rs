@@ -7,6 +7,7 @@ use audit_core::fate::MOST_BYTES;
 use audit_core::fit;
 use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
+use core::hint::cold_path;
 use core::sync::atomic::{Ordering, fence};
 
 use super::begin;
@@ -66,6 +67,7 @@ fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
 }
 
 /// Sends an event with all that belongs to it.
+#[inline(never)]
 fn send_whole(frame: &mut Frame, decisions: &[u8]) {
     finish(frame, decisions.len());
     let frame = &*frame;
@@ -352,6 +354,7 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
     let pid = unsafe { pg_sys::MyProcPid } as u32;
     let pushed = ring.try_push_referring(&[&encoded], pid, Limit::Whole, of);
     if let Err(PushError::TooFar { .. }) = pushed {
+        cold_path();
         return false;
     }
     pushed_or_dropped(ring, shared, numbers, pushed, Some(of));
@@ -389,6 +392,7 @@ fn pushed_or_dropped(
             room::pushed(shared, pushed.fill, ring.capacity());
         }
         Err(why) => {
+            cold_path();
             durability::dropped();
             ring.count_drop(numbers.started_at);
             // No head was moved: see Shared::wake_worker.

@@ -26,6 +26,7 @@ use super::frame::Frame;
 use super::repeats::Again;
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -195,6 +196,7 @@ impl Engine {
         self.pool[id].in_use = false;
         self.close(id);
         if self.pool[id].spare {
+            cold_path();
             self.spare = Some(id);
         } else {
             self.free.push(id);
@@ -205,6 +207,13 @@ impl Engine {
     /// and what of it was caught because an enclosing statement goes on.
     #[inline]
     pub fn enter(&mut self, address: usize) {
+        if !self.undisturbed() {
+            self.conclude(address);
+        }
+    }
+
+    #[inline(never)]
+    fn conclude(&mut self, address: usize) {
         if !self.running.is_empty() {
             let catcher = catcher();
             self.bury(|frame| frame.address > address && frame.catcher >= catcher);
@@ -351,9 +360,15 @@ impl Engine {
     pub fn close(&mut self, id: Id) {
         if self.open.last() == Some(&id) {
             self.open.pop(); // It is there once.
-        } else {
-            self.open.retain(|other| *other != id);
+        } else if !self.open.is_empty() {
+            self.close_inner(id);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn close_inner(&mut self, id: Id) {
+        self.open.retain(|other| *other != id);
     }
 
     /// The statement that runs a query; `None` for a query that belongs to a utility statement.

@@ -5,6 +5,7 @@
 
 use audit_core::event::{Class, Classes};
 use core::ffi::c_int;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
@@ -84,6 +85,7 @@ unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
 unsafe fn count_rows_of_rule(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if writes_for_rule(query) {
+            cold_path();
             let state = (*query).planstate.cast::<pg_sys::ModifyTableState>();
             (*state).canSetTag = true;
         }
@@ -107,26 +109,17 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
     unsafe {
         begin::session();
         if !engine().undisturbed() {
+            cold_path();
             with(|engine| engine.enter(address))?;
         }
         let stmt = (*query).plannedstmt;
         let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
         if belongs_to_wrapper(query) {
-            learn_names(stmt);
-            parameters::collect((*query).params);
-            let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
-            let classes = if explain_only { Classes::NONE } else { classes };
-            with(|engine| {
-                if let Some(frame) = engine.innermost() {
-                    frame.explains_only = explain_only;
-                }
-            });
-            let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
-            with(|engine| join_wrapper(engine, stmt, classes, audited));
+            begin_wrapped(query, eflags, classes);
             return None;
         }
         let depth = engine().depth();
-        let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
+        let audited = guc::has_role() && is_audited(depth, stmt);
         let wanted = audited || begin::wanted(depth, classes);
         let mut plan = None;
         if wanted {
@@ -155,6 +148,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             if named {
                 frame.protect_same();
             } else {
+                cold_path();
                 let command = command_of((*stmt).commandType);
                 frame.command.extend_from_slice(command);
                 frame.query_id = (*stmt).queryId as i64;
@@ -162,6 +156,7 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
             (id, named)
         })?;
         if !named {
+            cold_path();
             // The statement has begun: should this fail, its event has no names.
             let version = names::relations_version();
             learn_names(stmt);
@@ -169,6 +164,33 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         }
         Some(id)
     }
+}
+
+/// Takes down what a query adds to the event of the utility statement that runs it. Throws.
+#[cold]
+#[inline(never)]
+unsafe fn begin_wrapped(query: *mut pg_sys::QueryDesc, eflags: c_int, classes: Classes) {
+    unsafe {
+        let stmt = (*query).plannedstmt;
+        learn_names(stmt);
+        parameters::collect((*query).params);
+        let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
+        let classes = if explain_only { Classes::NONE } else { classes };
+        with(|engine| {
+            if let Some(frame) = engine.innermost() {
+                frame.explains_only = explain_only;
+            }
+        });
+        let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
+        with(|engine| join_wrapper(engine, stmt, classes, audited));
+    }
+}
+
+/// Whether `audit.role` has the statement recorded whatever the level. Throws.
+#[cold]
+#[inline(never)]
+unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe { begin::possible(depth) && acl::statement_is_audited(stmt) }
 }
 
 /// Gives a query that has begun the names of its relations, which were looked up after `version` was.
@@ -199,6 +221,7 @@ unsafe fn belongs_to_wrapper(query: *mut pg_sys::QueryDesc) -> bool {
     let Some(frame) = engine().innermost() else {
         return false;
     };
+    cold_path();
     match frame.wraps {
         Wraps::Nothing => false,
         Wraps::SameText => frame.source == source,
@@ -386,6 +409,7 @@ executor_run_fn! {
             }
             let rows = (*(*query).estate).es_processed as i64;
             if writes_for_rule(query) {
+                cold_path();
                 // Counted for us alone: see `count_rows_of_rule`.
                 compat::forget_rows((*query).estate);
             }

@@ -24,6 +24,7 @@ fn empty(buffer: &mut Vec<u8>) {
 }
 
 #[cold]
+#[inline(never)]
 fn give_back_room(buffer: &mut Vec<u8>) {
     buffer.shrink_to(KEEP);
 }
@@ -169,15 +170,7 @@ impl Frame {
     pub fn reset(&mut self, again: Option<&Again>) {
         let holds = again.is_some_and(|again| self.holds(again));
         if !holds {
-            for buffer in [
-                &mut self.session,
-                &mut self.command,
-                &mut self.object_name,
-                &mut self.relations,
-                &mut self.text,
-            ] {
-                empty(buffer);
-            }
+            self.forget();
         }
         for buffer in [
             &mut self.parameters,
@@ -197,6 +190,20 @@ impl Frame {
             inner_rows: -1,
             ..State::default()
         };
+    }
+
+    /// Empties the buffers that [`Frame::remember`] fills.
+    #[inline(never)]
+    fn forget(&mut self) {
+        for buffer in [
+            &mut self.session,
+            &mut self.command,
+            &mut self.object_name,
+            &mut self.relations,
+            &mut self.text,
+        ] {
+            empty(buffer);
+        }
     }
 
     /// Whether the buffers hold what the record says: they were found to be the same once, and what is

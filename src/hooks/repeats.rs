@@ -6,6 +6,7 @@
 
 use audit_core::event::Classes;
 use audit_core::sql::redact;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::frame::Frame;
@@ -64,6 +65,7 @@ impl Uses {
                     pair.copy_from_slice(&[relid.to_u32(), privileges]);
                     end += 2;
                 } else {
+                    cold_path();
                     end = usize::MAX - 2;
                 }
             });
@@ -133,6 +135,7 @@ pub fn find(text: &[u8]) -> (bool, Option<Known>) {
         };
         return (true, Some(known));
     }
+    cold_path();
     (remember(place, text), None)
 }
 
@@ -297,6 +300,7 @@ pub fn are_lost(count: u32) -> bool {
     // SAFETY: one thread.
     let seen = unsafe { core::mem::replace(&mut *(&raw mut SEEN), count) };
     if seen != count {
+        cold_path();
         (0..PLACES).for_each(|at| place(at).record = None);
     }
     seen != count

@@ -3,6 +3,7 @@
 
 use audit_core::codec::encode_session;
 use audit_core::event::Session;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::connection::Peer;
@@ -139,9 +140,11 @@ unsafe fn learn_roles(roles: Roles) {
 pub fn encoded() -> &'static [u8] {
     unsafe {
         let Some(state) = (*(&raw mut STATE)).as_mut() else {
+            cold_path();
             return &[];
         };
         if state.changed() {
+            cold_path();
             state.encode();
         }
         &state.encoded
@@ -246,6 +249,7 @@ fn neon_is_there() -> bool {
         if let Some(known) = KNOWN {
             return known;
         }
+        cold_path();
         let known = !raw::GetConfigOption(NEON_BRANCH.as_ptr(), true, false).is_null();
         KNOWN = Some(known);
         known

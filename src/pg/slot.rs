@@ -8,6 +8,7 @@ use audit_core::codec::{decode_session, encode_session};
 use audit_core::event::{Class, Classes, Session};
 use audit_core::fate::{FateTracker, MOST_BYTES};
 use audit_core::slot::{Begun, ENTRIES, SESSION_ROOM, Slot, Statement};
+use core::hint::cold_path;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
@@ -129,6 +130,7 @@ pub fn open<'s>(
         mine.slot.reopen(at, begun, wants_session);
         return Some(at as u8);
     }
+    cold_path();
     open_new(mine, content, &statement(), wants_session)
 }
 
@@ -189,11 +191,17 @@ pub fn keep_fates(fates: &FateTracker) {
     let Some(mine) = mine() else { return };
     // Decisions first: while both are there they agree.
     if fates.has_pending() || mine.decisions > 0 {
-        let mut encoded = [0; MOST_BYTES];
-        mine.decisions = fates.write_pending(&mut encoded);
-        mine.slot.set_decisions(&encoded[..mine.decisions]);
+        keep_decisions(mine, fates);
     }
     mine.slot.set_undecided(fates.undecided_from());
+}
+
+#[cold]
+#[inline(never)]
+fn keep_decisions(mine: &mut Mine, fates: &FateTracker) {
+    let mut encoded = [0; MOST_BYTES];
+    mine.decisions = fates.write_pending(&mut encoded);
+    mine.slot.set_decisions(&encoded[..mine.decisions]);
 }
 
 /// The transaction's events were sent ahead of its commit as `xid`.
