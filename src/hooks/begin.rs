@@ -1,6 +1,6 @@
 //! What is taken down when a statement begins: who, when, where, its number and its text.
 
-use audit_core::event::Classes;
+use audit_core::event::{Classes, Numbers};
 use audit_core::level::Level;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
@@ -10,7 +10,7 @@ use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, Id};
-use super::frame::Frame;
+use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
 use super::settings;
 use crate::pg::{guc, raw, session, unlock};
@@ -132,27 +132,30 @@ pub unsafe fn query(
         (Some(plan), Some(known)) => repeats::again(known, session::version(), classes, plan),
         _ => None,
     };
-    let id = engine.take_frame_for(again.as_ref());
-    let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
-    let source_end = engine.last_source.2;
-    let frame = engine.frame(id);
-    frame.level = level();
-    frame.classes = classes;
-    frame.captured = wanted;
-    frame.in_aborted = in_aborted;
-    frame.source = text.source as usize;
-    frame.location = text.location;
-    frame.text_from = text_from;
-    frame.last_sub = last_sub;
-    frame.message_at = message_at;
-    frame.source_end = source_end;
-    frame.portal = unsafe { pg_sys::ActivePortal } as usize;
-    frame.numbers.started_at = started_at;
-    frame.numbers.statement_id = statement_id;
-    frame.numbers.substatement_id = substatement_id;
-    frame.numbers.depth = depth;
+    let state = State {
+        level: level(),
+        classes,
+        captured: wanted,
+        in_aborted: unsafe { raw::IsAbortedTransactionBlockState() },
+        source: text.source as usize,
+        location: text.location,
+        text_from,
+        last_sub,
+        message_at,
+        source_end: engine.last_source.2,
+        portal: unsafe { pg_sys::ActivePortal } as usize,
+        numbers: Numbers {
+            started_at,
+            statement_id,
+            substatement_id,
+            depth,
+            ..Numbers::default()
+        },
+        session_version: if wanted { session::version() } else { 0 },
+        ..State::default()
+    };
+    let (id, frame) = engine.take_frame_for(again.as_ref(), state);
     if wanted {
-        frame.session_version = session::version();
         match again {
             Some(again) => frame.remember(&again, session),
             None => {
@@ -179,10 +182,10 @@ fn runs_in_commit(text: Text) -> bool {
 #[inline]
 fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize, u32) {
     let source = text.source as usize;
-    if let Some(plan) = engine.plan.take()
-        && (plan.source, plan.location, plan.message_at) == (source, text.location, message_at)
+    if engine.plan.is_some()
+        && let Some(planned) = take_planned(engine, text, message_at)
     {
-        return (plan.started_at, plan.text_from, plan.last_sub);
+        return planned;
     }
     engine.release_held();
     engine.statement_id += 1;
@@ -193,9 +196,9 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
         usize::MAX
     };
     engine.last_source = (source, message_at, end);
-    let later_part = last_source == source && last_message == message_at;
+    let later_part = (last_source == source) & (last_message == message_at);
     let client = session::has_client();
-    let started_at = if later_part || !client {
+    let started_at = if later_part | !client {
         cold_path();
         unsafe { raw::GetCurrentTimestamp() }
     } else {
@@ -209,6 +212,15 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
         usize::MAX
     };
     (started_at, from.min(text.location.max(0) as usize), 1)
+}
+
+/// [`begin_top_level`] of what the planner has just seen.
+#[inline(never)]
+fn take_planned(engine: &mut Engine, text: Text, message_at: i64) -> Option<(i64, usize, u32)> {
+    let plan = engine.plan.take()?;
+    let source = text.source as usize;
+    ((plan.source, plan.location, plan.message_at) == (source, text.location, message_at))
+        .then_some((plan.started_at, plan.text_from, plan.last_sub))
 }
 
 /// The bytes of the statement itself.

@@ -22,7 +22,7 @@ use audit_core::fate::FateTracker;
 
 use super::attempted::Place;
 use super::error::LastError;
-use super::frame::Frame;
+use super::frame::{Frame, State};
 use super::repeats::Again;
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
@@ -138,6 +138,7 @@ fn catcher() -> usize {
 }
 
 impl Engine {
+    #[inline]
     pub fn frame(&mut self, id: Id) -> &mut Frame {
         &mut self.pool[id]
     }
@@ -145,20 +146,19 @@ impl Engine {
     /// Takes a frame from the pool.
     #[inline(never)]
     pub fn take_frame(&mut self) -> Id {
-        self.take_frame_for(None)
+        self.take_frame_for(None, State::default()).0
     }
 
-    /// Takes a frame, which keeps what it has of this record.
+    /// Takes a frame of this state, which keeps what it has of this record.
     #[inline(always)]
-    pub fn take_frame_for(&mut self, again: Option<&Again>) -> Id {
+    pub fn take_frame_for(&mut self, again: Option<&Again>, state: State) -> (Id, &mut Frame) {
         let id = match self.free.pop() {
             Some(id) => id,
             None => self.add_frame(),
         };
-        let frame = &mut self.pool[id];
-        frame.reset(again);
-        frame.in_use = true;
-        id
+        let frame = self.frame(id);
+        frame.reset(again, state);
+        (id, frame)
     }
 
     #[cold]
@@ -183,19 +183,20 @@ impl Engine {
         let Some(id) = self.spare.take() else {
             return self.take_frame();
         };
-        let frame = &mut self.pool[id];
-        frame.reset(None);
+        let frame = self.frame(id);
+        frame.reset(None, State::default());
         frame.spare = true;
-        frame.in_use = true;
         id
     }
 
     #[inline]
     pub fn give_back(&mut self, id: Id) {
-        self.pool[id].unprotect();
-        self.pool[id].in_use = false;
+        let frame = self.frame(id);
+        frame.unprotect();
+        frame.in_use = false;
+        let spare = frame.spare;
         self.close(id);
-        if self.pool[id].spare {
+        if spare {
             cold_path();
             self.spare = Some(id);
         } else {
@@ -302,10 +303,11 @@ impl Engine {
     /// A statement begins to run (or runs on): its hook's stack address identifies it.
     #[inline]
     pub fn run(&mut self, id: Id, address: usize) {
-        let frame = &mut self.pool[id];
+        let subxact = unsafe { raw::GetCurrentSubTransactionId() };
+        let frame = self.frame(id);
         frame.address = address;
         frame.catcher = catcher();
-        frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
+        frame.subxact = subxact;
         self.running.push(id);
     }
 
@@ -313,15 +315,25 @@ impl Engine {
     /// and that never came back died of an error which somebody handled.
     #[inline]
     pub fn pause(&mut self, id: Id) {
+        if self.running.last() == Some(&id) {
+            self.running.pop();
+        } else {
+            self.bury_called(id);
+        }
+        self.frame(id).address = 0;
+        if !self.dead.is_empty() {
+            self.judge(Outcome::Caught);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn bury_called(&mut self, id: Id) {
         while let Some(top) = self.running.pop() {
             if top == id {
                 break;
             }
             self.die(top);
-        }
-        self.pool[id].address = 0;
-        if !self.dead.is_empty() {
-            self.judge(Outcome::Caught);
         }
     }
 

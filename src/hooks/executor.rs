@@ -111,13 +111,13 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         if !engine().undisturbed() {
             cold_path();
             with(|engine| engine.enter(address))?;
+            if belongs_to_wrapper(query) {
+                begin_wrapped(query, eflags);
+                return None;
+            }
         }
         let stmt = (*query).plannedstmt;
         let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
-        if belongs_to_wrapper(query) {
-            begin_wrapped(query, eflags, classes);
-            return None;
-        }
         let depth = engine().depth();
         let audited = guc::has_role() && is_audited(depth, stmt);
         let wanted = audited || begin::wanted(depth, classes);
@@ -169,13 +169,17 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
 /// Takes down what a query adds to the event of the utility statement that runs it. Throws.
 #[cold]
 #[inline(never)]
-unsafe fn begin_wrapped(query: *mut pg_sys::QueryDesc, eflags: c_int, classes: Classes) {
+unsafe fn begin_wrapped(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let stmt = (*query).plannedstmt;
         learn_names(stmt);
         parameters::collect((*query).params);
         let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
-        let classes = if explain_only { Classes::NONE } else { classes };
+        let classes = if explain_only {
+            Classes::NONE
+        } else {
+            classes_of((*stmt).commandType, (*stmt).hasModifyingCTE)
+        };
         with(|engine| {
             if let Some(frame) = engine.innermost() {
                 frame.explains_only = explain_only;
@@ -221,7 +225,6 @@ unsafe fn belongs_to_wrapper(query: *mut pg_sys::QueryDesc) -> bool {
     let Some(frame) = engine().innermost() else {
         return false;
     };
-    cold_path();
     match frame.wraps {
         Wraps::Nothing => false,
         Wraps::SameText => frame.source == source,

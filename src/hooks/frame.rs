@@ -8,6 +8,7 @@ use audit_core::fit;
 use audit_core::json::Object;
 use audit_core::level::Level;
 use audit_core::slot::{Begun, Statement};
+use core::hint::cold_path;
 
 use super::repeats::{self, Again, Known};
 use crate::pg::slot;
@@ -165,9 +166,9 @@ impl std::ops::DerefMut for Frame {
 
 impl Frame {
     /// Makes a used frame as new, keeping its buffers; what they hold of the record `again` too, for
-    /// [`Frame::remember`].
+    /// [`Frame::remember`]. It knows `state`, and is in use.
     #[inline(always)]
-    pub fn reset(&mut self, again: Option<&Again>) {
+    pub fn reset(&mut self, again: Option<&Again>, state: State) {
         let holds = again.is_some_and(|again| self.holds(again));
         if !holds {
             self.forget();
@@ -187,8 +188,9 @@ impl Frame {
         let serial = self.state.serial.wrapping_add(1);
         self.state = State {
             serial,
+            in_use: true,
             inner_rows: -1,
-            ..State::default()
+            ..state
         };
     }
 
@@ -221,7 +223,7 @@ impl Frame {
     pub fn remember(&mut self, again: &Again, session: &[u8]) {
         if self.session.is_empty() {
             self.session.extend_from_slice(session);
-            again.fill(self);
+            again.known.fill(self);
         }
         self.state.known = Some(again.known);
         self.state.same = Some(again.number);
@@ -288,15 +290,28 @@ impl Frame {
         if !self.captured || self.in_flight.is_some() {
             return;
         }
-        let s = &self.state;
-        let same = s.same;
+        let numbers = &self.state.numbers;
         let begun = Begun {
-            statement_id: s.numbers.statement_id,
-            substatement_id: s.numbers.substatement_id,
-            depth: s.numbers.depth,
-            started_at: s.numbers.started_at,
+            statement_id: numbers.statement_id,
+            substatement_id: numbers.substatement_id,
+            depth: numbers.depth,
+            started_at: numbers.started_at,
         };
-        let in_flight = slot::open(same, &begun, || Statement {
+        let held = self.state.same.and_then(|same| slot::reopen(same, &begun));
+        self.state.in_flight = match held {
+            Some(entry) => Some(entry),
+            None => {
+                cold_path();
+                self.open_entry()
+            }
+        };
+    }
+
+    /// Writes all of the statement down.
+    #[inline(never)]
+    fn open_entry(&self) -> Option<u8> {
+        let s = &self.state;
+        let statement = Statement {
             statement_id: s.numbers.statement_id,
             substatement_id: s.numbers.substatement_id,
             depth: s.numbers.depth,
@@ -310,8 +325,8 @@ impl Frame {
             relations: &self.relations,
             gid: &self.gid,
             text: &self.text,
-        });
-        self.state.in_flight = in_flight;
+        };
+        slot::open(s.same, &statement)
     }
 
     /// The statement needs its entry no more.

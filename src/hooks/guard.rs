@@ -116,7 +116,7 @@ pub unsafe fn active() -> bool {
 pub unsafe fn check_query(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let stmt = (*query).plannedstmt;
-        if (!(*stmt).resultRelations.is_null() || !(*stmt).rowMarks.is_null())
+        if (!(*stmt).resultRelations.is_null() | !(*stmt).rowMarks.is_null())
             && eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0
         {
             check_written(stmt);

@@ -2,7 +2,7 @@
 //! two things are spared then: the search of the text for secrets, and all of the record but its
 //! numbers. Such a record refers to the last one that says everything (audit_core::repeat::Repeat).
 //!
-//! Nothing here throws; only [`find`] allocates, where a text is new, and [`Again::fill`].
+//! Nothing here throws; only [`find`] allocates, where a text is new, and [`Known::fill`].
 
 use audit_core::event::Classes;
 use audit_core::sql::redact;
@@ -169,7 +169,7 @@ impl Ends {
 
 impl Record {
     /// Whether it is alike in all but the names, and has names of these lengths.
-    #[inline]
+    #[inline(always)]
     fn is_like(&self, frame: &Frame) -> bool {
         self.session == frame.session_version
             && self.classes == frame.classes.0
@@ -257,11 +257,13 @@ impl Again {
     pub fn has_lengths_of(&self, frame: &Frame) -> bool {
         self.ends.are_those_of(frame) && self.text == frame.text.len()
     }
+}
 
-    /// Copies names and text into an empty frame.
+impl Known {
+    /// Copies names and text of its record into an empty frame.
     #[inline(never)]
-    pub fn fill(&self, frame: &mut Frame) {
-        let place = place(self.known.place.into());
+    pub fn fill(self, frame: &mut Frame) {
+        let place = place(self.place.into());
         let Some(Record { ends, names, .. }) = &place.record else {
             return; // It was there when this was made.
         };

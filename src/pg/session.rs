@@ -118,16 +118,16 @@ pub unsafe fn begin() {
 #[inline]
 pub unsafe fn learn() {
     unsafe {
-        let roles = Roles::now();
-        if LEARNED != Some(roles) {
-            learn_roles(roles);
+        if LEARNED != Some(Roles::now()) {
+            learn_roles();
         }
     }
 }
 
 #[cold]
-unsafe fn learn_roles(roles: Roles) {
+unsafe fn learn_roles() {
     unsafe {
+        let roles = Roles::now();
         names::learn_role(pg_sys::Oid::from(roles.current_user));
         names::learn_role(pg_sys::Oid::from(roles.session_user));
         // The look-ups may themselves have seen a name change: then they are repeated next time.
@@ -151,6 +151,13 @@ pub fn encoded() -> &'static [u8] {
     }
 }
 
+impl Seen {
+    #[inline(never)]
+    fn neon_branch_changed(&self) -> bool {
+        !guc::has_branch() && self.branch != neon_branch()
+    }
+}
+
 impl State {
     #[inline(always)]
     unsafe fn changed(&self) -> bool {
@@ -160,7 +167,7 @@ impl State {
                 || seen.application_name != raw::bytes(pg_sys::application_name)
                 || self.encoded.is_empty()
                 || seen.attributes_version != guc::attributes_version()
-                || (neon_is_there() && !guc::has_branch() && seen.branch != neon_branch())
+                || (neon_is_there() && seen.neon_branch_changed())
         }
     }
 

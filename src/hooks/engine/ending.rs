@@ -8,7 +8,7 @@ impl Engine {
     #[inline(always)]
     pub fn succeed(&mut self, id: Id) {
         settings::check(self);
-        let frame = &mut self.pool[id];
+        let frame = self.frame(id);
         if !frame.captured {
             self.leave_out(id);
             return;
@@ -27,7 +27,7 @@ impl Engine {
             return;
         }
         checks::flush_below(self, depth);
-        let frame = &mut self.pool[id];
+        let frame = self.frame(id);
         let top = depth == 0;
         if frame.in_aborted {
             cold_path();
