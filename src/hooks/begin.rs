@@ -9,7 +9,7 @@ use core::ffi::{c_char, c_int};
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Engine, Id};
+use super::engine::{self, Engine, Id};
 use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
 use super::settings;
@@ -79,7 +79,7 @@ pub unsafe fn statement(
     wanted: bool,
     address: usize,
 ) -> Id {
-    unsafe { query(engine, text, classes, wanted, None, address) }
+    unsafe { query(engine, text, classes, wanted, None, address).0 }
 }
 
 /// As [`statement`], for a planned query: where a record says all of it that this one shares, the
@@ -88,21 +88,20 @@ pub unsafe fn statement(
 /// # Safety
 /// As for [`statement`].
 #[inline(always)]
-pub unsafe fn query(
-    engine: &mut Engine,
+pub unsafe fn query<'e>(
+    engine: &'e mut Engine,
     text: Text,
     classes: Classes,
     wanted: bool,
     plan: Option<&Plan>,
     address: usize,
-) -> Id {
+) -> (Id, &'e mut Frame) {
     settings::check(engine);
     if engine.committing() {
         cold_path();
         engine.end_fast_path();
     }
     if runs_in_commit(text) {
-        cold_path();
         engine.commit_begins();
     }
     let depth = engine.depth();
@@ -144,6 +143,9 @@ pub unsafe fn query(
         message_at,
         source_end: engine.last_source.2,
         portal: unsafe { pg_sys::ActivePortal } as usize,
+        address,
+        catcher: engine::catcher(),
+        subxact: unsafe { raw::GetCurrentSubTransactionId() },
         numbers: Numbers {
             started_at,
             statement_id,
@@ -154,7 +156,10 @@ pub unsafe fn query(
         session_version: if wanted { session::version() } else { 0 },
         ..State::default()
     };
-    let (id, frame) = engine.take_frame_for(again.as_ref(), state);
+    let id = engine.free_frame();
+    engine.running.push(id);
+    let frame = engine.frame(id);
+    frame.reset(again.as_ref(), state);
     if wanted {
         match again {
             Some(again) => frame.remember(&again, session),
@@ -165,8 +170,7 @@ pub unsafe fn query(
             }
         }
     }
-    engine.run(id, address);
-    id
+    (id, frame)
 }
 
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
@@ -266,6 +270,7 @@ pub fn take_text(frame: &mut Frame, text: &[u8]) {
     keep_text(frame, text, look_for(text));
 }
 
+#[inline(always)]
 fn keep_text(frame: &mut Frame, text: &[u8], found: Found) {
     if found.harmless {
         frame.text.clear();

@@ -23,7 +23,6 @@ use audit_core::fate::FateTracker;
 use super::attempted::Place;
 use super::error::LastError;
 use super::frame::{Frame, State};
-use super::repeats::Again;
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
 use core::hint::cold_path;
@@ -130,7 +129,8 @@ pub fn shield(f: impl FnOnce()) {
 }
 
 /// The address that an ERROR would jump to: larger is further out.
-fn catcher() -> usize {
+#[inline]
+pub fn catcher() -> usize {
     match unsafe { pg_sys::PG_exception_stack } as usize {
         0 => usize::MAX,
         address => address,
@@ -146,19 +146,18 @@ impl Engine {
     /// Takes a frame from the pool.
     #[inline(never)]
     pub fn take_frame(&mut self) -> Id {
-        self.take_frame_for(None, State::default()).0
+        let id = self.free_frame();
+        self.frame(id).reset(None, State::default());
+        id
     }
 
-    /// Takes a frame of this state, which keeps what it has of this record.
+    /// Takes a frame as it was left: it has to be reset.
     #[inline(always)]
-    pub fn take_frame_for(&mut self, again: Option<&Again>, state: State) -> (Id, &mut Frame) {
-        let id = match self.free.pop() {
+    pub fn free_frame(&mut self) -> Id {
+        match self.free.pop() {
             Some(id) => id,
             None => self.add_frame(),
-        };
-        let frame = self.frame(id);
-        frame.reset(again, state);
-        (id, frame)
+        }
     }
 
     #[cold]
@@ -300,20 +299,21 @@ impl Engine {
         error.attempted.collect(id, &pool[id], place, unseen);
     }
 
-    /// A statement begins to run (or runs on): its hook's stack address identifies it.
+    /// A statement runs on (how it begins to: see `begin::query`): its hook's stack address identifies it.
     #[inline]
-    pub fn run(&mut self, id: Id, address: usize) {
+    pub fn run(&mut self, id: Id, address: usize) -> &mut Frame {
         let subxact = unsafe { raw::GetCurrentSubTransactionId() };
-        let frame = self.frame(id);
+        let frame = &mut *self.pool[id];
         frame.address = address;
         frame.catcher = catcher();
         frame.subxact = subxact;
         self.running.push(id);
+        frame
     }
 
     /// A hook has come back from the server: its statement runs no more. Statements that it called
     /// and that never came back died of an error which somebody handled.
-    #[inline]
+    #[inline(never)]
     pub fn pause(&mut self, id: Id) {
         if self.running.last() == Some(&id) {
             self.running.pop();

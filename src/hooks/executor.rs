@@ -121,24 +121,25 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         let depth = engine().depth();
         let audited = guc::has_role() && is_audited(depth, stmt);
         let wanted = audited || begin::wanted(depth, classes);
-        let mut plan = None;
+        let mut plan = Plan {
+            uses: Uses::NONE,
+            query_id: (*stmt).queryId as i64,
+            audited,
+        };
+        let mut told = false;
         if wanted {
             room::wait_for(|| room::is_about_audit(stmt));
             parameters::collect((*query).params);
-            plan = Uses::of(stmt).map(|uses| Plan {
-                uses,
-                query_id: (*stmt).queryId as i64,
-                audited,
-            });
+            told = plan.uses.take(stmt);
         }
+        let plan = told.then_some(&plan);
         let text = begin::Text {
             source: (*query).sourceText,
             location: (*stmt).stmt_location,
             len: (*stmt).stmt_len,
         };
         let (id, named) = with(|engine| {
-            let id = begin::query(engine, text, classes, wanted, plan.as_ref(), address);
-            let frame = engine.frame(id);
+            let (id, frame) = begin::query(engine, text, classes, wanted, plan, address);
             frame.query = query as usize;
             frame.audited_object = audited;
             if wanted {
@@ -202,7 +203,7 @@ unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
 unsafe fn name(
     frame: &mut Frame,
     stmt: *const pg_sys::PlannedStmt,
-    plan: Option<Plan>,
+    plan: Option<&Plan>,
     version: u32,
 ) {
     unsafe {
@@ -405,7 +406,7 @@ executor_run_fn! {
             }
             let marker = 0u8;
             let address = &raw const marker as usize;
-            let id = resume(query, address);
+            let id = resume_known(query, address, false);
             proceed!();
             if engine().knows_no_query() {
                 return;
@@ -422,6 +423,7 @@ executor_run_fn! {
                     count(&mut engine.frame(id).numbers.rows, rows);
                 }
                 None => {
+                    cold_path();
                     engine.enter(address);
                     if let Some(frame) = engine.innermost() {
                         count(&mut frame.inner_rows, rows);
@@ -441,23 +443,36 @@ fn count(total: &mut i64, rows: i64) {
 #[inline(never)]
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        let marker = 0u8;
         // The end of a query that only reads runs nothing: it has no triggers.
         let stmt = (*query).plannedstmt;
-        let reads = (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE;
-        let id = if reads {
-            None
+        if (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE {
+            finish_next(query);
         } else {
-            resume(query, &raw const marker as usize)
-        };
+            finish_writing(query);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        let id = resume_to(query, &raw const marker as usize, false);
+        finish_next(query);
+        if let Some(id) = id {
+            with(|engine| engine.pause(id));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn finish_next(query: *mut pg_sys::QueryDesc) {
+    unsafe {
         match NEXT_FINISH {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
         }
         guard::check_database(query);
-        if let Some(id) = id {
-            with(|engine| engine.pause(id));
-        }
     }
 }
 
@@ -481,13 +496,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-/// The statement of a query runs on, if it has one of its own.
-#[inline]
-unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
-    unsafe { resume_to(query, address, false) }
-}
-
-/// [`resume`]; `end`: to its end.
+/// The statement of a query runs on, if it has one of its own. `end`: to its end.
 #[inline]
 unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if engine().knows_no_query() {
@@ -504,8 +513,7 @@ unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool)
     with(|engine| {
         engine.enter(address);
         let id = engine.find(query as usize)?;
-        engine.run(id, address);
-        engine.frame(id).ending |= end;
+        engine.run(id, address).ending |= end;
         Some(id)
     })?
 }

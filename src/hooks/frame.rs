@@ -222,8 +222,7 @@ impl Frame {
     #[inline]
     pub fn remember(&mut self, again: &Again, session: &[u8]) {
         if self.session.is_empty() {
-            self.session.extend_from_slice(session);
-            again.known.fill(self);
+            again.known.fill(self, session);
         }
         self.state.known = Some(again.known);
         self.state.same = Some(again.number);

@@ -47,13 +47,17 @@ pub struct Uses {
 }
 
 impl Uses {
-    /// `None`: too many relations.
+    pub const NONE: Uses = Uses {
+        numbers: [0; 2 + 2 * RELATIONS],
+    };
+
+    /// Takes down, over [`Uses::NONE`], what a statement does. `false`: to too many relations.
     ///
     /// # Safety
     /// `stmt` is a valid planned statement.
     #[inline]
-    pub unsafe fn of(stmt: *const pg_sys::PlannedStmt) -> Option<Uses> {
-        let mut numbers = [0; 2 + 2 * RELATIONS];
+    pub unsafe fn take(&mut self, stmt: *const pg_sys::PlannedStmt) -> bool {
+        let numbers = &mut self.numbers;
         let mut end = 2;
         unsafe {
             numbers[0] = (*stmt).commandType;
@@ -70,7 +74,7 @@ impl Uses {
                 }
             });
         }
-        (end <= numbers.len()).then_some(Uses { numbers })
+        end <= numbers.len()
     }
 }
 
@@ -260,9 +264,10 @@ impl Again {
 }
 
 impl Known {
-    /// Copies names and text of its record into an empty frame.
+    /// Copies session, names and text of its record into an empty frame.
     #[inline(never)]
-    pub fn fill(self, frame: &mut Frame) {
+    pub fn fill(self, frame: &mut Frame, session: &[u8]) {
+        frame.session.extend_from_slice(session);
         let place = place(self.place.into());
         let Some(Record { ends, names, .. }) = &place.record else {
             return; // It was there when this was made.

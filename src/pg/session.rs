@@ -118,8 +118,9 @@ pub unsafe fn begin() {
 #[inline]
 pub unsafe fn learn() {
     unsafe {
-        if LEARNED != Some(Roles::now()) {
-            learn_roles();
+        match LEARNED {
+            Some(learned) if learned == Roles::now() => {}
+            _ => learn_roles(),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::layout::{Fields, HEADER_LEN, Header, RECORD_HEADER_LEN, RecordHeader,
 use super::layout::{Word, to_lap_end};
 
 /// A mapping of `HEADER_LEN + capacity` bytes.
+#[derive(Clone, Copy)]
 pub(super) struct Memory {
     base: *mut u8,
     capacity: u64,
@@ -125,7 +126,7 @@ impl Memory {
         // the end and which nobody else accesses; `parts` are Rust's, never in the mapping.
         unsafe {
             let mut to = self.place(position).add(RECORD_HEADER_LEN);
-            for part in parts.iter().filter(|part| !part.is_empty()) {
+            for part in parts {
                 to.copy_from_nonoverlapping(part.as_ptr(), part.len());
                 to = to.add(part.len());
             }
