@@ -53,8 +53,12 @@ pub fn wanted(depth: u32, classes: Classes) -> bool {
 /// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
 #[inline]
 pub fn possible(depth: u32) -> bool {
-    let in_script = unsafe { pg_sys::creating_extension };
-    depth == 0 || (!in_script && guc::nested()) || unlock::is_open()
+    depth == 0 || nested_possible()
+}
+
+#[inline(never)]
+fn nested_possible() -> bool {
+    (!unlock::in_script() && guc::nested()) || unlock::is_open()
 }
 
 /// `audit.level`; all while the session has unlocked the trail.

@@ -27,6 +27,7 @@ const SMALL_SHAPE: usize = 64;
 
 /// Sends a statement's event. `known` is the transaction's fate as far as it is decided; with
 /// `tracked`, an open fate is decided by a later event.
+#[inline(never)]
 pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let fate = engine.frame(id).fate(known);
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
@@ -36,7 +37,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     if engine.fates.has_pending() {
         push_deciding(engine, id);
     } else {
-        push_with(engine, id, &[]);
+        push_with(engine, id, None);
     }
 }
 
@@ -45,21 +46,21 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
 fn push_deciding(engine: &mut Engine, id: Id) {
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
-    push_with(engine, id, &decisions[..decided]);
+    push_with(engine, id, Some(&decisions[..decided]));
 }
 
 /// Sends a numbered event with these decisions, encoded.
-#[inline(never)]
-fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
+#[inline(always)]
+fn push_with(engine: &mut Engine, id: Id, decisions: Option<&[u8]>) {
     let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
     let numbers = frame.numbers;
     slot::begin_push(numbers.event_no, undecided_from, numbers.started_at);
-    let repeats = decisions.is_empty()
+    let repeats = decisions.is_none()
         && frame.is_plain()
         && repeats::of(frame).is_some_and(|of| send_repeat(&numbers, of));
     if !repeats {
-        send_whole(frame, decisions);
+        send_whole(frame, decisions.unwrap_or_default());
     }
     slot::keep_fates(&engine.fates);
     engine.frame(id).unprotect();
@@ -139,6 +140,7 @@ fn cut(frame: &mut Frame, over: usize) {
 }
 
 /// Sends an AUDIT event `FATE`: decisions that no statement carries.
+#[inline(never)]
 pub fn fate_event(engine: &mut Engine) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];

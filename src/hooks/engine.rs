@@ -191,10 +191,16 @@ impl Engine {
     #[inline]
     pub fn give_back(&mut self, id: Id) {
         let frame = self.frame(id);
-        frame.unprotect();
+        if frame.in_flight.is_some() {
+            cold_path(); // Nobody has pushed it.
+            frame.unprotect();
+        }
         frame.in_use = false;
         let spare = frame.spare;
-        self.close(id);
+        if !self.open.is_empty() {
+            cold_path();
+            self.close(id);
+        }
         if spare {
             cold_path();
             self.spare = Some(id);
