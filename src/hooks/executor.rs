@@ -2,6 +2,10 @@
 //!
 //! Each hook is a plain frame that an ERROR may jump over: no value with a destructor is alive
 //! across a call that throws.
+//!
+//! Between two statements the server's own code drives ours out of the instruction cache: each line of it
+//! that a statement touches is a miss. So what is rare, or takes long anyway, is laid out of the way of a
+//! top-level statement, by `cold_path()` or in functions of its own, here and in all that this calls.
 
 use audit_core::event::{Class, Classes};
 use core::ffi::c_int;
@@ -146,13 +150,13 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
                 parameters::hand_over(frame);
             }
             let named = !wanted || frame.same.is_some();
-            if named {
-                frame.protect_same();
-            } else {
+            if !named {
                 cold_path();
                 let command = command_of((*stmt).commandType);
                 frame.command.extend_from_slice(command);
                 frame.query_id = (*stmt).queryId as i64;
+            } else if wanted {
+                frame.protect_same();
             }
             (id, named)
         })?;

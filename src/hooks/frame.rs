@@ -16,6 +16,9 @@ use crate::pg::slot;
 /// Buffers that grew beyond this are given back when their statement has ended.
 const KEEP: usize = 64 * 1024;
 
+/// Room for what is added to the details when the event leaves.
+const DETAILS_ROOM: usize = fit::NOTES + 32;
+
 #[inline(always)]
 fn empty(buffer: &mut Vec<u8>) {
     buffer.clear();
@@ -181,10 +184,9 @@ impl Frame {
         ] {
             empty(buffer);
         }
-        self.details.clear(KEEP);
-        self.truncated.clear(KEEP);
+        self.details.renew(KEEP, DETAILS_ROOM);
+        self.truncated.renew(KEEP, fit::NOTES);
         self.drops.clear();
-        self.make_room();
         let serial = self.state.serial.wrapping_add(1);
         self.state = State {
             serial,
@@ -232,7 +234,7 @@ impl Frame {
 
     /// Room for what is added to the details when the event leaves, perhaps in an error path.
     pub fn make_room(&mut self) {
-        self.details.reserve(fit::NOTES + 32);
+        self.details.reserve(DETAILS_ROOM);
         self.truncated.reserve(fit::NOTES);
     }
 
@@ -283,12 +285,10 @@ impl Frame {
         }
     }
 
-    /// As [`Frame::protect`], where `same` says already which record it is the same as.
+    /// As [`Frame::protect`], of a frame that is captured and has no entry, where `same` says already
+    /// which record it is the same as.
     #[inline(always)]
     pub fn protect_same(&mut self) {
-        if !self.captured || self.in_flight.is_some() {
-            return;
-        }
         let numbers = &self.state.numbers;
         let begun = Begun {
             statement_id: numbers.statement_id,
