@@ -9,7 +9,6 @@ use super::layout::{Fields, HEADER_LEN, Header, RECORD_HEADER_LEN, RecordHeader,
 use super::layout::{Word, to_lap_end};
 
 /// A mapping of `HEADER_LEN + capacity` bytes.
-#[derive(Clone, Copy)]
 pub(super) struct Memory {
     base: *mut u8,
     capacity: u64,

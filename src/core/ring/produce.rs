@@ -117,7 +117,6 @@ impl Ring {
         let len = self.payload_len(parts)?;
         let payload_crc = self.seal.payload(parts);
         let reserved = self.reserve(len, payload_crc, pid, limit, refers_to)?;
-        let memory = self.memory;
 
         // From here to the last line the process must not stop: plain stores and memcpy only.
         let start = reserved.fields.position;
@@ -126,22 +125,25 @@ impl Ring {
             let pad = start.wrapping_sub(reserved.pad_start) as u32;
             // Release: the consumer overwrites the PAD after it saw it, so it must be ordered
             // after this store even if the record behind it never comes.
-            memory.store_word(reserved.pad_start, Word::Pad(pad), Ordering::Release);
+            self.memory
+                .store_word(reserved.pad_start, Word::Pad(pad), Ordering::Release);
         }
         // It tells how much to skip if this process is killed now. Release: who sees it (Acquire)
         // sees the head that was moved for it, and so does not take its length for damage. (With
         // Relaxed loom finds just that.)
-        memory.store_word(start, Word::Reserved(len), Ordering::Release);
+        self.memory
+            .store_word(start, Word::Reserved(len), Ordering::Release);
         // Keeps the compiler from moving the copy before that store, or dropping it as overwritten.
         compiler_fence(CompilerOrdering::SeqCst);
         // SAFETY: `reserve` made [start, start + footprint(len)) ours, not straddling the end, and
         // `parts` hold `len` bytes together.
         unsafe {
-            memory.put_fields(start, &reserved.fields);
-            memory.put_payload(start, parts);
+            self.memory.put_fields(start, &reserved.fields);
+            self.memory.put_payload(start, parts);
         }
         // Release: who sees COMMITTED (Acquire) sees header and payload.
-        memory.store_word(start, Word::Committed(len), Ordering::Release);
+        self.memory
+            .store_word(start, Word::Committed(len), Ordering::Release);
 
         Ok(Pushed {
             from: reserved.pad_start,
