@@ -13,14 +13,21 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     append(0, bytes)
 }
 
-/// CRC-32C of what `crc` is the CRC-32C of, followed by `bytes`.
-#[inline]
+/// CRC-32C of what `crc` is the CRC-32C of, followed by `bytes`. One copy of it: the look
+/// for the instruction at each call would be more code than the loop.
+#[inline(never)]
 pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if bytes.len() < LONG && std::arch::is_x86_feature_detected!("sse4.2") {
         // SAFETY: the processor has the instruction.
         return unsafe { short(crc, bytes) };
     }
+    long(crc, bytes)
+}
+
+#[cold]
+#[inline(never)]
+fn long(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
@@ -30,16 +37,19 @@ pub fn append(crc: u32, bytes: &[u8]) -> u32 {
 #[target_feature(enable = "sse4.2")]
 unsafe fn short(crc: u32, bytes: &[u8]) -> u32 {
     use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut wide = u64::from(!crc);
-    for word in words {
-        wide = _mm_crc32_u64(wide, u64::from_le_bytes(*word));
+    let mut rest = bytes;
+    let mut crc = !crc;
+    // One loop for words and bytes: of two the compiler would unroll the first.
+    while let Some(byte) = rest.first() {
+        if let Some((word, behind)) = rest.split_first_chunk::<8>() {
+            crc = _mm_crc32_u64(u64::from(crc), u64::from_le_bytes(*word)) as u32;
+            rest = behind;
+        } else {
+            crc = _mm_crc32_u8(crc, *byte);
+            rest = &rest[1..];
+        }
     }
-    let mut narrow = wide as u32;
-    for byte in rest {
-        narrow = _mm_crc32_u8(narrow, *byte);
-    }
-    !narrow
+    !crc
 }
 
 #[cfg(test)]

@@ -134,6 +134,7 @@ impl FateTracker {
 
     /// Notes a decision over `first..=last_event`. With no room left it is merged into the last one
     /// of the same fate; callers avoid that by looking at [`Self::pending_full`] first.
+    #[inline(never)]
     fn tell(&mut self, first: u64, fate: Fate) {
         if first > self.last_event {
             return;

@@ -69,9 +69,23 @@ impl Object {
     /// Begins anew; keeps at most so much of the buffer.
     pub fn clear(&mut self, keep: usize) {
         self.0.truncate(1);
-        if self.0.capacity() > keep {
-            self.0.shrink_to(keep);
+        self.0.shrink_to(keep);
+    }
+
+    /// [`Object::clear`], then [`Object::reserve`].
+    #[inline]
+    pub fn renew(&mut self, keep: usize, room: usize) {
+        self.0.truncate(1);
+        if !(room + 2..=keep).contains(&self.0.capacity()) {
+            self.resize(keep, room);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn resize(&mut self, keep: usize, room: usize) {
+        self.0.shrink_to(keep);
+        self.reserve(room);
     }
 
     pub(crate) fn key(&mut self, key: &str) {

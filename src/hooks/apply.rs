@@ -56,6 +56,7 @@ pub unsafe fn before_commit() {
 }
 
 #[cold]
+#[inline(never)]
 unsafe fn take_down() {
     unsafe {
         if !session::known() || !capture::on() {
@@ -141,6 +142,7 @@ pub fn ended(fate: Fate) {
 }
 
 #[cold]
+#[inline(never)]
 fn send_ready(fate: Fate) {
     // SAFETY: one thread.
     if let Some(id) = unsafe { (*(&raw mut READY)).take() } {

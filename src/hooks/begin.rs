@@ -1,15 +1,16 @@
 //! What is taken down when a statement begins: who, when, where, its number and its text.
 
-use audit_core::event::Classes;
+use audit_core::event::{Classes, Numbers};
 use audit_core::level::Level;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
 use core::ffi::{c_char, c_int};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Engine, Id};
-use super::frame::Frame;
+use super::engine::{self, Engine, Id};
+use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
 use super::settings;
 use crate::pg::{guc, raw, session, unlock};
@@ -35,6 +36,7 @@ pub unsafe fn session() {
             return;
         }
         if !session::known() {
+            cold_path();
             session::begin();
             super::session::begun();
         }
@@ -51,14 +53,19 @@ pub fn wanted(depth: u32, classes: Classes) -> bool {
 /// Whether a statement that begins at this depth may be recorded, whatever the level says of it.
 #[inline]
 pub fn possible(depth: u32) -> bool {
-    let in_script = unsafe { pg_sys::creating_extension };
-    depth == 0 || (!in_script && guc::nested()) || unlock::is_open()
+    depth == 0 || nested_possible()
+}
+
+#[inline(never)]
+fn nested_possible() -> bool {
+    (!unlock::in_script() && guc::nested()) || unlock::is_open()
 }
 
 /// `audit.level`; all while the session has unlocked the trail.
 #[inline]
 pub fn level() -> Level {
     if unlock::is_open() {
+        cold_path();
         Level::ALL
     } else {
         guc::level()
@@ -76,7 +83,7 @@ pub unsafe fn statement(
     wanted: bool,
     address: usize,
 ) -> Id {
-    unsafe { query(engine, text, classes, wanted, None, address) }
+    unsafe { query(engine, text, classes, wanted, None, address).0 }
 }
 
 /// As [`statement`], for a planned query: where a record says all of it that this one shares, the
@@ -85,16 +92,17 @@ pub unsafe fn statement(
 /// # Safety
 /// As for [`statement`].
 #[inline(always)]
-pub unsafe fn query(
-    engine: &mut Engine,
+pub unsafe fn query<'e>(
+    engine: &'e mut Engine,
     text: Text,
     classes: Classes,
     wanted: bool,
     plan: Option<&Plan>,
     address: usize,
-) -> Id {
+) -> (Id, &'e mut Frame) {
     settings::check(engine);
     if engine.committing() {
+        cold_path();
         engine.end_fast_path();
     }
     if runs_in_commit(text) {
@@ -110,6 +118,7 @@ pub unsafe fn query(
         (started_at, text_from, last_sub) = begin_top_level(engine, text, message_at);
         statement_id = engine.statement_id;
     } else {
+        cold_path();
         (statement_id, substatement_id) = engine.number_nested();
         if wanted {
             started_at = unsafe { raw::GetCurrentTimestamp() };
@@ -126,37 +135,46 @@ pub unsafe fn query(
         (Some(plan), Some(known)) => repeats::again(known, session::version(), classes, plan),
         _ => None,
     };
-    let id = engine.take_frame_for(again.as_ref());
-    let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
-    let source_end = engine.last_source.2;
+    let state = State {
+        level: level(),
+        classes,
+        captured: wanted,
+        in_aborted: unsafe { raw::IsAbortedTransactionBlockState() },
+        source: text.source as usize,
+        location: text.location,
+        text_from,
+        last_sub,
+        message_at,
+        source_end: engine.last_source.2,
+        portal: unsafe { pg_sys::ActivePortal } as usize,
+        address,
+        catcher: engine::catcher(),
+        subxact: unsafe { raw::GetCurrentSubTransactionId() },
+        numbers: Numbers {
+            started_at,
+            statement_id,
+            substatement_id,
+            depth,
+            ..Numbers::default()
+        },
+        session_version: if wanted { session::version() } else { 0 },
+        ..State::default()
+    };
+    let id = engine.free_frame();
+    engine.running.push(id);
     let frame = engine.frame(id);
-    frame.level = level();
-    frame.classes = classes;
-    frame.captured = wanted;
-    frame.in_aborted = in_aborted;
-    frame.source = text.source as usize;
-    frame.location = text.location;
-    frame.text_from = text_from;
-    frame.last_sub = last_sub;
-    frame.message_at = message_at;
-    frame.source_end = source_end;
-    frame.portal = unsafe { pg_sys::ActivePortal } as usize;
-    frame.numbers.started_at = started_at;
-    frame.numbers.statement_id = statement_id;
-    frame.numbers.substatement_id = substatement_id;
-    frame.numbers.depth = depth;
+    frame.reset(again.as_ref(), state);
     if wanted {
-        frame.session_version = session::version();
         match again {
             Some(again) => frame.remember(&again, session),
             None => {
+                cold_path();
                 frame.session.extend_from_slice(session);
                 keep_text(frame, own, found);
             }
         }
     }
-    engine.run(id, address);
-    id
+    (id, frame)
 }
 
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
@@ -172,10 +190,10 @@ fn runs_in_commit(text: Text) -> bool {
 #[inline]
 fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize, u32) {
     let source = text.source as usize;
-    if let Some(plan) = engine.plan.take()
-        && (plan.source, plan.location, plan.message_at) == (source, text.location, message_at)
+    if engine.plan.is_some()
+        && let Some(planned) = take_planned(engine, text, message_at)
     {
-        return (plan.started_at, plan.text_from, plan.last_sub);
+        return planned;
     }
     engine.release_held();
     engine.statement_id += 1;
@@ -186,9 +204,10 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
         usize::MAX
     };
     engine.last_source = (source, message_at, end);
-    let later_part = last_source == source && last_message == message_at;
+    let later_part = (last_source == source) & (last_message == message_at);
     let client = session::has_client();
-    let started_at = if later_part || !client {
+    let started_at = if later_part | !client {
+        cold_path();
         unsafe { raw::GetCurrentTimestamp() }
     } else {
         message_at
@@ -203,10 +222,20 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     (started_at, from.min(text.location.max(0) as usize), 1)
 }
 
+/// [`begin_top_level`] of what the planner has just seen.
+#[inline(never)]
+fn take_planned(engine: &mut Engine, text: Text, message_at: i64) -> Option<(i64, usize, u32)> {
+    let plan = engine.plan.take()?;
+    let source = text.source as usize;
+    ((plan.source, plan.location, plan.message_at) == (source, text.location, message_at))
+        .then_some((plan.started_at, plan.text_from, plan.last_sub))
+}
+
 /// The bytes of the statement itself.
 #[inline]
 unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
     if text.source.is_null() {
+        cold_path();
         return &[];
     }
     let before = text.location.max(0) as usize - from;
@@ -233,6 +262,7 @@ struct Found {
 #[inline(always)]
 fn look_for(text: &[u8]) -> Found {
     if text.len() > guc::statement_max_size() {
+        cold_path();
         return Found::default();
     }
     let (harmless, known) = repeats::find(text);
@@ -244,6 +274,7 @@ pub fn take_text(frame: &mut Frame, text: &[u8]) {
     keep_text(frame, text, look_for(text));
 }
 
+#[inline(always)]
 fn keep_text(frame: &mut Frame, text: &[u8], found: Found) {
     if found.harmless {
         frame.text.clear();

@@ -37,11 +37,8 @@ pub fn on_quietly() -> bool {
 
 #[inline]
 fn eligible() -> bool {
-    match ELIGIBLE.load(Ordering::Relaxed) {
-        YES => true,
-        NO => false,
-        _ => decide(),
-    }
+    let known = ELIGIBLE.load(Ordering::Relaxed);
+    known == YES || (known == UNKNOWN && decide())
 }
 
 #[cold]

@@ -55,9 +55,14 @@ fn join(engine: &mut Engine, other: Id, id: Id) -> bool {
 /// Sends the checks that were run inside a statement of this depth, which ends.
 #[inline]
 pub fn flush_below(engine: &mut Engine, depth: u32) {
-    if engine.checks.is_empty() {
-        return;
+    if !engine.checks.is_empty() {
+        flush_deeper(engine, depth);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn flush_deeper(engine: &mut Engine, depth: u32) {
     let first = engine.checks[0];
     if engine.frame(first).numbers.depth > depth {
         flush(engine);

@@ -7,6 +7,7 @@ use audit_core::fate::MOST_BYTES;
 use audit_core::fit;
 use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
+use core::hint::cold_path;
 use core::sync::atomic::{Ordering, fence};
 
 use super::begin;
@@ -26,6 +27,7 @@ const SMALL_SHAPE: usize = 64;
 
 /// Sends a statement's event. `known` is the transaction's fate as far as it is decided; with
 /// `tracked`, an open fate is decided by a later event.
+#[inline(never)]
 pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let fate = engine.frame(id).fate(known);
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
@@ -35,7 +37,7 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     if engine.fates.has_pending() {
         push_deciding(engine, id);
     } else {
-        push_with(engine, id, &[]);
+        push_with(engine, id, None);
     }
 }
 
@@ -44,21 +46,21 @@ pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
 fn push_deciding(engine: &mut Engine, id: Id) {
     let mut decisions = [0; MOST_BYTES];
     let decided = engine.fates.take_pending(&mut decisions);
-    push_with(engine, id, &decisions[..decided]);
+    push_with(engine, id, Some(&decisions[..decided]));
 }
 
 /// Sends a numbered event with these decisions, encoded.
-#[inline(never)]
-fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
+#[inline(always)]
+fn push_with(engine: &mut Engine, id: Id, decisions: Option<&[u8]>) {
     let undecided_from = engine.fates.undecided_from();
     let frame = engine.frame(id);
     let numbers = frame.numbers;
     slot::begin_push(numbers.event_no, undecided_from, numbers.started_at);
-    let repeats = decisions.is_empty()
+    let repeats = decisions.is_none()
         && frame.is_plain()
         && repeats::of(frame).is_some_and(|of| send_repeat(&numbers, of));
     if !repeats {
-        send_whole(frame, decisions);
+        send_whole(frame, decisions.unwrap_or_default());
     }
     slot::keep_fates(&engine.fates);
     engine.frame(id).unprotect();
@@ -66,6 +68,7 @@ fn push_with(engine: &mut Engine, id: Id, decisions: &[u8]) {
 }
 
 /// Sends an event with all that belongs to it.
+#[inline(never)]
 fn send_whole(frame: &mut Frame, decisions: &[u8]) {
     finish(frame, decisions.len());
     let frame = &*frame;
@@ -137,6 +140,7 @@ fn cut(frame: &mut Frame, over: usize) {
 }
 
 /// Sends an AUDIT event `FATE`: decisions that no statement carries.
+#[inline(never)]
 pub fn fate_event(engine: &mut Engine) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
@@ -352,6 +356,7 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
     let pid = unsafe { pg_sys::MyProcPid } as u32;
     let pushed = ring.try_push_referring(&[&encoded], pid, Limit::Whole, of);
     if let Err(PushError::TooFar { .. }) = pushed {
+        cold_path();
         return false;
     }
     pushed_or_dropped(ring, shared, numbers, pushed, Some(of));
@@ -389,6 +394,7 @@ fn pushed_or_dropped(
             room::pushed(shared, pushed.fill, ring.capacity());
         }
         Err(why) => {
+            cold_path();
             durability::dropped();
             ring.count_drop(numbers.started_at);
             // No head was moved: see Shared::wake_worker.

@@ -22,10 +22,10 @@ use audit_core::fate::FateTracker;
 
 use super::attempted::Place;
 use super::error::LastError;
-use super::frame::Frame;
-use super::repeats::Again;
+use super::frame::{Frame, State};
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -129,7 +129,8 @@ pub fn shield(f: impl FnOnce()) {
 }
 
 /// The address that an ERROR would jump to: larger is further out.
-fn catcher() -> usize {
+#[inline]
+pub fn catcher() -> usize {
     match unsafe { pg_sys::PG_exception_stack } as usize {
         0 => usize::MAX,
         address => address,
@@ -137,6 +138,7 @@ fn catcher() -> usize {
 }
 
 impl Engine {
+    #[inline]
     pub fn frame(&mut self, id: Id) -> &mut Frame {
         &mut self.pool[id]
     }
@@ -144,20 +146,18 @@ impl Engine {
     /// Takes a frame from the pool.
     #[inline(never)]
     pub fn take_frame(&mut self) -> Id {
-        self.take_frame_for(None)
+        let id = self.free_frame();
+        self.frame(id).reset(None, State::default());
+        id
     }
 
-    /// Takes a frame, which keeps what it has of this record.
+    /// Takes a frame as it was left: it has to be reset.
     #[inline(always)]
-    pub fn take_frame_for(&mut self, again: Option<&Again>) -> Id {
-        let id = match self.free.pop() {
+    pub fn free_frame(&mut self) -> Id {
+        match self.free.pop() {
             Some(id) => id,
             None => self.add_frame(),
-        };
-        let frame = &mut self.pool[id];
-        frame.reset(again);
-        frame.in_use = true;
-        id
+        }
     }
 
     #[cold]
@@ -182,19 +182,27 @@ impl Engine {
         let Some(id) = self.spare.take() else {
             return self.take_frame();
         };
-        let frame = &mut self.pool[id];
-        frame.reset(None);
+        let frame = self.frame(id);
+        frame.reset(None, State::default());
         frame.spare = true;
-        frame.in_use = true;
         id
     }
 
     #[inline]
     pub fn give_back(&mut self, id: Id) {
-        self.pool[id].unprotect();
-        self.pool[id].in_use = false;
-        self.close(id);
-        if self.pool[id].spare {
+        let frame = self.frame(id);
+        if frame.in_flight.is_some() {
+            cold_path(); // Nobody has pushed it.
+            frame.unprotect();
+        }
+        frame.in_use = false;
+        let spare = frame.spare;
+        if !self.open.is_empty() {
+            cold_path();
+            self.close(id);
+        }
+        if spare {
+            cold_path();
             self.spare = Some(id);
         } else {
             self.free.push(id);
@@ -205,6 +213,13 @@ impl Engine {
     /// and what of it was caught because an enclosing statement goes on.
     #[inline]
     pub fn enter(&mut self, address: usize) {
+        if !self.undisturbed() {
+            self.conclude(address);
+        }
+    }
+
+    #[inline(never)]
+    fn conclude(&mut self, address: usize) {
         if !self.running.is_empty() {
             let catcher = catcher();
             self.bury(|frame| frame.address > address && frame.catcher >= catcher);
@@ -290,29 +305,41 @@ impl Engine {
         error.attempted.collect(id, &pool[id], place, unseen);
     }
 
-    /// A statement begins to run (or runs on): its hook's stack address identifies it.
+    /// A statement runs on (how it begins to: see `begin::query`): its hook's stack address identifies it.
     #[inline]
-    pub fn run(&mut self, id: Id, address: usize) {
-        let frame = &mut self.pool[id];
+    pub fn run(&mut self, id: Id, address: usize) -> &mut Frame {
+        let subxact = unsafe { raw::GetCurrentSubTransactionId() };
+        let frame = &mut *self.pool[id];
         frame.address = address;
         frame.catcher = catcher();
-        frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
+        frame.subxact = subxact;
         self.running.push(id);
+        frame
     }
 
     /// A hook has come back from the server: its statement runs no more. Statements that it called
     /// and that never came back died of an error which somebody handled.
-    #[inline]
+    #[inline(never)]
     pub fn pause(&mut self, id: Id) {
+        if self.running.last() == Some(&id) {
+            self.running.pop();
+        } else {
+            self.bury_called(id);
+        }
+        self.frame(id).address = 0;
+        if !self.dead.is_empty() {
+            self.judge(Outcome::Caught);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn bury_called(&mut self, id: Id) {
         while let Some(top) = self.running.pop() {
             if top == id {
                 break;
             }
             self.die(top);
-        }
-        self.pool[id].address = 0;
-        if !self.dead.is_empty() {
-            self.judge(Outcome::Caught);
         }
     }
 
@@ -351,9 +378,15 @@ impl Engine {
     pub fn close(&mut self, id: Id) {
         if self.open.last() == Some(&id) {
             self.open.pop(); // It is there once.
-        } else {
-            self.open.retain(|other| *other != id);
+        } else if !self.open.is_empty() {
+            self.close_inner(id);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn close_inner(&mut self, id: Id) {
+        self.open.retain(|other| *other != id);
     }
 
     /// The statement that runs a query; `None` for a query that belongs to a utility statement.

@@ -2,9 +2,14 @@
 //!
 //! Each hook is a plain frame that an ERROR may jump over: no value with a destructor is alive
 //! across a call that throws.
+//!
+//! Between two statements the server's own code drives ours out of the instruction cache: each line of it
+//! that a statement touches is a miss. So what is rare, or takes long anyway, is laid out of the way of a
+//! top-level statement, by `cold_path()` or in functions of its own, here and in all that this calls.
 
 use audit_core::event::{Class, Classes};
 use core::ffi::c_int;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
@@ -84,6 +89,7 @@ unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
 unsafe fn count_rows_of_rule(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if writes_for_rule(query) {
+            cold_path();
             let state = (*query).planstate.cast::<pg_sys::ModifyTableState>();
             (*state).canSetTag = true;
         }
@@ -107,61 +113,55 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
     unsafe {
         begin::session();
         if !engine().undisturbed() {
+            cold_path();
             with(|engine| engine.enter(address))?;
+            if belongs_to_wrapper(query) {
+                begin_wrapped(query, eflags);
+                return None;
+            }
         }
         let stmt = (*query).plannedstmt;
         let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
-        if belongs_to_wrapper(query) {
-            learn_names(stmt);
-            parameters::collect((*query).params);
-            let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
-            let classes = if explain_only { Classes::NONE } else { classes };
-            with(|engine| {
-                if let Some(frame) = engine.innermost() {
-                    frame.explains_only = explain_only;
-                }
-            });
-            let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
-            with(|engine| join_wrapper(engine, stmt, classes, audited));
-            return None;
-        }
         let depth = engine().depth();
-        let audited = guc::has_role() && begin::possible(depth) && acl::statement_is_audited(stmt);
+        let audited = guc::has_role() && is_audited(depth, stmt);
         let wanted = audited || begin::wanted(depth, classes);
-        let mut plan = None;
+        let mut plan = Plan {
+            uses: Uses::NONE,
+            query_id: (*stmt).queryId as i64,
+            audited,
+        };
+        let mut told = false;
         if wanted {
             room::wait_for(|| room::is_about_audit(stmt));
             parameters::collect((*query).params);
-            plan = Uses::of(stmt).map(|uses| Plan {
-                uses,
-                query_id: (*stmt).queryId as i64,
-                audited,
-            });
+            told = plan.uses.take(stmt);
         }
+        let plan = told.then_some(&plan);
         let text = begin::Text {
             source: (*query).sourceText,
             location: (*stmt).stmt_location,
             len: (*stmt).stmt_len,
         };
         let (id, named) = with(|engine| {
-            let id = begin::query(engine, text, classes, wanted, plan.as_ref(), address);
-            let frame = engine.frame(id);
+            let (id, frame) = begin::query(engine, text, classes, wanted, plan, address);
             frame.query = query as usize;
             frame.audited_object = audited;
             if wanted {
                 parameters::hand_over(frame);
             }
             let named = !wanted || frame.same.is_some();
-            if named {
-                frame.protect_same();
-            } else {
+            if !named {
+                cold_path();
                 let command = command_of((*stmt).commandType);
                 frame.command.extend_from_slice(command);
                 frame.query_id = (*stmt).queryId as i64;
+            } else if wanted {
+                frame.protect_same();
             }
             (id, named)
         })?;
         if !named {
+            cold_path();
             // The statement has begun: should this fail, its event has no names.
             let version = names::relations_version();
             learn_names(stmt);
@@ -171,12 +171,43 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
     }
 }
 
+/// Takes down what a query adds to the event of the utility statement that runs it. Throws.
+#[cold]
+#[inline(never)]
+unsafe fn begin_wrapped(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let stmt = (*query).plannedstmt;
+        learn_names(stmt);
+        parameters::collect((*query).params);
+        let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
+        let classes = if explain_only {
+            Classes::NONE
+        } else {
+            classes_of((*stmt).commandType, (*stmt).hasModifyingCTE)
+        };
+        with(|engine| {
+            if let Some(frame) = engine.innermost() {
+                frame.explains_only = explain_only;
+            }
+        });
+        let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
+        with(|engine| join_wrapper(engine, stmt, classes, audited));
+    }
+}
+
+/// Whether `audit.role` has the statement recorded whatever the level. Throws.
+#[cold]
+#[inline(never)]
+unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe { begin::possible(depth) && acl::statement_is_audited(stmt) }
+}
+
 /// Gives a query that has begun the names of its relations, which were looked up after `version` was.
 /// Never throws.
 unsafe fn name(
     frame: &mut Frame,
     stmt: *const pg_sys::PlannedStmt,
-    plan: Option<Plan>,
+    plan: Option<&Plan>,
     version: u32,
 ) {
     unsafe {
@@ -379,13 +410,14 @@ executor_run_fn! {
             }
             let marker = 0u8;
             let address = &raw const marker as usize;
-            let id = resume(query, address);
+            let id = resume_known(query, address, false);
             proceed!();
             if engine().knows_no_query() {
                 return;
             }
             let rows = (*(*query).estate).es_processed as i64;
             if writes_for_rule(query) {
+                cold_path();
                 // Counted for us alone: see `count_rows_of_rule`.
                 compat::forget_rows((*query).estate);
             }
@@ -395,6 +427,7 @@ executor_run_fn! {
                     count(&mut engine.frame(id).numbers.rows, rows);
                 }
                 None => {
+                    cold_path();
                     engine.enter(address);
                     if let Some(frame) = engine.innermost() {
                         count(&mut frame.inner_rows, rows);
@@ -414,23 +447,36 @@ fn count(total: &mut i64, rows: i64) {
 #[inline(never)]
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        let marker = 0u8;
         // The end of a query that only reads runs nothing: it has no triggers.
         let stmt = (*query).plannedstmt;
-        let reads = (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE;
-        let id = if reads {
-            None
+        if (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE {
+            finish_next(query);
         } else {
-            resume(query, &raw const marker as usize)
-        };
+            finish_writing(query);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        let id = resume_to(query, &raw const marker as usize, false);
+        finish_next(query);
+        if let Some(id) = id {
+            with(|engine| engine.pause(id));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn finish_next(query: *mut pg_sys::QueryDesc) {
+    unsafe {
         match NEXT_FINISH {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
         }
         guard::check_database(query);
-        if let Some(id) = id {
-            with(|engine| engine.pause(id));
-        }
     }
 }
 
@@ -454,13 +500,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-/// The statement of a query runs on, if it has one of its own.
-#[inline]
-unsafe fn resume(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
-    unsafe { resume_to(query, address, false) }
-}
-
-/// [`resume`]; `end`: to its end.
+/// The statement of a query runs on, if it has one of its own. `end`: to its end.
 #[inline]
 unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if engine().knows_no_query() {
@@ -477,8 +517,7 @@ unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool)
     with(|engine| {
         engine.enter(address);
         let id = engine.find(query as usize)?;
-        engine.run(id, address);
-        engine.frame(id).ending |= end;
+        engine.run(id, address).ending |= end;
         Some(id)
     })?
 }

@@ -2,6 +2,7 @@
 //! there is no home any more), and what needs it free of connections (RENAME, SET TABLESPACE, TEMPLATE).
 
 use core::ffi::{c_int, c_void};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::{drops, functions, guard_objects};
@@ -86,6 +87,7 @@ unsafe extern "C-unwind" fn object_access(
             guard_objects::check(access, class, object, sub, arg);
         }
         if access == pg_sys::ObjectAccessType::OAT_DROP {
+            cold_path();
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);
             } else if class == pg_sys::DatabaseRelationId {

@@ -8,12 +8,16 @@ use audit_core::fit;
 use audit_core::json::Object;
 use audit_core::level::Level;
 use audit_core::slot::{Begun, Statement};
+use core::hint::cold_path;
 
 use super::repeats::{self, Again, Known};
 use crate::pg::slot;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
 const KEEP: usize = 64 * 1024;
+
+/// Room for what is added to the details when the event leaves.
+const DETAILS_ROOM: usize = fit::NOTES + 32;
 
 #[inline(always)]
 fn empty(buffer: &mut Vec<u8>) {
@@ -24,6 +28,7 @@ fn empty(buffer: &mut Vec<u8>) {
 }
 
 #[cold]
+#[inline(never)]
 fn give_back_room(buffer: &mut Vec<u8>) {
     buffer.shrink_to(KEEP);
 }
@@ -164,20 +169,12 @@ impl std::ops::DerefMut for Frame {
 
 impl Frame {
     /// Makes a used frame as new, keeping its buffers; what they hold of the record `again` too, for
-    /// [`Frame::remember`].
+    /// [`Frame::remember`]. It knows `state`, and is in use.
     #[inline(always)]
-    pub fn reset(&mut self, again: Option<&Again>) {
+    pub fn reset(&mut self, again: Option<&Again>, state: State) {
         let holds = again.is_some_and(|again| self.holds(again));
         if !holds {
-            for buffer in [
-                &mut self.session,
-                &mut self.command,
-                &mut self.object_name,
-                &mut self.relations,
-                &mut self.text,
-            ] {
-                empty(buffer);
-            }
+            self.forget();
         }
         for buffer in [
             &mut self.parameters,
@@ -187,16 +184,30 @@ impl Frame {
         ] {
             empty(buffer);
         }
-        self.details.clear(KEEP);
-        self.truncated.clear(KEEP);
+        self.details.renew(KEEP, DETAILS_ROOM);
+        self.truncated.renew(KEEP, fit::NOTES);
         self.drops.clear();
-        self.make_room();
         let serial = self.state.serial.wrapping_add(1);
         self.state = State {
             serial,
+            in_use: true,
             inner_rows: -1,
-            ..State::default()
+            ..state
         };
+    }
+
+    /// Empties the buffers that [`Frame::remember`] fills.
+    #[inline(never)]
+    fn forget(&mut self) {
+        for buffer in [
+            &mut self.session,
+            &mut self.command,
+            &mut self.object_name,
+            &mut self.relations,
+            &mut self.text,
+        ] {
+            empty(buffer);
+        }
     }
 
     /// Whether the buffers hold what the record says: they were found to be the same once, and what is
@@ -213,8 +224,7 @@ impl Frame {
     #[inline]
     pub fn remember(&mut self, again: &Again, session: &[u8]) {
         if self.session.is_empty() {
-            self.session.extend_from_slice(session);
-            again.fill(self);
+            again.known.fill(self, session);
         }
         self.state.known = Some(again.known);
         self.state.same = Some(again.number);
@@ -224,7 +234,7 @@ impl Frame {
 
     /// Room for what is added to the details when the event leaves, perhaps in an error path.
     pub fn make_room(&mut self) {
-        self.details.reserve(fit::NOTES + 32);
+        self.details.reserve(DETAILS_ROOM);
         self.truncated.reserve(fit::NOTES);
     }
 
@@ -275,21 +285,32 @@ impl Frame {
         }
     }
 
-    /// As [`Frame::protect`], where `same` says already which record it is the same as.
+    /// As [`Frame::protect`], of a frame that is captured and has no entry, where `same` says already
+    /// which record it is the same as.
     #[inline(always)]
     pub fn protect_same(&mut self) {
-        if !self.captured || self.in_flight.is_some() {
-            return;
-        }
-        let s = &self.state;
-        let same = s.same;
+        let numbers = &self.state.numbers;
         let begun = Begun {
-            statement_id: s.numbers.statement_id,
-            substatement_id: s.numbers.substatement_id,
-            depth: s.numbers.depth,
-            started_at: s.numbers.started_at,
+            statement_id: numbers.statement_id,
+            substatement_id: numbers.substatement_id,
+            depth: numbers.depth,
+            started_at: numbers.started_at,
         };
-        let in_flight = slot::open(same, &begun, || Statement {
+        let held = self.state.same.and_then(|same| slot::reopen(same, &begun));
+        self.state.in_flight = match held {
+            Some(entry) => Some(entry),
+            None => {
+                cold_path();
+                self.open_entry()
+            }
+        };
+    }
+
+    /// Writes all of the statement down.
+    #[inline(never)]
+    fn open_entry(&self) -> Option<u8> {
+        let s = &self.state;
+        let statement = Statement {
             statement_id: s.numbers.statement_id,
             substatement_id: s.numbers.substatement_id,
             depth: s.numbers.depth,
@@ -303,8 +324,8 @@ impl Frame {
             relations: &self.relations,
             gid: &self.gid,
             text: &self.text,
-        });
-        self.state.in_flight = in_flight;
+        };
+        slot::open(s.same, &statement)
     }
 
     /// The statement needs its entry no more.

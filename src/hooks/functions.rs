@@ -6,6 +6,7 @@
 //! do those of audit_ext, which its views call by the dozen. A procedure's CALL is its event.
 
 use audit_core::event::{Class, Classes};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::begin::{self, Text};
@@ -160,10 +161,11 @@ impl Engine {
     }
 
     /// Takes the held statement; a fast-path call ends with that, `ended` if it ends just now.
-    #[inline]
+    #[inline(always)]
     pub fn take_held(&mut self, ended: bool) -> Option<Id> {
         let id = self.held.take()?;
         if !self.frame(id).sent && !self.complete(id, ended) {
+            cold_path();
             self.give_back(id);
             return None;
         }

@@ -116,16 +116,19 @@ pub unsafe fn active() -> bool {
 pub unsafe fn check_query(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let stmt = (*query).plannedstmt;
-        if (!(*stmt).resultRelations.is_null() || !(*stmt).rowMarks.is_null())
+        if (!(*stmt).resultRelations.is_null() | !(*stmt).rowMarks.is_null())
             && eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0
-            && home().is_some()
         {
             check_written(stmt);
         }
     }
 }
 
+#[inline(never)]
 unsafe fn check_written(stmt: *const pg_sys::PlannedStmt) {
+    if home().is_none() {
+        return;
+    }
     unsafe {
         let active = active();
         let mut i = 0;
@@ -201,7 +204,16 @@ unsafe fn command_of(stmt: *const pg_sys::PlannedStmt) -> &'static CStr {
 pub unsafe fn check_database(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let stmt = (*query).plannedstmt;
-        if (*stmt).resultRelations.is_null() || !may_not_write_catalogs() {
+        if !(*stmt).resultRelations.is_null() {
+            check_database_written(stmt);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn check_database_written(stmt: *const pg_sys::PlannedStmt) {
+    unsafe {
+        if !may_not_write_catalogs() {
             return;
         }
         let mut i = 0;

@@ -31,6 +31,7 @@ pub unsafe fn check(
     }
 }
 
+#[inline(never)]
 unsafe fn check_change(
     access: pg_sys::ObjectAccessType::Type,
     class: Oid,

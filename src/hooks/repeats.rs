@@ -2,10 +2,11 @@
 //! two things are spared then: the search of the text for secrets, and all of the record but its
 //! numbers. Such a record refers to the last one that says everything (audit_core::repeat::Repeat).
 //!
-//! Nothing here throws; only [`find`] allocates, where a text is new, and [`Again::fill`].
+//! Nothing here throws; only [`find`] allocates, where a text is new, and [`Known::fill`].
 
 use audit_core::event::Classes;
 use audit_core::sql::redact;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::frame::Frame;
@@ -46,13 +47,17 @@ pub struct Uses {
 }
 
 impl Uses {
-    /// `None`: too many relations.
+    pub const NONE: Uses = Uses {
+        numbers: [0; 2 + 2 * RELATIONS],
+    };
+
+    /// Takes down, over [`Uses::NONE`], what a statement does. `false`: to too many relations.
     ///
     /// # Safety
     /// `stmt` is a valid planned statement.
     #[inline]
-    pub unsafe fn of(stmt: *const pg_sys::PlannedStmt) -> Option<Uses> {
-        let mut numbers = [0; 2 + 2 * RELATIONS];
+    pub unsafe fn take(&mut self, stmt: *const pg_sys::PlannedStmt) -> bool {
+        let numbers = &mut self.numbers;
         let mut end = 2;
         unsafe {
             numbers[0] = (*stmt).commandType;
@@ -64,11 +69,12 @@ impl Uses {
                     pair.copy_from_slice(&[relid.to_u32(), privileges]);
                     end += 2;
                 } else {
+                    cold_path();
                     end = usize::MAX - 2;
                 }
             });
         }
-        (end <= numbers.len()).then_some(Uses { numbers })
+        end <= numbers.len()
     }
 }
 
@@ -133,6 +139,7 @@ pub fn find(text: &[u8]) -> (bool, Option<Known>) {
         };
         return (true, Some(known));
     }
+    cold_path();
     (remember(place, text), None)
 }
 
@@ -166,7 +173,7 @@ impl Ends {
 
 impl Record {
     /// Whether it is alike in all but the names, and has names of these lengths.
-    #[inline]
+    #[inline(always)]
     fn is_like(&self, frame: &Frame) -> bool {
         self.session == frame.session_version
             && self.classes == frame.classes.0
@@ -254,11 +261,14 @@ impl Again {
     pub fn has_lengths_of(&self, frame: &Frame) -> bool {
         self.ends.are_those_of(frame) && self.text == frame.text.len()
     }
+}
 
-    /// Copies names and text into an empty frame.
+impl Known {
+    /// Copies session, names and text of its record into an empty frame.
     #[inline(never)]
-    pub fn fill(&self, frame: &mut Frame) {
-        let place = place(self.known.place.into());
+    pub fn fill(self, frame: &mut Frame, session: &[u8]) {
+        frame.session.extend_from_slice(session);
+        let place = place(self.place.into());
         let Some(Record { ends, names, .. }) = &place.record else {
             return; // It was there when this was made.
         };
@@ -297,6 +307,7 @@ pub fn are_lost(count: u32) -> bool {
     // SAFETY: one thread.
     let seen = unsafe { core::mem::replace(&mut *(&raw mut SEEN), count) };
     if seen != count {
+        cold_path();
         (0..PLACES).for_each(|at| place(at).record = None);
     }
     seen != count

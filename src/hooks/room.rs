@@ -3,6 +3,7 @@
 //! were let in.
 
 use audit_core::ring::{Limit, Ring};
+use core::hint::cold_path;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
@@ -21,27 +22,35 @@ const LOOK_EVERY: i64 = 10_000;
 #[inline]
 pub unsafe fn wait_for(exempt: impl Fn() -> bool) {
     let Some(shared) = shared() else { return };
-    if shared.crowded.load(Ordering::Relaxed) != 0
-        && let Some(ring) = ring_file::ring()
-        && ring.is_filled_to(Limit::ThreeQuarters)
-    {
-        unsafe {
-            warn(shared, ring);
-            if !exempt() {
-                nearly_full(shared, ring);
+    if shared.crowded.load(Ordering::Relaxed) != 0 {
+        cold_path();
+        if let Some(ring) = ring_file::ring()
+            && ring.is_filled_to(Limit::ThreeQuarters)
+        {
+            unsafe {
+                warn(shared, ring);
+                if !exempt() {
+                    nearly_full(shared, ring);
+                }
             }
         }
     }
-    if shared.trail_full.load(Ordering::Relaxed) != 0 && !exempt() {
-        unsafe { trail_full() };
+    if shared.trail_full.load(Ordering::Relaxed) != 0 {
+        cold_path();
+        if !exempt() {
+            unsafe { trail_full() };
+        }
     }
 }
 
 /// To be called after a push: tells those who start statements to look at the ring. Never throws.
 #[inline]
 pub fn pushed(shared: &Shared, fill: u64, capacity: u64) {
-    if fill >= Limit::ThreeQuarters.of(capacity) && shared.crowded.load(Ordering::Relaxed) == 0 {
-        shared.crowded.store(1, Ordering::Relaxed);
+    if fill >= Limit::ThreeQuarters.of(capacity) {
+        cold_path();
+        if shared.crowded.load(Ordering::Relaxed) == 0 {
+            shared.crowded.store(1, Ordering::Relaxed);
+        }
     }
 }
 

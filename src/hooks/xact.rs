@@ -4,6 +4,7 @@
 
 use audit_core::event::Fate;
 use core::ffi::c_void;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::with;
@@ -30,6 +31,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
         },
         // PREPARE TRANSACTION is told once it is done, as its event says what it prepared.
         XACT_EVENT_PRE_PREPARE => unsafe {
+            cold_path();
             apply::before_commit();
             about_to_commit(false);
         },
@@ -39,12 +41,14 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
             end(Fate::Committed);
         }
         XACT_EVENT_ABORT => {
+            cold_path();
             home::aborted();
             aborted();
             apply::ended(Fate::RolledBack);
             end(Fate::RolledBack);
         }
         XACT_EVENT_PREPARE => {
+            cold_path();
             apply::ended(Fate::Prepared);
             end(Fate::Prepared);
         }
@@ -56,6 +60,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *m
 /// catalogs can still be read. Throws.
 unsafe fn before_commit() {
     if !session::known() && capture::on() {
+        cold_path();
         unsafe { sessions::connected() };
     } else {
         unsafe { apply::before_commit() };
@@ -80,22 +85,28 @@ unsafe fn about_to_commit(send_held: bool) {
         let xid = raw::GetTopFullTransactionIdIfAny().value;
         slot::keep_transaction(xid);
         if xid != 0 && durability::on_commit() {
-            with(|engine| {
-                checks::flush(engine);
-                if send_held {
-                    engine.send_held();
-                }
-                // What was rolled back to a savepoint is known, so far, to this process and its slot,
-                // which is not synced. Told later, it could be lost with the operating system, and
-                // would then count as committed.
-                if engine.fates.has_pending() {
-                    emit::fate_event(engine);
-                }
-                slot::keep_commit(engine.fates.undecided_from(), xid);
-            });
-            durability::ensure(false);
+            make_durable(send_held, xid);
         }
     }
+}
+
+/// Throws.
+#[inline(never)]
+unsafe fn make_durable(send_held: bool, xid: u64) {
+    with(|engine| {
+        checks::flush(engine);
+        if send_held {
+            engine.send_held();
+        }
+        // What was rolled back to a savepoint is known, so far, to this process and its slot, which
+        // is not synced. Told later, it could be lost with the operating system, and would then count
+        // as committed.
+        if engine.fates.has_pending() {
+            emit::fate_event(engine);
+        }
+        slot::keep_commit(engine.fates.undecided_from(), xid);
+    });
+    unsafe { durability::ensure(false) };
 }
 
 /// A transaction of which there is no record, as the server has no ring: not with

@@ -179,12 +179,21 @@ impl Target {
 ///
 /// # Safety
 /// `stmt` is a valid planned statement.
+#[inline]
 pub unsafe fn target_of_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
     unsafe {
-        let results = (*stmt).resultRelations;
-        if results.is_null() {
-            return Target::NONE;
+        if (*stmt).resultRelations.is_null() {
+            Target::NONE
+        } else {
+            written_by_plan(stmt)
         }
+    }
+}
+
+#[inline(never)]
+unsafe fn written_by_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
+    unsafe {
+        let results = (*stmt).resultRelations;
         // Partitions come first, then their parent: it alone needs a privilege.
         for i in 0..(*results).length {
             let index = (*(*results).elements.add(i as usize)).int_value;

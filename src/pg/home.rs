@@ -23,7 +23,16 @@ pub fn will_be(home: u32) {
 }
 
 /// From now on everybody knows. Runs in a commit callback: never throws.
+#[inline]
 pub fn committed() {
+    if CHANGE.load(Ordering::Relaxed) != NO_CHANGE || DETACHED.load(Ordering::Relaxed) {
+        change();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn change() {
     let change = CHANGE.swap(NO_CHANGE, Ordering::Relaxed);
     if change != NO_CHANGE
         && let Some(shared) = super::shared::shared()

@@ -3,6 +3,7 @@
 
 use audit_core::codec::encode_session;
 use audit_core::event::Session;
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::connection::Peer;
@@ -117,16 +118,17 @@ pub unsafe fn begin() {
 #[inline]
 pub unsafe fn learn() {
     unsafe {
-        let roles = Roles::now();
-        if LEARNED != Some(roles) {
-            learn_roles(roles);
+        match LEARNED {
+            Some(learned) if learned == Roles::now() => {}
+            _ => learn_roles(),
         }
     }
 }
 
 #[cold]
-unsafe fn learn_roles(roles: Roles) {
+unsafe fn learn_roles() {
     unsafe {
+        let roles = Roles::now();
         names::learn_role(pg_sys::Oid::from(roles.current_user));
         names::learn_role(pg_sys::Oid::from(roles.session_user));
         // The look-ups may themselves have seen a name change: then they are repeated next time.
@@ -139,12 +141,21 @@ unsafe fn learn_roles(roles: Roles) {
 pub fn encoded() -> &'static [u8] {
     unsafe {
         let Some(state) = (*(&raw mut STATE)).as_mut() else {
+            cold_path();
             return &[];
         };
         if state.changed() {
+            cold_path();
             state.encode();
         }
         &state.encoded
+    }
+}
+
+impl Seen {
+    #[inline(never)]
+    fn neon_branch_changed(&self) -> bool {
+        !guc::has_branch() && self.branch != neon_branch()
     }
 }
 
@@ -157,7 +168,7 @@ impl State {
                 || seen.application_name != raw::bytes(pg_sys::application_name)
                 || self.encoded.is_empty()
                 || seen.attributes_version != guc::attributes_version()
-                || (neon_is_there() && !guc::has_branch() && seen.branch != neon_branch())
+                || (neon_is_there() && seen.neon_branch_changed())
         }
     }
 
@@ -246,6 +257,7 @@ fn neon_is_there() -> bool {
         if let Some(known) = KNOWN {
             return known;
         }
+        cold_path();
         let known = !raw::GetConfigOption(NEON_BRANCH.as_ptr(), true, false).is_null();
         KNOWN = Some(known);
         known

@@ -4,6 +4,7 @@
 //! Only atomics and a condition variable: no lock that a backend could hold while it dies. Nothing
 //! here throws, except where it says so.
 
+use core::hint::cold_path;
 use core::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use pgrx::pg_sys;
 
@@ -215,10 +216,11 @@ impl Shared {
         // SeqCst: the push's move of the ring's head before this load and the worker's store of the
         // flag before its last look at the head must not pass each other, or a record would sleep.
         // The push has moved the head with SeqCst; where there was none, the caller has a fence.
-        if self.worker_sleeping.load(Ordering::SeqCst) != 0
-            && self.worker_sleeping.swap(0, Ordering::SeqCst) != 0
-        {
-            self.set_worker_latch();
+        if self.worker_sleeping.load(Ordering::SeqCst) != 0 {
+            cold_path();
+            if self.worker_sleeping.swap(0, Ordering::SeqCst) != 0 {
+                self.set_worker_latch();
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use audit_core::codec::{decode_session, encode_session};
 use audit_core::event::{Class, Classes, Session};
 use audit_core::fate::{FateTracker, MOST_BYTES};
 use audit_core::slot::{Begun, ENTRIES, SESSION_ROOM, Slot, Statement};
+use core::hint::cold_path;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
@@ -108,37 +109,34 @@ fn keep_short_session(mine: &Mine, encoded: &[u8]) {
 }
 
 /// A statement that will be recorded begins. `content` is not 0 and stands for all of it but what is in
-/// `begun`: an entry that has held it before keeps it. The result is for [`finish`] and [`close`];
-/// `None`: more statements are under way than a slot holds.
+/// `begun`: an entry that has held it before keeps it, and is free. `None`: there is no such entry, and
+/// [`open`] is to be called. The result is for [`finish`] and [`close`].
 #[inline(always)]
-pub fn open<'s>(
-    content: Option<u32>,
-    begun: &Begun,
-    statement: impl FnOnce() -> Statement<'s>,
-) -> Option<u8> {
+pub fn reopen(content: u32, begun: &Begun) -> Option<u8> {
     keep_session();
     let mine = mine()?;
-    let wants_session = guc::level().records(Classes::of(Class::Session), false);
-    let content = content.unwrap_or(0);
-    let held = mine.contents.iter().position(|held| *held == content);
-    if let Some(at) = held
-        && content != 0
-        && mine.used >> at & 1 == 0
-    {
-        mine.used |= 1 << at;
-        mine.slot.reopen(at, begun, wants_session);
-        return Some(at as u8);
+    let at = mine.contents.iter().position(|held| *held == content)?;
+    if mine.used >> at & 1 != 0 {
+        cold_path();
+        return None;
     }
-    open_new(mine, content, &statement(), wants_session)
+    mine.used |= 1 << at;
+    mine.slot.reopen(at, begun, wants_session());
+    Some(at as u8)
 }
 
-#[inline(never)]
-fn open_new(
-    mine: &mut Mine,
-    content: u32,
-    statement: &Statement,
-    wants_session: bool,
-) -> Option<u8> {
+/// Whether the end of the session is to be recorded.
+#[inline]
+fn wants_session() -> bool {
+    guc::level().records(Classes::of(Class::Session), false)
+}
+
+/// A statement that will be recorded begins; `content` as for [`reopen`]. `None`: more statements are
+/// under way than a slot holds.
+pub fn open(content: Option<u32>, statement: &Statement) -> Option<u8> {
+    keep_session();
+    let mine = mine()?;
+    let content = content.unwrap_or(0);
     // A free entry that holds nothing to come back to, if there is one.
     let free = |at: &usize| mine.used >> at & 1 == 0;
     let at = (0..ENTRIES)
@@ -146,7 +144,7 @@ fn open_new(
         .or_else(|| (0..ENTRIES).find(free))?;
     mine.used |= 1 << at;
     mine.contents[at] = content;
-    mine.slot.open(at, statement, wants_session);
+    mine.slot.open(at, statement, wants_session());
     Some(at as u8)
 }
 
@@ -189,11 +187,17 @@ pub fn keep_fates(fates: &FateTracker) {
     let Some(mine) = mine() else { return };
     // Decisions first: while both are there they agree.
     if fates.has_pending() || mine.decisions > 0 {
-        let mut encoded = [0; MOST_BYTES];
-        mine.decisions = fates.write_pending(&mut encoded);
-        mine.slot.set_decisions(&encoded[..mine.decisions]);
+        keep_decisions(mine, fates);
     }
     mine.slot.set_undecided(fates.undecided_from());
+}
+
+#[cold]
+#[inline(never)]
+fn keep_decisions(mine: &mut Mine, fates: &FateTracker) {
+    let mut encoded = [0; MOST_BYTES];
+    mine.decisions = fates.write_pending(&mut encoded);
+    mine.slot.set_decisions(&encoded[..mine.decisions]);
 }
 
 /// The transaction's events were sent ahead of its commit as `xid`.

@@ -125,7 +125,7 @@ impl Memory {
         // the end and which nobody else accesses; `parts` are Rust's, never in the mapping.
         unsafe {
             let mut to = self.place(position).add(RECORD_HEADER_LEN);
-            for part in parts.iter().filter(|part| !part.is_empty()) {
+            for part in parts {
                 to.copy_from_nonoverlapping(part.as_ptr(), part.len());
                 to = to.add(part.len());
             }

@@ -1,5 +1,6 @@
 //! The writing side: reserve, copy, publish.
 
+use core::hint::cold_path;
 use core::sync::atomic::{Ordering as CompilerOrdering, compiler_fence};
 
 use super::Ring;
@@ -120,6 +121,7 @@ impl Ring {
         // From here to the last line the process must not stop: plain stores and memcpy only.
         let start = reserved.fields.position;
         if reserved.pad_start != start {
+            cold_path();
             let pad = start.wrapping_sub(reserved.pad_start) as u32;
             // Release: the consumer overwrites the PAD after it saw it, so it must be ordered
             // after this store even if the record behind it never comes.
@@ -159,6 +161,7 @@ impl Ring {
             .fold(0usize, |sum, part| sum.saturating_add(part.len()));
         let max = max_payload(self.capacity);
         if len as u64 > max {
+            cold_path();
             return Err(PushError::TooLarge { len, max });
         }
         Ok(len as u32) // max_payload < 2^30
@@ -186,6 +189,7 @@ impl Ring {
             let tail = shared.tail.load(Ordering::Acquire);
             let used = head.wrapping_sub(tail);
             if used > self.capacity || !head.is_multiple_of(ALIGN) {
+                cold_path();
                 head = self.head_after(head, tail)?;
                 continue;
             }
@@ -193,12 +197,14 @@ impl Ring {
             let pad = if need <= room { 0 } else { room };
             let fill = used + pad + need;
             if fill > limit {
+                cold_path();
                 return Err(PushError::Full);
             }
             let start = head.wrapping_add(pad);
             if let Some(refers_to) = refers_to
                 && start.wrapping_sub(refers_to) > reach(self.capacity)
             {
+                cold_path();
                 return Err(PushError::TooFar { refers_to });
             }
             // Before the swap, so that nothing is left to compute after it.
@@ -217,7 +223,10 @@ impl Ring {
                         fill,
                     });
                 }
-                Err(now) => head = now,
+                Err(now) => {
+                    cold_path();
+                    head = now;
+                }
             }
         }
     }

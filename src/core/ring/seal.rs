@@ -80,6 +80,7 @@ fn tag(header_crc: u32) -> u32 {
     (header_crc ^ header_crc << 16) & 0xffff_0000 | RING_FORMAT
 }
 
+#[inline]
 fn whole(payload_crc: u32, header_crc: u32) -> u32 {
     crc::append(payload_crc, &u64::from(header_crc).to_le_bytes())
 }

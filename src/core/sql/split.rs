@@ -53,7 +53,17 @@ pub fn is_rest_empty(text: &[u8], offset: usize) -> bool {
 
 /// Without blanks around it and `;` behind it. Looks at bytes only, so that a `;` that ends a
 /// trailing comment goes too.
+#[inline]
 pub fn trim(text: &[u8]) -> &[u8] {
+    let ends_with = |byte: u8| !is_space(byte) && byte != b';';
+    match text {
+        [first, .., last] if !is_space(*first) && ends_with(*last) => text,
+        _ => trim_ends(text),
+    }
+}
+
+#[inline(never)]
+fn trim_ends(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|&byte| !is_space(byte));
     let end = text
         .iter()

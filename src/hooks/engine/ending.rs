@@ -8,11 +8,9 @@ impl Engine {
     #[inline(always)]
     pub fn succeed(&mut self, id: Id) {
         settings::check(self);
-        let frame = &mut self.pool[id];
+        let frame = self.frame(id);
         if !frame.captured {
-            let depth = frame.numbers.depth;
-            checks::flush_below(self, depth);
-            self.give_back(id);
+            self.leave_out(id);
             return;
         }
         if frame.numbers.duration < 0 {
@@ -22,17 +20,17 @@ impl Engine {
         frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
         let depth = frame.numbers.depth;
         if !frame.recorded(false) {
-            checks::flush_below(self, depth);
-            self.give_back(id);
+            self.leave_out(id);
             return;
         }
         if depth > 0 && checks::joined(self, id) {
             return;
         }
         checks::flush_below(self, depth);
-        let frame = &mut self.pool[id];
+        let frame = self.frame(id);
         let top = depth == 0;
         if frame.in_aborted {
+            cold_path();
             let fate = if frame.to_savepoint {
                 Fate::Open
             } else {
@@ -50,6 +48,13 @@ impl Engine {
         } else {
             emit::push(self, id, Fate::Open, true);
         }
+        self.give_back(id);
+    }
+
+    /// A statement has ended well that is not recorded.
+    #[inline(never)]
+    fn leave_out(&mut self, id: Id) {
+        checks::flush_below(self, self.pool[id].numbers.depth);
         self.give_back(id);
     }
 
@@ -160,6 +165,7 @@ impl Engine {
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
         self.committing = false;
         if fate == Fate::RolledBack {
+            cold_path();
             // What doesn't have a catcher of its own inside the one that is in force now is dead (a
             // procedure that rolls back does so under catchers further in); when the process exits
             // all are.
@@ -167,6 +173,7 @@ impl Engine {
             self.bury(|frame| !exiting && frame.catcher > catcher);
         }
         if !self.running.is_empty() {
+            cold_path();
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
             self.fates.end(fate);
             slot::keep_fates(&self.fates);
@@ -174,8 +181,11 @@ impl Engine {
             return;
         }
         self.explicit = false;
-        if fate == Fate::RolledBack && self.held().is_some_and(|held| held.command != b"ROLLBACK") {
-            self.held_failed();
+        if fate == Fate::RolledBack {
+            cold_path();
+            if self.held().is_some_and(|held| held.command != b"ROLLBACK") {
+                self.held_failed();
+            }
         }
         if !self.checks.is_empty() {
             checks::flush(self);
