@@ -167,6 +167,7 @@ unsafe extern "C-unwind" {
         context: pg_sys::GucContext::Type,
         source: pg_sys::GucSource::Type,
     );
+    pub fn palloc(size: usize) -> *mut c_void;
     pub fn heap_form_tuple(
         desc: pg_sys::TupleDesc,
         values: *mut pg_sys::Datum,

@@ -7,7 +7,7 @@ use super::decided::DecidedStore;
 use super::dictionary::Dictionary;
 use super::period::Period;
 use super::text::Texts;
-use crate::pg::heap::{Bulk, CHUNK, Writer};
+use crate::pg::heap::{Bulk, CHUNK, Leading, Writer};
 use crate::pg::random;
 use crate::pg::spi::{Plan, parse_datum, text_array_datum, text_datum};
 use crate::pg::trail::canon::Canon;
@@ -20,8 +20,9 @@ use audit_core::tree::Frontier;
 use pgrx::pg_sys::{self, Datum};
 use std::cell::RefCell;
 
-/// Columns of audit.event that its BRIN has, in the same order: seq, recorded_at, started_at.
-const BRIN_KEYS: usize = 3;
+/// The BRIN of audit.event has seq, recorded_at, started_at; session and statement are 8 bytes, too, and
+/// numbers follow.
+const LEADING: Leading = Leading { keys: 3, fixed: 5 };
 
 /// Where in which ring a batch ends.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +166,7 @@ impl Store {
             let mut writer = Writer::open(
                 period.event_table,
                 period.event_brin,
-                BRIN_KEYS,
+                LEADING,
                 batch.rows.len(),
                 &mut bulk,
             );
