@@ -40,6 +40,7 @@ mod scenarios;
 mod shim;
 mod soak;
 mod stopped;
+mod storage;
 mod text;
 mod views;
 
