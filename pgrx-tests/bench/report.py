@@ -132,8 +132,10 @@ BARS = [
     ("select-prepared", "bytes kept per event, hot ≤ 100", lambda s: exact(s["bytes_per_event"]), 100, None),
     ("select-prepared", "bytes kept per event, closed ≤ 130",
      lambda s: exact(s.get("closed_bytes_per_event")), 130, None),
-    ("long-text", "bytes kept, text that never repeats ≤ text + 110",
+    ("long-text", "bytes kept, text of 4 kB that never repeats ≤ text + 110",
      lambda s: exact(s["bytes_per_event"]), 4096 + 110, None),
+    ("select-simple", "bytes kept, text of 57 bytes that seldom repeats ≤ text + 110",
+     lambda s: exact(s["bytes_per_event"]), 57 + 110, None),
 ]
 
 

@@ -13,8 +13,13 @@ use std::hash::{BuildHasher, Hasher};
 const LIMIT: usize = 12 * 1024 * 1024;
 /// What an entry takes besides its key.
 const ENTRY: usize = 96;
-/// Hashes of texts seen lately (a power of two): a text is kept once from its second time on.
+/// Texts seen lately (a power of two).
 const RECENT: usize = 1 << 16;
+/// Bits of a hash that say where among the recent ones it is; its count takes their place there.
+const PLACE: u64 = RECENT as u64 - 1;
+/// A text is kept once from this time on: its row takes as much as three texts in their events, and more
+/// time.
+const KEPT_FROM: u64 = 4;
 
 /// Records whose repeats are known; each costs 56 bytes.
 const MOST_ORIGINALS: usize = 1 << 16;
@@ -132,6 +137,7 @@ pub struct Dictionary {
     hasher: DefaultHashBuilder,
     sessions: Cache<SessionEntry>,
     statements: Cache<i64>,
+    /// Of each place the last hash, and how often it was seen.
     recent: Vec<u64>,
     next_session: i64,
     next_statement: i64,
@@ -229,6 +235,19 @@ impl Dictionary {
         hasher.finish()
     }
 
+    /// How often a text with this hash was seen lately, this time included; at most [`KEPT_FROM`].
+    fn count(&mut self, hash: u64) -> u64 {
+        let recent = &mut self.recent[(hash & PLACE) as usize];
+        let before = if (*recent ^ hash) & !PLACE == 0 {
+            *recent & PLACE
+        } else {
+            0
+        };
+        let times = (before + 1).min(KEPT_FROM);
+        *recent = hash & !PLACE | times;
+        times
+    }
+
     /// The session with these encoded attributes. `make` is called for a new one: it gets the
     /// reference, stores the row and tells identity and encoding.
     pub fn session<E>(
@@ -282,8 +301,7 @@ impl Dictionary {
             if let Some(reference) = self.statements.find(hash, &key) {
                 return Ok((reference, Text::Kept));
             }
-            let recent = &mut self.recent[hash as usize & (RECENT - 1)];
-            if core::mem::replace(recent, hash) == hash {
+            if self.count(hash) >= KEPT_FROM {
                 let reference = self.next_statement;
                 make(reference, true)?;
                 self.next_statement += 1;
