@@ -161,8 +161,7 @@ pub unsafe fn query<'e>(
         ..State::default()
     };
     let id = engine.free_frame();
-    engine.running.push(id);
-    let frame = engine.frame(id);
+    let frame = &mut *engine.pool[id];
     frame.reset(again.as_ref(), state);
     if wanted {
         match again {
@@ -174,6 +173,8 @@ pub unsafe fn query<'e>(
             }
         }
     }
+    // Last: what fails before leaves no statement that runs.
+    engine.running.push(id);
     (id, frame)
 }
 

@@ -35,7 +35,7 @@ pub type Id = usize;
 pub struct Engine {
     /// Boxed: a frame's address stays while the pool grows.
     #[allow(clippy::vec_box)]
-    pool: Vec<Box<Frame>>,
+    pub pool: Vec<Box<Frame>>,
     free: Vec<Id>,
     /// A frame for what fails unseen, its buffers as long as they can get: to take it allocates nothing.
     spare: Option<Id>,
@@ -378,7 +378,7 @@ impl Engine {
     pub fn close(&mut self, id: Id) {
         if self.open.last() == Some(&id) {
             self.open.pop(); // It is there once.
-        } else if !self.open.is_empty() {
+        } else {
             self.close_inner(id);
         }
     }

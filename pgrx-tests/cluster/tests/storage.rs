@@ -20,7 +20,6 @@ fn a_row_ends_with_its_last_value() {
         client.batch_execute("SELECT 'again'").expect("a row");
         cluster.flush();
     }
-    cluster.flush();
     cluster.query("postgres", "CREATE EXTENSION pageinspect");
     let rows = "
         WITH ends AS (

@@ -164,7 +164,7 @@ fn what_is_kept_once_is_erased_for_all() {
     let count: i64 = erase(&cluster, seq, "{statement}")
         .parse()
         .expect("a number");
-    assert!((16..=20).contains(&count), "{count}");
+    assert!((16..=17).contains(&count), "{count}");
     let contexts: i64 = erase(&cluster, seq, "{context}").parse().expect("a number");
     assert!(contexts >= 20, "{contexts}");
     assert_whole(&cluster);
