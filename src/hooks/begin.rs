@@ -115,6 +115,7 @@ pub unsafe fn query<'e>(
     let (mut substatement_id, mut last_sub) = (1, 1);
     let statement_id;
     if depth == 0 {
+        engine.passing.clear();
         (started_at, text_from, last_sub) = begin_top_level(engine, text, message_at);
         statement_id = engine.statement_id;
     } else {

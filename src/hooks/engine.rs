@@ -16,13 +16,14 @@
 //! Nothing here throws or, once the pool is warm, allocates.
 
 mod ending;
+mod passing;
 
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
 
 use super::attempted::Place;
 use super::error::LastError;
-use super::frame::{Frame, State};
+use super::frame::{Frame, State, Wraps};
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
 use core::hint::cold_path;
@@ -41,6 +42,9 @@ pub struct Engine {
     spare: Option<Id>,
     /// Statements being run, the outermost first.
     pub running: Vec<Id>,
+    /// Calls of nested statements without a frame, the outermost first; of use only while one runs that
+    /// has one. See `engine::passing`.
+    pub(super) passing: Vec<passing::Call>,
     /// Queries begun and not yet ended, running ones included.
     open: Vec<Id>,
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
@@ -83,6 +87,7 @@ static mut ENGINE: Engine = Engine {
     free: Vec::new(),
     spare: None,
     running: Vec::new(),
+    passing: Vec::new(),
     open: Vec::new(),
     dead: Vec::new(),
     held: None,
@@ -220,6 +225,7 @@ impl Engine {
 
     #[inline(never)]
     fn conclude(&mut self, address: usize) {
+        self.forget_passed(address);
         if !self.running.is_empty() {
             let catcher = catcher();
             self.bury(|frame| frame.address > address && frame.catcher >= catcher);
@@ -247,6 +253,7 @@ impl Engine {
 
     /// Buries what died of an ERROR that jumped over its hook: its catcher is gone.
     fn bury_unwound(&mut self) {
+        self.forget_passed(0);
         let catcher = catcher();
         self.bury(|frame| frame.catcher >= catcher);
     }
@@ -445,7 +452,11 @@ impl Engine {
 
     /// Depth at which a statement that begins now runs.
     pub fn depth(&self) -> u32 {
-        self.running.len() as u32 + u32::from(self.committing)
+        let nested = match self.running.len() {
+            0 => 0,
+            running => running + self.passing.len(),
+        };
+        nested as u32 + u32::from(self.committing)
     }
 
     /// A statement begins where none runs, and it is no client's: if one is held, its commit has

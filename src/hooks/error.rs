@@ -167,6 +167,8 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
                 engine().died_unseen(id);
             }
             None if engine().running.is_empty() && !unseen => engine().held_failed(),
+            // The error is that of a statement of which nothing is kept.
+            None if engine().passes() => {}
             None => {
                 if let Some(id) = engine().running.last().copied() {
                     let engine = engine();

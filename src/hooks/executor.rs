@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 use super::engine::{Engine, Id, engine, with};
 use super::frame::{Frame, Wraps};
 use super::repeats::{self, Plan, Uses};
+use super::used::{Objects, learn_names};
 use super::{begin, capture, guard, parameters, room};
 use crate::executor_run_fn;
 use crate::pg::{acl, compat, guc, names, raw, session, unlock};
@@ -48,6 +49,9 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         let address = &raw const marker as usize;
         let id = if !capture::on() {
             None
+        } else if engine().may_pass() && is_left_out((*query).plannedstmt) {
+            start_passing(query, eflags, address);
+            return;
         } else if guc::level().is_none()
             && !guc::has_role()
             && !unlock::is_open()
@@ -71,6 +75,40 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
                 engine.open(id);
             });
         }
+    }
+}
+
+/// Whether nothing is taken down of a nested statement. Never throws.
+#[cold]
+#[inline(never)]
+unsafe fn is_left_out(stmt: *const pg_sys::PlannedStmt) -> bool {
+    let classes = unsafe { classes_of((*stmt).commandType, (*stmt).hasModifyingCTE) };
+    !begin::wanted(1, classes) && !guc::has_role() && !guc::assigned()
+}
+
+/// Throws.
+#[cold]
+#[inline(never)]
+unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) {
+    unsafe {
+        guard::check_query(query, eflags);
+        let calls = with(|engine| {
+            engine.number_passing();
+            engine.pass(address)
+        });
+        match NEXT_START {
+            Some(next) => next(query, eflags),
+            None => raw::standard_ExecutorStart(query, eflags),
+        }
+        passed(calls);
+    }
+}
+
+/// The server has come back to a statement that passes. Never throws.
+#[inline]
+fn passed(calls: Option<usize>) {
+    if let Some(calls) = calls {
+        engine().passed(calls);
     }
 }
 
@@ -303,82 +341,6 @@ pub fn command_of(command: pg_sys::CmdType::Type) -> &'static [u8] {
     }
 }
 
-/// Looks up the names that [`Objects`] will need. Throws.
-unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
-    unsafe {
-        compat::for_each_used_relation(stmt, |relid, _| {
-            // A plain frame: the closure owns nothing, a throw may pass through it.
-            names::learn_relation(relid);
-        });
-    }
-}
-
-/// Relations and main object of a statement, found one relation after the other.
-pub struct Objects<'f> {
-    frame: &'f mut Frame,
-    target: compat::Target,
-    select: bool,
-    only_catalog: bool,
-    /// A view is among them.
-    views: bool,
-    count: u32,
-}
-
-impl<'f> Objects<'f> {
-    /// `target`: what the statement writes to.
-    pub fn new(frame: &'f mut Frame, target: compat::Target) -> Self {
-        let select = frame.command == b"SELECT";
-        Objects {
-            frame,
-            target,
-            select,
-            only_catalog: true,
-            views: false,
-            count: 0,
-        }
-    }
-
-    /// A relation with the privileges (`ACL_*`) that the statement needs on it. Never throws: names
-    /// were looked up before.
-    pub fn add(&mut self, relid: pg_sys::Oid, privileges: u64) {
-        const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
-        let Some(relation) = names::relation(relid) else {
-            return;
-        };
-        self.only_catalog &= relation.catalog;
-        self.views |= relation.kind == "VIEW";
-        self.count += u32::from(self.frame.add_relation(&relation.name));
-        // The main object: what is written to, by the name that the user gave it (a view that the
-        // server writes through); else the only relation there is.
-        let through_view = || relation.kind == "VIEW" && !self.target.is_of_rule(relid);
-        let written =
-            privileges as u32 & WRITES != 0 && (relid == self.target.relid || through_view());
-        if self.frame.object_type.is_empty() && (self.select || written) {
-            self.frame.object_type = relation.kind;
-            self.frame.object_name.extend_from_slice(&relation.name);
-        }
-    }
-
-    /// Whether OIDs, privileges, command and target are all that the names come from: where something
-    /// is written through a view, it matters whose rule it is, too.
-    fn are_told_by_uses(&self) -> bool {
-        self.select || !self.views
-    }
-
-    /// All relations were added. Returns whether it reads the catalog, and nothing else.
-    pub fn finish(self) -> bool {
-        if self.select && self.count > 1 {
-            self.frame.object_type = "";
-            self.frame.object_name.clear();
-        }
-        let only_catalog = self.select && self.count > 0 && self.only_catalog;
-        if only_catalog && !guc::catalog() && !self.frame.audited_object {
-            self.frame.captured = false;
-        }
-        only_catalog
-    }
-}
-
 /// Has the engine told when the query's memory goes without ExecutorEnd. Throws (out of memory).
 unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
     unsafe extern "C-unwind" fn gone(arg: *mut core::ffi::c_void) {
@@ -411,6 +373,13 @@ executor_run_fn! {
             let marker = 0u8;
             let address = &raw const marker as usize;
             let id = resume_known(query, address, false);
+            if id.is_none() && engine().may_pass() {
+                cold_path();
+                let calls = with(|engine| engine.pass(address));
+                proceed!();
+                passed(calls);
+                return;
+            }
             proceed!();
             if engine().knows_no_query() {
                 return;
@@ -461,7 +430,15 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
 unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
-        let id = resume_to(query, &raw const marker as usize, false);
+        let address = &raw const marker as usize;
+        let id = resume_to(query, address, false);
+        if id.is_none() && engine().may_pass() {
+            cold_path();
+            let calls = with(|engine| engine.pass(address));
+            finish_next(query);
+            passed(calls);
+            return;
+        }
         finish_next(query);
         if let Some(id) = id {
             with(|engine| engine.pause(id));
@@ -515,8 +492,12 @@ unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool)
         return None;
     }
     with(|engine| {
-        engine.enter(address);
-        let id = engine.find(query as usize)?;
+        let mut id = engine.find(query as usize)?;
+        if !engine.undisturbed() {
+            cold_path();
+            engine.enter(address);
+            id = engine.find(query as usize)?; // What has died has no query.
+        }
         engine.run(id, address).ending |= end;
         Some(id)
     })?

@@ -2,7 +2,6 @@
 //! there is no home any more), and what needs it free of connections (RENAME, SET TABLESPACE, TEMPLATE).
 
 use core::ffi::{c_int, c_void};
-use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::{drops, functions, guard_objects};
@@ -84,19 +83,32 @@ unsafe extern "C-unwind" fn object_access(
         if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
             functions::called(object);
         } else {
-            guard_objects::check(access, class, object, sub, arg);
+            changed(access, class, object, sub, arg);
         }
+        if let Some(next) = NEXT {
+            next(access, class, object, sub, arg);
+        }
+    }
+}
+
+/// Anything but the call of a function. Throws.
+#[inline(never)]
+unsafe fn changed(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    arg: *mut c_void,
+) {
+    unsafe {
+        guard_objects::check(access, class, object, sub, arg);
         if access == pg_sys::ObjectAccessType::OAT_DROP {
-            cold_path();
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);
             } else if class == pg_sys::DatabaseRelationId {
                 database_dropped(object);
             }
             drops::object_dropped(class, object, sub, arg.cast());
-        }
-        if let Some(next) = NEXT {
-            next(access, class, object, sub, arg);
         }
     }
 }

@@ -79,6 +79,8 @@ pub struct State {
     /// The subtransaction that it ran in was rolled back.
     pub rolled_back: bool,
     pub wraps: Wraps,
+    /// FETCH, MOVE: the query that it runs on began as another statement's own.
+    pub fetches: bool,
     /// The query that it runs; 0 for a utility statement. Compared, never followed.
     pub query: usize,
     /// The text that the server parsed, and when its message came: which string it is a part of.

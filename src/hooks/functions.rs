@@ -34,14 +34,22 @@ const NO_TEXT: Text = Text {
 pub unsafe fn called(function: pg_sys::Oid) {
     // The object access hook of an operator's function comes here too: nothing may be looked up.
     let built_in = function.to_u32() < pg_sys::FirstNormalObjectId;
-    let level = guc::level();
-    if built_in && !engine().running.is_empty() || level.is_none() || !capture::on_quietly() {
+    if built_in && !engine().running.is_empty() || guc::level().is_none() {
+        return;
+    }
+    unsafe { called_perhaps(function, built_in) };
+}
+
+/// [`called`] for a function that may leave an event.
+#[inline(never)]
+unsafe fn called_perhaps(function: pg_sys::Oid, built_in: bool) {
+    if !capture::on_quietly() {
         return;
     }
     unsafe {
         if engine().running.is_empty() && is_fast_path() && !engine().holds_fast_path() {
             fast_path(function);
-        } else if !built_in && level.records(CLASSES, false) {
+        } else if !built_in && guc::level().records(CLASSES, false) {
             nested(function);
         }
     }

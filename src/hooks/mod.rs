@@ -44,6 +44,7 @@ pub mod room;
 pub mod rules;
 pub mod session;
 pub mod settings;
+pub mod used;
 pub mod utility;
 pub mod xact;
 

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::engine::{Engine, Id, engine, with};
 use super::frame::Wraps;
+use super::used::Objects;
 use super::{begin, capture, executor, functions, guard};
 use crate::pg::{compat, guc, names, raw};
 
@@ -90,7 +91,7 @@ unsafe fn begin_plan(
             let command = executor::command_of((*query).commandType);
             frame.command.extend_from_slice(command);
             frame.query_id = (*query).queryId as i64;
-            let mut objects = executor::Objects::new(frame, compat::target_of_query(query));
+            let mut objects = Objects::new(frame, compat::target_of_query(query));
             compat::for_each_query_relation(query, &mut |relid, privileges| {
                 objects.add(relid, privileges);
             });

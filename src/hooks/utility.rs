@@ -164,6 +164,7 @@ unsafe fn begin_utility(
             let id = begin::statement(engine, text, kind.classes, wanted, address);
             let frame = engine.frame(id);
             frame.wraps = kind.wraps;
+            frame.fetches = (*node).type_ == pg_sys::NodeTag::T_FetchStmt;
             if !kind.source.is_null() {
                 frame.source = kind.source as usize;
             }

@@ -131,6 +131,7 @@ impl Engine {
     /// A subtransaction is aborted. With no statement running any more, the error has reached the
     /// client, or ROLLBACK TO has done its work.
     pub fn abort_sub(&mut self, subxact: u32) {
+        self.forget_passed(0);
         let catcher = catcher();
         self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
         for at in 0..self.dead.len() {

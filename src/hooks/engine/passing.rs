@@ -1,0 +1,74 @@
+//! Nested statements that the level leaves out have no frame. While one runs, all that is kept is that
+//! it does: what it calls has its depth, and its place among the numbers of the top-level statement.
+
+use super::*;
+
+/// A hook of such a statement that has called the server and not come back.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// As of a frame.
+    address: usize,
+    catcher: usize,
+}
+
+impl Engine {
+    /// Whether a query that begins, or runs on without a frame, can be one that passes: inside a
+    /// statement whose queries are nested in it, and not its own.
+    #[inline]
+    pub fn may_pass(&self) -> bool {
+        self.running.last().is_some_and(|id| {
+            let frame = &self.pool[*id];
+            frame.wraps == Wraps::Nothing && !frame.fetches
+        })
+    }
+
+    /// A statement begins that passes: it has its number.
+    #[inline]
+    pub fn number_passing(&mut self) {
+        if let Some(top) = self.top_level() {
+            top.last_sub += 1;
+        }
+    }
+
+    /// Its hook, at this address of the stack, calls the server. The result is for [`Engine::passed`],
+    /// once that has come back.
+    #[inline]
+    pub fn pass(&mut self, address: usize) -> usize {
+        self.forget_passed(address);
+        let calls = self.passing.len();
+        self.passing.push(Call {
+            address,
+            catcher: catcher(),
+        });
+        calls
+    }
+
+    /// The server has come back: to what was called before, whatever has been called since.
+    #[inline]
+    pub fn passed(&mut self, calls: usize) {
+        self.passing.truncate(calls);
+    }
+
+    /// Forgets calls that an ERROR has jumped over, seen from a hook at this address.
+    #[inline]
+    pub(super) fn forget_passed(&mut self, address: usize) {
+        let catcher = catcher();
+        while let Some(call) = self.passing.last() {
+            if call.address > address && call.catcher >= catcher {
+                break;
+            }
+            cold_path();
+            self.passing.pop();
+        }
+    }
+
+    /// Whether the innermost statement has no frame. To be asked in [`Engine::before_error`]'s wake.
+    pub fn passes(&self) -> bool {
+        let Some(call) = self.passing.last() else {
+            return false;
+        };
+        self.running
+            .last()
+            .is_some_and(|id| self.pool[*id].address > call.address)
+    }
+}
