@@ -424,6 +424,12 @@ impl Engine {
         self.undisturbed() && self.held.is_none()
     }
 
+    /// Whether no query has begun and not yet ended.
+    #[inline]
+    pub fn has_no_query(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Whether a hook that looks for the statement of its query would find none, and has none to
     /// bury.
     #[inline]

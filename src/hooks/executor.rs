@@ -45,28 +45,30 @@ pub unsafe fn install() {
 #[inline(never)]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
-        let marker = 0u8;
-        let address = &raw const marker as usize;
-        let id = if !capture::on() {
-            None
+        if !capture::on() {
+            start_next(query, eflags);
         } else if engine().may_pass() && is_left_out((*query).plannedstmt) {
-            start_passing(query, eflags, address);
-            return;
+            start_passing(query, eflags);
         } else if guc::level().is_none()
             && !guc::has_role()
             && !unlock::is_open()
             && engine().idle()
         {
             count_unrecorded(query);
-            None
+            start_next(query, eflags);
         } else {
-            begin_query(query, eflags, address)
-        };
-        guard::check_query(query, eflags);
-        match NEXT_START {
-            Some(next) => next(query, eflags),
-            None => raw::standard_ExecutorStart(query, eflags),
+            start_recorded(query, eflags);
         }
+    }
+}
+
+/// Throws.
+#[inline(never)]
+unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        let id = begin_query(query, eflags, &raw const marker as usize);
+        start_next(query, eflags);
         if let Some(id) = id {
             watch(query, id);
             count_rows_of_rule(query);
@@ -79,36 +81,33 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 }
 
 /// Whether nothing is taken down of a nested statement. Never throws.
-#[cold]
-#[inline(never)]
+#[inline]
 unsafe fn is_left_out(stmt: *const pg_sys::PlannedStmt) -> bool {
     let classes = unsafe { classes_of((*stmt).commandType, (*stmt).hasModifyingCTE) };
     !begin::wanted(1, classes) && !guc::has_role() && !guc::assigned()
 }
 
 /// Throws.
-#[cold]
 #[inline(never)]
-unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) {
+unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        engine().number_passing();
+        let calls = engine().pass(&raw const marker as usize);
+        start_next(query, eflags);
+        engine().passed(calls);
+    }
+}
+
+/// Throws.
+#[inline(always)]
+unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         guard::check_query(query, eflags);
-        let calls = with(|engine| {
-            engine.number_passing();
-            engine.pass(address)
-        });
         match NEXT_START {
             Some(next) => next(query, eflags),
             None => raw::standard_ExecutorStart(query, eflags),
         }
-        passed(calls);
-    }
-}
-
-/// The server has come back to a statement that passes. Never throws.
-#[inline]
-fn passed(calls: Option<usize>) {
-    if let Some(calls) = calls {
-        engine().passed(calls);
     }
 }
 
@@ -372,12 +371,12 @@ executor_run_fn! {
             }
             let marker = 0u8;
             let address = &raw const marker as usize;
-            let id = resume_known(query, address, false);
+            let id = resume_to(query, address, false);
             if id.is_none() && engine().may_pass() {
                 cold_path();
-                let calls = with(|engine| engine.pass(address));
+                let calls = engine().pass(address);
                 proceed!();
-                passed(calls);
+                engine().passed(calls);
                 return;
             }
             proceed!();
@@ -434,9 +433,9 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let id = resume_to(query, address, false);
         if id.is_none() && engine().may_pass() {
             cold_path();
-            let calls = with(|engine| engine.pass(address));
+            let calls = engine().pass(address);
             finish_next(query);
-            passed(calls);
+            engine().passed(calls);
             return;
         }
         finish_next(query);
@@ -480,7 +479,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 /// The statement of a query runs on, if it has one of its own. `end`: to its end.
 #[inline]
 unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
-    if engine().knows_no_query() {
+    if engine().has_no_query() {
         return None;
     }
     unsafe { resume_known(query, address, end) }

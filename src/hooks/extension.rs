@@ -2,6 +2,7 @@
 //! there is no home any more), and what needs it free of connections (RENAME, SET TABLESPACE, TEMPLATE).
 
 use core::ffi::{c_int, c_void};
+use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::{drops, functions, guard_objects};
@@ -80,20 +81,18 @@ unsafe extern "C-unwind" fn object_access(
     arg: *mut c_void,
 ) {
     unsafe {
-        if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
-            functions::called(object);
-        } else {
-            changed(access, class, object, sub, arg);
-        }
-        if let Some(next) = NEXT {
-            next(access, class, object, sub, arg);
+        // The server asks for each function of each expression that it makes ready.
+        let called = access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE;
+        let next = NEXT;
+        if !(called && functions::are_left_out(object) && next.is_none()) {
+            accessed(access, class, object, sub, arg);
         }
     }
 }
 
-/// Anything but the call of a function. Throws.
+/// Throws.
 #[inline(never)]
-unsafe fn changed(
+unsafe fn accessed(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
     object: pg_sys::Oid,
@@ -101,14 +100,22 @@ unsafe fn changed(
     arg: *mut c_void,
 ) {
     unsafe {
-        guard_objects::check(access, class, object, sub, arg);
+        if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
+            functions::called(object);
+        } else {
+            guard_objects::check(access, class, object, sub, arg);
+        }
         if access == pg_sys::ObjectAccessType::OAT_DROP {
+            cold_path();
             if class == pg_sys::ExtensionRelationId {
                 extension_dropped(object);
             } else if class == pg_sys::DatabaseRelationId {
                 database_dropped(object);
             }
             drops::object_dropped(class, object, sub, arg.cast());
+        }
+        if let Some(next) = NEXT {
+            next(access, class, object, sub, arg);
         }
     }
 }

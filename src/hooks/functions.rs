@@ -26,30 +26,29 @@ const NO_TEXT: Text = Text {
     len: 0,
 };
 
+/// Whether a call, of a function that is about to run, leaves nothing. Never throws.
+#[inline]
+pub fn are_left_out(function: pg_sys::Oid) -> bool {
+    is_built_in(function) && !engine().running.is_empty() || guc::level().is_none()
+}
+
+fn is_built_in(function: pg_sys::Oid) -> bool {
+    function.to_u32() < pg_sys::FirstNormalObjectId
+}
+
 /// A function is about to be called. Throws.
 ///
 /// # Safety
 /// From the object access hook; in a transaction that is not aborted.
-#[inline]
 pub unsafe fn called(function: pg_sys::Oid) {
     // The object access hook of an operator's function comes here too: nothing may be looked up.
-    let built_in = function.to_u32() < pg_sys::FirstNormalObjectId;
-    if built_in && !engine().running.is_empty() || guc::level().is_none() {
-        return;
-    }
-    unsafe { called_perhaps(function, built_in) };
-}
-
-/// [`called`] for a function that may leave an event.
-#[inline(never)]
-unsafe fn called_perhaps(function: pg_sys::Oid, built_in: bool) {
-    if !capture::on_quietly() {
+    if are_left_out(function) || !capture::on_quietly() {
         return;
     }
     unsafe {
         if engine().running.is_empty() && is_fast_path() && !engine().holds_fast_path() {
             fast_path(function);
-        } else if !built_in && guc::level().records(CLASSES, false) {
+        } else if !is_built_in(function) && guc::level().records(CLASSES, false) {
             nested(function);
         }
     }

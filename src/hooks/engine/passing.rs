@@ -31,16 +31,24 @@ impl Engine {
     }
 
     /// Its hook, at this address of the stack, calls the server. The result is for [`Engine::passed`],
-    /// once that has come back.
+    /// once that has come back. Never panics: a call that there is no memory for counts as none.
     #[inline]
     pub fn pass(&mut self, address: usize) -> usize {
         self.forget_passed(address);
         let calls = self.passing.len();
-        self.passing.push(Call {
-            address,
-            catcher: catcher(),
-        });
+        if calls < self.passing.capacity() || self.make_room_to_pass() {
+            self.passing.push(Call {
+                address,
+                catcher: catcher(),
+            });
+        }
         calls
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room_to_pass(&mut self) -> bool {
+        self.passing.try_reserve(16).is_ok()
     }
 
     /// The server has come back: to what was called before, whatever has been called since.
