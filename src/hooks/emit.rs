@@ -392,6 +392,7 @@ fn pushed_or_dropped(
         Ok(pushed) => {
             durability::pushed(refers_to.unwrap_or(pushed.from), pushed.end);
             room::pushed(shared, pushed.fill, ring.capacity());
+            ring_file::pushed(pushed.end);
         }
         Err(why) => {
             cold_path();

@@ -5,14 +5,15 @@
 //! (spec/delivery.md, "The ring"). At server start a ring that still holds records is put aside as
 //! `ring.<n>.old`; the worker drains those in order and removes them.
 
-use audit_core::ring::{HEADER_LEN, Ring};
+use audit_core::ring::{Ahead, HEADER_LEN, Ring};
 use audit_core::slot::SLOT_LEN;
 use core::ffi::c_int;
+use core::hint::cold_path;
 use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys;
 use rustix::fs::{self, FileType, Mode, OFlags};
-use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -37,15 +38,34 @@ struct Mapped {
 }
 
 impl Mapped {
-    /// Writes the pages that hold these positions, and waits for the disk. Sets errno.
-    fn sync_records(&self, positions: Range<u64>) -> bool {
-        let spans = self.ring.places(positions);
-        spans.iter().filter(|span| !span.is_empty()).all(|span| {
+    /// Has the system map the pages of these positions for writing, which changes nothing in them.
+    fn populate(&self, positions: Range<u64>) -> bool {
+        self.pages(positions).all(|(begin, len)| {
+            // SAFETY: within the mapping, from the beginning of a page; it is an error, and no signal,
+            // where there is no file.
+            let done =
+                unsafe { rustix::mm::madvise(begin.cast(), len, Advice::LinuxPopulateWrite) };
+            done.is_ok()
+        })
+    }
+
+    /// The memory of these positions, from the beginning of a page on: where it is, and its length.
+    fn pages(&self, positions: Range<u64>) -> impl Iterator<Item = (*mut u8, usize)> {
+        let spans = self.ring.places(positions).into_iter();
+        spans.filter(|span| !span.is_empty()).map(|span| {
             let begin = (HEADER_LEN + span.start as usize) / self.page * self.page;
             let len = HEADER_LEN + span.end as usize - begin;
+            // SAFETY: within the mapping.
+            (unsafe { self.base.add(begin) }, len)
+        })
+    }
+
+    /// Writes the pages that hold these positions, and waits for the disk. Sets errno.
+    fn sync_records(&self, positions: Range<u64>) -> bool {
+        self.pages(positions).all(|(begin, len)| {
             let flags = MsyncFlags::SYNC.bits() as c_int;
-            // SAFETY: within the mapping, from the beginning of a page; doesn't throw.
-            unsafe { raw::msync(self.base.add(begin).cast(), len, flags) == 0 }
+            // SAFETY: as above; doesn't throw.
+            unsafe { raw::msync(begin.cast(), len, flags) == 0 }
         })
     }
 }
@@ -53,6 +73,8 @@ impl Mapped {
 /// Set in the postmaster while no child exists; children inherit it with mapping and descriptor.
 /// Never freed: the ring in use.
 static MAPPED: AtomicPtr<Mapped> = AtomicPtr::new(core::ptr::null_mut());
+/// How far this process has come in it.
+static mut AHEAD: Ahead = Ahead::new();
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
 /// The ring; `None` where it could not be made (the server log says why) or nothing is preloaded.
@@ -90,6 +112,28 @@ pub fn sync(positions: Option<Range<u64>>) -> Result<(), i32> {
 fn mapped() -> Option<&'static Mapped> {
     // SAFETY: NULL, or leaked by `startup`.
     unsafe { MAPPED.load(Ordering::Relaxed).as_ref() }
+}
+
+/// A record of this process ends here: has what comes next mapped, if it is due (audit_core::ring::Ahead).
+/// Never throws.
+#[inline]
+pub fn pushed(end: u64) {
+    // SAFETY: one thread; no reference outlives this function and the one that it calls.
+    let ahead = unsafe { &mut *(&raw mut AHEAD) };
+    if ahead.pushed(end) {
+        cold_path();
+        look_ahead(ahead, end);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn look_ahead(ahead: &mut Ahead, end: u64) {
+    let Some(mapped) = mapped() else { return };
+    let positions = ahead.look(end, mapped.ring.capacity());
+    if !positions.is_empty() && !mapped.populate(positions) {
+        ahead.give_up(); // Linux before 5.14, or somebody has cut the file.
+    }
 }
 
 /// The directory that holds the ring. Empty before server start has come to it.

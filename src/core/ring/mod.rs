@@ -78,6 +78,7 @@
 #![allow(unexpected_cfgs)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+mod ahead;
 mod consume;
 mod drops;
 mod layout;
@@ -99,6 +100,7 @@ mod loom_tests;
 #[path = "model.rs"]
 mod memory;
 
+pub use ahead::Ahead;
 pub use consume::{Consumer, Corruption, Misplaced, Read};
 pub use drops::Dropped;
 pub use layout::{HEADER_LEN, MAX_CAPACITY, MIN_CAPACITY, RECORD_HEADER_LEN, RING_FORMAT};
