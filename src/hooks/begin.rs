@@ -125,18 +125,10 @@ pub unsafe fn query<'e>(
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
-    let (mut session, mut own): (&[u8], &[u8]) = (&[], &[]);
-    let mut found = Found::default();
-    if wanted {
-        session = session::encoded();
-        own = unsafe { own_text(text, text_from) };
-        found = look_for(own);
-    }
-    let again = match (plan, found.known) {
-        (Some(plan), Some(known)) => repeats::again(known, session::version(), classes, plan),
-        _ => None,
-    };
-    let state = State {
+    let id = engine.free_frame();
+    let source_end = engine.last_source.2;
+    let frame = &mut *engine.pool[id];
+    let held = frame.renew(State {
         level: level(),
         classes,
         captured: wanted,
@@ -146,7 +138,7 @@ pub unsafe fn query<'e>(
         text_from,
         last_sub,
         message_at,
-        source_end: engine.last_source.2,
+        source_end,
         portal: unsafe { pg_sys::ActivePortal } as usize,
         address,
         catcher: engine::catcher(),
@@ -160,19 +152,27 @@ pub unsafe fn query<'e>(
         },
         session_version: if wanted { session::version() } else { 0 },
         ..State::default()
-    };
-    let id = engine.free_frame();
-    let frame = &mut *engine.pool[id];
-    frame.reset(again.as_ref(), state);
+    });
     if wanted {
+        let session = session::encoded();
+        let own = unsafe { own_text(text, text_from) };
+        let found = look_for(own);
+        let again = match (plan, found.known) {
+            (Some(plan), Some(known)) => repeats::again(known, session::version(), classes, plan),
+            _ => None,
+        };
         match again {
-            Some(again) => frame.remember(&again, session),
+            Some(again) => frame.remember(&again, session, held),
             None => {
                 cold_path();
+                frame.forget();
                 frame.session.extend_from_slice(session);
                 keep_text(frame, own, found);
             }
         }
+    } else {
+        cold_path();
+        frame.forget();
     }
     // Last: what fails before leaves no statement that runs.
     engine.running.push(id);

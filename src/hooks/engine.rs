@@ -23,7 +23,7 @@ use audit_core::fate::FateTracker;
 
 use super::attempted::Place;
 use super::error::LastError;
-use super::frame::{Frame, State, Wraps};
+use super::frame::{Frame, Wraps};
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
 use core::hint::cold_path;
@@ -152,7 +152,7 @@ impl Engine {
     #[inline(never)]
     pub fn take_frame(&mut self) -> Id {
         let id = self.free_frame();
-        self.frame(id).reset(None, State::default());
+        self.frame(id).reset();
         id
     }
 
@@ -188,7 +188,7 @@ impl Engine {
             return self.take_frame();
         };
         let frame = self.frame(id);
-        frame.reset(None, State::default());
+        frame.reset();
         frame.spare = true;
         id
     }

@@ -131,6 +131,13 @@ pub struct State {
     pub names_dropped: bool,
 }
 
+/// Whose session, names and text a frame's buffers hold, if they are a record's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    record: Option<u32>,
+    session: u32,
+}
+
 #[derive(Default)]
 pub struct Frame {
     pub state: State,
@@ -170,14 +177,17 @@ impl std::ops::DerefMut for Frame {
 }
 
 impl Frame {
-    /// Makes a used frame as new, keeping its buffers; what they hold of the record `again` too, for
-    /// [`Frame::remember`]. It knows `state`, and is in use.
+    /// Makes a used frame as new, keeping its buffers.
+    pub fn reset(&mut self) {
+        self.forget();
+        self.renew(State::default());
+    }
+
+    /// As [`Frame::reset`], but for the buffers that [`Frame::remember`] fills, which are as they were:
+    /// [`Frame::forget`] or [`Frame::remember`] comes next. It knows `state`, and is in use. The result
+    /// tells what those buffers hold.
     #[inline(always)]
-    pub fn reset(&mut self, again: Option<&Again>, state: State) {
-        let holds = again.is_some_and(|again| self.holds(again));
-        if !holds {
-            self.forget();
-        }
+    pub fn renew(&mut self, state: State) -> Held {
         for buffer in [
             &mut self.parameters,
             &mut self.error,
@@ -189,6 +199,10 @@ impl Frame {
         self.details.renew(KEEP, DETAILS_ROOM);
         self.truncated.renew(KEEP, fit::NOTES);
         self.drops.clear();
+        let held = Held {
+            record: self.state.same,
+            session: self.state.session_version,
+        };
         let serial = self.state.serial.wrapping_add(1);
         self.state = State {
             serial,
@@ -196,11 +210,12 @@ impl Frame {
             inner_rows: -1,
             ..state
         };
+        held
     }
 
     /// Empties the buffers that [`Frame::remember`] fills.
     #[inline(never)]
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         for buffer in [
             &mut self.session,
             &mut self.command,
@@ -212,24 +227,22 @@ impl Frame {
         }
     }
 
-    /// Whether the buffers hold what the record says: they were found to be the same once, and what is
-    /// added to them makes them longer.
-    #[inline]
-    fn holds(&self, again: &Again) -> bool {
-        self.state.same == Some(again.number)
-            && again.has_lengths_of(self)
-            && self.session_version == again.session
-    }
-
     /// Takes from a record what it says of the statement that begins. `session` is what it was made
-    /// with. The frame was reset for it.
-    #[inline]
-    pub fn remember(&mut self, again: &Again, session: &[u8]) {
-        if self.session.is_empty() {
+    /// with; `held` is what [`Frame::renew`] has told: buffers that are the record's already stay, as they
+    /// were found to be the same once, and what is added to them makes them longer.
+    #[inline(always)]
+    pub fn remember(&mut self, again: &Again, session: &[u8], held: Held) {
+        let record = Held {
+            record: Some(again.number),
+            session: again.session,
+        };
+        if held != record || !again.has_lengths_of(self) {
+            cold_path();
+            self.forget();
             again.known.fill(self, session);
         }
         self.state.known = Some(again.known);
-        self.state.same = Some(again.number);
+        self.state.same = record.record;
         self.state.object_type = again.object_type;
         self.state.query_id = again.query_id;
     }
