@@ -292,7 +292,7 @@ fn what_is_recorded_has_its_place_whatever_is_left_out_around_it() {
             .psql()
             .run("SET client_min_messages = error; TRUNCATE w; TRUNCATE r; DROP TABLE IF EXISTS made")
             .ok();
-        let before = cluster.value("SELECT max(seq) FROM audit.log");
+        let before = cluster.flush();
         cluster
             .psql()
             .run(format!("SET audit.level = '{level}'; {script}"));
@@ -330,6 +330,38 @@ fn a_trigger_of_a_statement_that_is_left_out_has_its_depth() {
         cluster.trail("command, depth, substatement_id", "seq > 0 AND depth > 0"),
         ["SELECT | 2 | 3", "SELECT | 1 | 4"]
     );
+}
+
+#[test]
+fn what_a_statement_that_is_left_out_failed_with_is_not_put_on_its_caller() {
+    let cluster = cluster();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE secret (x int); GRANT SELECT ON t TO bob; INSERT INTO t VALUES (1);
+             CREATE FUNCTION add() RETURNS int LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO secret VALUES (1); RETURN 1; END $$;",
+        )
+        .ok();
+    let run = |level: &str| {
+        cluster
+            .psql()
+            .run(format!("ALTER ROLE bob SET audit.level = '{level}'"))
+            .ok();
+        let before = cluster.flush();
+        let failed = cluster
+            .psql()
+            .user("bob")
+            .run("SELECT add() FROM app.public.t");
+        assert_mentions(&failed.error(), &["permission denied"]);
+        cluster.trail(
+            "outcome, sqlstate, object_name, relations, details",
+            &format!("seq > {before} AND command = 'SELECT'"),
+        )
+    };
+    let all = run("read, write");
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(run("read"), all);
 }
 
 #[test]
