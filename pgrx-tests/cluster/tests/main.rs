@@ -31,6 +31,7 @@ mod main_job;
 mod memory;
 mod object;
 mod operations;
+mod passing;
 mod repeats;
 mod replay;
 mod replication;
