@@ -13,13 +13,16 @@ pub const PIECE: u64 = 64 * 1024;
 /// The most that is asked for at once.
 const MOST: u64 = 16 * PIECE;
 
+/// A session that has pushed fewer records may be about to leave.
+const FEW: u64 = 16;
+
 /// What a session knows of its way through the ring.
 pub struct Ahead {
     /// Where to look again.
     look_at: u64,
-    /// Where it looked last; 0: never.
+    /// From where on `records` counts; 0: from nowhere yet.
     position: u64,
-    /// Records that it has pushed since.
+    /// Records that it has pushed.
     records: u64,
     /// The end of what it has asked for.
     until: u64,
@@ -47,11 +50,15 @@ impl Ahead {
 
     /// What to ask for, after a push that ended here in a ring of this capacity; mostly nothing (an
     /// empty range). More each time, up to a megabyte and an eighth of the ring, for a session that has
-    /// two records in each piece; nothing for others, to which it would be no use.
+    /// two records in each piece, and not just a few; nothing for others, to which it would be no use.
     pub fn look(&mut self, end: u64, capacity: u64) -> Range<u64> {
         let next_piece = (end / PIECE + 1) * PIECE;
         let pieces = (end - self.position.min(end)).div_ceil(PIECE).max(1);
         let often = self.position != 0 && self.records >= 2 * pieces;
+        if often && self.records < FEW {
+            self.look_at = next_piece;
+            return end..end;
+        }
         let most = MOST.min(capacity / 8 / PIECE * PIECE);
         let asked = if often && most > 0 {
             self.step = (2 * self.step).clamp(PIECE, most);
@@ -131,9 +138,13 @@ mod tests {
         let mut ahead = Ahead::new();
         let push = |ahead: &mut Ahead, end| ahead.pushed(end).then(|| ahead.look(end, CAPACITY));
         assert_eq!(push(&mut ahead, 96), Some(96..96));
-        assert_eq!(push(&mut ahead, 192), None);
-        let next = push(&mut ahead, PIECE + 96).unwrap();
-        assert_eq!(next, PIECE + 96..3 * PIECE);
+        assert!((2..FEW).all(|n| push(&mut ahead, n * 96).is_none()));
+        // With so few it may be about to leave.
+        let end = PIECE + 96;
+        assert_eq!(push(&mut ahead, end), Some(end..end));
+        assert_eq!(push(&mut ahead, PIECE + 192), None);
+        let end = 2 * PIECE + 96;
+        assert_eq!(push(&mut ahead, end), Some(end..4 * PIECE));
         // Half a ring later.
         let later = CAPACITY / 2 + 96;
         assert_eq!(push(&mut ahead, later), Some(later..later));
