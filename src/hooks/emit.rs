@@ -392,7 +392,6 @@ fn pushed_or_dropped(
         Ok(pushed) => {
             durability::pushed(refers_to.unwrap_or(pushed.from), pushed.end);
             room::pushed(shared, pushed.fill, ring.capacity());
-            ring_file::pushed(pushed.end);
         }
         Err(why) => {
             cold_path();
@@ -406,5 +405,7 @@ fn pushed_or_dropped(
         }
     }
     shared.wake_worker();
-    pushed.ok().map(|pushed| pushed.start)
+    let pushed = pushed.ok()?;
+    ring_file::pushed(pushed.end); // The worker need not wait for it.
+    Some(pushed.start)
 }

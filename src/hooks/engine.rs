@@ -434,7 +434,7 @@ impl Engine {
     /// bury.
     #[inline]
     pub fn knows_no_query(&self) -> bool {
-        self.undisturbed() && self.open.is_empty()
+        self.undisturbed() && self.has_no_query()
     }
 
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own

@@ -62,7 +62,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
     }
 }
 
-/// Throws.
+/// Starts a query that has a frame, or belongs to a statement that has one. Throws.
 #[inline(never)]
 unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
@@ -87,19 +87,19 @@ unsafe fn is_left_out(stmt: *const pg_sys::PlannedStmt) -> bool {
     !begin::wanted(1, classes) && !guc::has_role() && !guc::assigned()
 }
 
-/// Throws.
+/// Starts a nested query that has none. Throws.
 #[inline(never)]
 unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        engine().number_passing();
+        engine().number_nested();
         let calls = engine().pass(&raw const marker as usize);
         start_next(query, eflags);
         engine().passed(calls);
     }
 }
 
-/// Throws.
+/// Lets the server start it. Throws.
 #[inline(always)]
 unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
@@ -372,14 +372,12 @@ executor_run_fn! {
             let marker = 0u8;
             let address = &raw const marker as usize;
             let id = resume_to(query, address, false);
-            if id.is_none() && engine().may_pass() {
-                cold_path();
-                let calls = engine().pass(address);
-                proceed!();
+            let calls = pass_without(id, address);
+            proceed!();
+            if let Some(calls) = calls {
                 engine().passed(calls);
                 return;
             }
-            proceed!();
             if engine().knows_no_query() {
                 return;
             }
@@ -431,14 +429,11 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let marker = 0u8;
         let address = &raw const marker as usize;
         let id = resume_to(query, address, false);
-        if id.is_none() && engine().may_pass() {
-            cold_path();
-            let calls = engine().pass(address);
-            finish_next(query);
-            engine().passed(calls);
-            return;
-        }
+        let calls = pass_without(id, address);
         finish_next(query);
+        if let Some(calls) = calls {
+            engine().passed(calls);
+        }
         if let Some(id) = id {
             with(|engine| engine.pause(id));
         }
@@ -474,6 +469,16 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             });
         }
     }
+}
+
+/// A query of which no statement is known runs on: one that passes. Never throws.
+#[inline]
+fn pass_without(id: Option<Id>, address: usize) -> Option<usize> {
+    if id.is_some() || !engine().may_pass() {
+        return None;
+    }
+    cold_path();
+    Some(engine().pass(address))
 }
 
 /// The statement of a query runs on, if it has one of its own. `end`: to its end.

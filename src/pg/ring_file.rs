@@ -5,7 +5,7 @@
 //! (spec/delivery.md, "The ring"). At server start a ring that still holds records is put aside as
 //! `ring.<n>.old`; the worker drains those in order and removes them.
 
-use audit_core::ring::{Ahead, HEADER_LEN, Ring};
+use audit_core::ring::{Ahead, HEADER_LEN, PIECE, Ring};
 use audit_core::slot::SLOT_LEN;
 use core::ffi::c_int;
 use core::hint::cold_path;
@@ -115,7 +115,7 @@ fn mapped() -> Option<&'static Mapped> {
 }
 
 /// A record of this process ends here: has what comes next mapped, if it is due (audit_core::ring::Ahead).
-/// Never throws.
+/// Never throws; it may take as long as the page faults that it spares.
 #[inline]
 pub fn pushed(end: u64) {
     // SAFETY: one thread; no reference outlives this function and the one that it calls.
@@ -315,7 +315,7 @@ fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, Strin
 /// who write elsewhere. Not page by page either: each process that is new meets the ring in faults,
 /// and one fault maps what a folio has around it (measured: docs/performance.md).
 fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
-    const CHUNK: usize = 64 * 1024;
+    const CHUNK: usize = PIECE as usize;
     match fs::unlink(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error),

@@ -7,7 +7,7 @@
 
 use core::ops::Range;
 
-/// As much as one fault maps: the pieces in which the file was written, and the system keeps it.
+/// As much as one fault maps: the file is written in such pieces, and the system keeps it so. Bytes.
 pub const PIECE: u64 = 64 * 1024;
 
 /// The most that is asked for at once.
@@ -17,6 +17,7 @@ const MOST: u64 = 16 * PIECE;
 const FEW: u64 = 16;
 
 /// What a session knows of its way through the ring.
+#[derive(Default)]
 pub struct Ahead {
     /// Where to look again.
     look_at: u64,
@@ -80,12 +81,6 @@ impl Ahead {
     /// There is no use in asking: it looks no more.
     pub fn give_up(&mut self) {
         self.look_at = u64::MAX;
-    }
-}
-
-impl Default for Ahead {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -100,7 +100,7 @@ mod loom_tests;
 #[path = "model.rs"]
 mod memory;
 
-pub use ahead::Ahead;
+pub use ahead::{Ahead, PIECE};
 pub use consume::{Consumer, Corruption, Misplaced, Read};
 pub use drops::Dropped;
 pub use layout::{HEADER_LEN, MAX_CAPACITY, MIN_CAPACITY, RECORD_HEADER_LEN, RING_FORMAT};

@@ -22,15 +22,7 @@ impl Engine {
         })
     }
 
-    /// A statement begins that passes: it has its number.
-    #[inline]
-    pub fn number_passing(&mut self) {
-        if let Some(top) = self.top_level() {
-            top.last_sub += 1;
-        }
-    }
-
-    /// Its hook, at this address of the stack, calls the server. The result is for [`Engine::passed`],
+    /// The hook of such a statement, at this address of the stack, calls the server. The result is for [`Engine::passed`],
     /// once that has come back. Never panics: a call that there is no memory for counts as none.
     #[inline]
     pub fn pass(&mut self, address: usize) -> usize {
