@@ -323,3 +323,36 @@ fn scribble_over_the_ring_in_use(cluster: &Cluster, fault: u64) {
     let records = cluster.count(&format!("statement LIKE '% AS kept{fault}'"));
     assert!(records < 100, "{records}");
 }
+
+#[test]
+fn a_busy_session_has_the_ring_mapped_ahead_of_it() {
+    // The resident part of its mapping of the ring, in kB.
+    let resident = |pid: i32| -> u64 {
+        let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("smaps");
+        let ring = maps
+            .split("/pg_audit/ring")
+            .nth(1)
+            .expect("the ring is mapped");
+        let line = ring.lines().find(|line| line.starts_with("Rss:"));
+        let kb = line.and_then(|line| line.split_whitespace().nth(1));
+        kb.and_then(|kb| kb.parse().ok()).expect("Rss in kB")
+    };
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    let pid = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("a pid")
+        .get(0);
+    let mut run = |times: u32| {
+        let loops = format!(
+            "DO $$ DECLARE n int; BEGIN FOR i IN 1 .. {times} LOOP SELECT 1 INTO n FROM pg_am LIMIT 1; END LOOP; END $$"
+        );
+        client.batch_execute(&loops).expect("a loop");
+    };
+    run(10);
+    let before = resident(pid);
+    // 96 bytes each, five pieces of 64 kB. What it writes to alone makes six at most.
+    run(5 * 65536 / 96);
+    let grown = resident(pid) - before;
+    assert!(grown >= 8 * 64, "{grown} kB for {} kB of records", 5 * 64);
+}
