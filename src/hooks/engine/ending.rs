@@ -152,6 +152,7 @@ impl Engine {
     }
 
     /// The transaction has ended.
+    #[inline]
     pub fn end_transaction(&mut self, fate: Fate) {
         if self.knows_no_query() && self.held.is_none() && self.checks.is_empty() {
             // Nothing was recorded, or all that was has left: what remains is its fate.
