@@ -2,7 +2,7 @@
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
 Each configuration has a server of its own. In each round all are started anew and take turns of a
-second in each workload, so that what the machine does meanwhile falls on all alike; one of them works at a
+second (three with 64 clients) in each workload, so that what the machine does meanwhile falls on all alike; one of them works at a
 time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import chart
+import left_out
 import report
 from server import (
     Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
@@ -39,12 +40,13 @@ def arguments():
     parser.add_argument("--out", required=True, help="folder for the results")
     parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, help="of each configuration in a round (4 with --quick, else as the workload has it)")
+    parser.add_argument("--seconds", type=int, help="turns of each configuration in a round (4 with --quick, else as the workload has it)")
     parser.add_argument("--more", type=int, help="rounds more where bars are narrow (none with --quick, else 49)")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
     parser.add_argument("--retries", type=int, default=2, help="of a run that others on the machine disturbed")
+    parser.add_argument("--no-left-out", action="store_true", help="leave out what a statement costs that the level leaves out")
     parser.add_argument("--no-closed", action="store_true", help="leave out sizes after a partition is closed (minutes)")
     args = parser.parse_args()
     whole = not (args.quick or args.rounds or args.workloads or args.configurations)
@@ -129,13 +131,13 @@ def measure(server, workload, round_number, seconds, folder):
     server.quiet()
     log = server.log_bytes()
 
-    busy, cpu, worker = machine_busy(), server.cpu(), server.worker_cpu()
+    busy, cpu, worker, ended = machine_busy(), server.cpu(), server.worker_cpu(), server.ended_cpu()
     began = time.monotonic()
     transactions, tps, latencies, own = pgbench(server, workload, seconds, folder)
     server.flush() # what still waits to be stored is part of the cost
     server.quiet()
     took = time.monotonic() - began
-    cpu, worker = server.cpu() - cpu, server.worker_cpu() - worker
+    cpu, worker, ended = server.cpu() - cpu, server.worker_cpu() - worker, server.ended_cpu() - ended
     others = max(0.0, machine_busy() - busy - cpu - own)
 
     wal = server.wal_bytes(wal, server.wal())
@@ -169,6 +171,8 @@ def measure(server, workload, round_number, seconds, folder):
         "events": events,
         "cpu_seconds": cpu,
         "cpu_us": cpu * 1e6 / statements,
+        "sessions_seconds": ended,
+        "sessions_us": ended * 1e6 / statements,
         "worker_us": worker * 1e6 / events if trail and events else None,
         "tps": tps,
         "latencies": latencies,
@@ -188,13 +192,14 @@ def combine(turns):
     latencies = sorted(taken for s in turns for taken in s["latencies"])
     one["p50_us"] = latencies[len(latencies) // 2]
     one["p99_us"] = latencies[int(len(latencies) * 0.99)] if len(latencies) >= 1000 else None
-    for name in ("seconds", "transactions", "statements", "cpu_seconds", "wal"):
+    for name in ("seconds", "transactions", "statements", "cpu_seconds", "sessions_seconds", "wal"):
         one[name] = sum(s[name] for s in turns)
     for name in ("expected", "recorded", "events", "kept_bytes"):
         one[name] = None if one[name] is None else sum(s[name] for s in turns)
     one["tps"] = sum(s["tps"] for s in turns) / len(turns)
     one["void"] = next((s["void"] for s in turns if s["void"]), None)
     one["cpu_us"] = one["cpu_seconds"] * 1e6 / one["statements"]
+    one["sessions_us"] = one["sessions_seconds"] * 1e6 / one["statements"]
     one["wal_per_statement"] = one["wal"] / one["statements"]
     if one["events"]:
         one["bytes_per_event"] = one["kept_bytes"] / one["events"]
@@ -233,17 +238,17 @@ def closed_size(args, template, configuration, workload, folder):
 
 
 def turn(server, workload, round_number, args, scratch):
-    """A second's turn in a round; again where others on the machine disturbed it."""
+    """A turn in a round; again where others on the machine disturbed it."""
     for _ in range(args.retries + 1):
         wait_for_calm(args.patience)
-        one = measure(server, workload, round_number, 1, scratch)
+        one = measure(server, workload, round_number, workload.seconds, scratch)
         if one["void"] or one["others_cpu"] <= report.DISTURBED:
             break
     return one
 
 
-def play(number, servers, workloads, args, scratch, chance):
-    """A round: each server in each workload. On servers just started: two that are the same in everything
+def play(number, servers, workloads, args, scratch, chance, least):
+    """A round: each server in each workload; `least` gets what a statement that is left out costs. On servers just started: two that are the same in everything
     differ by 4 % for as long as they live (where their memory lies)."""
     for server in servers:
         server.start()
@@ -263,6 +268,9 @@ def play(number, servers, workloads, args, scratch, chance):
                 turns[server].append(turn(server, workload, number, args, scratch))
         for server in servers:
             yield combine(turns[server])
+    some = [server for server in servers if server.configuration.name in left_out.CONFIGURATIONS]
+    if len(some) == len(left_out.CONFIGURATIONS) and not args.no_left_out:
+        least += left_out.measure(some, number, chance, args.patience)
     for server in servers:
         server.stop("fast")
 
@@ -270,7 +278,7 @@ def play(number, servers, workloads, args, scratch, chance):
 def run(args, notes):
     template = args.dir / "template"
     make_template(template)
-    runs, closed = [], {}
+    runs, closed, least = [], {}, []
     chance = random.Random(6)
     scratch = args.dir / "pgbench"
     scratch.mkdir()
@@ -287,7 +295,7 @@ def run(args, notes):
     for number in range(1, args.rounds + args.more + 1):
         more = number > args.rounds
         workloads = [w for w in args.workloads if w.narrow or not more]
-        for one in play(number, narrow if more else servers, workloads, args, scratch, chance):
+        for one in play(number, narrow if more else servers, workloads, args, scratch, chance, least):
             runs.append(one)
             print(
                 f"[{number}/{args.rounds + args.more}] {one['workload']} {one['configuration']}: "
@@ -314,12 +322,13 @@ def run(args, notes):
             summaries[workload.name, configuration.name] = found
             these.append(found)
         rounds = args.rounds + (args.more if workload.narrow else 0)
-        texts.append(report.table(f"{workload.title}: {rounds} x {'once' if workload.once else f'{args.seconds or workload.turns} s'}", these))
+        texts.append(report.table(f"{workload.title}: {rounds} x {'once' if workload.once else f'{args.seconds or workload.turns} x {workload.seconds} s'}", these))
     void = [r for r in runs if r["void"]]
     doubtful = sum(r["others_cpu"] > report.DISTURBED for r in runs)
     if doubtful:
         notes.append(f"{doubtful} of {len(runs)} runs had more than 10 % of the machine taken by others; where three pairs are left, they don't count")
-    texts.append(report.bars(summaries))
+    added_ns = {name: report.interval(left_out.differences(least, name)) for name in left_out.LEVELS} if least else {}
+    texts.append(report.bars(summaries, added_ns))
     texts.append("\n".join(notes))
     if void:
         texts.append(f"VOID: {len(void)} of {len(runs)} runs, see bench.json")
@@ -338,7 +347,8 @@ def run(args, notes):
                 "server": pg_config("--version"),
                 "rounds": args.rounds, "more": args.more, "seconds": args.seconds, "scale": SCALE, "notes": notes,
                 "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
-                "runs": runs,
+                "left_out_added_ns": added_ns,
+                "runs": runs, "left_out": least,
             },
             indent=1,
         )

@@ -142,6 +142,10 @@ class Server:
                 pass
         return seconds / TICK
 
+    def ended_cpu(self):
+        """CPU seconds of its processes that have ended, the sessions' above all."""
+        return sum(map(int, stat(self.pid)[13:15])) / TICK
+
     def worker_cpu(self):
         """CPU seconds of audit_ext's worker."""
         for pid in children(self.pid):

@@ -26,8 +26,10 @@ class Workload:
     once: bool = False
     # Also measured after its partition is closed and indexed.
     closed: bool = False
-    # Seconds of each configuration in a round.
+    # Of each configuration in a round, and how long they are. A turn has new sessions, so it has to be long
+    # where these are many: each costs some milliseconds.
     turns: int = 1
+    seconds: int = 1
     # Has bars that need more rounds.
     narrow: bool = False
     # Of each client, instead of as many as fit into the time.
@@ -71,11 +73,14 @@ LONG_TEXT = (
     f"SELECT :a, :b, length('{words(4040)}');\n"
 )
 
-DO_LOOP = (
-    "DO $$ DECLARE b int; BEGIN "
-    f"FOR i IN 1 .. {LOOP} LOOP SELECT abalance INTO b FROM pgbench_accounts WHERE aid = i % {ACCOUNTS} + 1; END LOOP; "
-    "END $$;\n"
-)
+
+def do_loop(statements):
+    return (
+        "DO $$ DECLARE b int; BEGIN "
+        f"FOR i IN 1 .. {statements} LOOP SELECT abalance INTO b FROM pgbench_accounts WHERE aid = i % {ACCOUNTS} + 1; END LOOP; "
+        "END $$"
+    )
+
 
 WORKLOADS = [
     Workload(
@@ -92,13 +97,13 @@ WORKLOADS = [
         protocol="simple", closed=True,
     ),
     Workload(
-        "do-loop", "a million statements in one DO loop", DO_LOOP, {"FUNCTION": 1, "READ": LOOP},
+        "do-loop", "a million statements in one DO loop", do_loop(LOOP) + ";\n", {"FUNCTION": 1, "READ": LOOP},
         protocol="simple", clients=1, once=True,
     ),
-    Workload("select-64", "pgbench -S, prepared, 64 clients", SELECT, {"READ": 1}, clients=64),
+    Workload("select-64", "pgbench -S, prepared, 64 clients", SELECT, {"READ": 1}, clients=64, seconds=3),
     Workload(
         "update-64", "pgbench -N, prepared, 64 clients", SIMPLE_UPDATE,
-        {"MISC": 2, "WRITE": 2, "READ": 1}, clients=64,
+        {"MISC": 2, "WRITE": 2, "READ": 1}, clients=64, seconds=3,
     ),
     Workload(
         "connect", "connection per query", SELECT, {"READ": 1}, protocol="simple",

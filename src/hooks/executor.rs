@@ -12,11 +12,11 @@ use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Engine, Id, engine, with};
-use super::frame::{Frame, Wraps};
+use super::engine::{Id, engine, with};
+use super::frame::Frame;
 use super::repeats::{self, Plan, Uses};
 use super::used::{Objects, learn_names};
-use super::{begin, capture, guard, parameters, room};
+use super::{begin, capture, guard, parameters, room, wrapped};
 use crate::executor_run_fn;
 use crate::pg::{acl, compat, guc, names, raw, session, unlock};
 
@@ -45,10 +45,11 @@ pub unsafe fn install() {
 #[inline(never)]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
-        if !capture::on() {
-            start_next(query, eflags);
-        } else if engine().may_pass() && is_left_out((*query).plannedstmt) {
+        // First, as it is the commonest; what such a query is inside of was captured.
+        if engine().may_pass() && is_left_out((*query).plannedstmt) {
             start_passing(query, eflags);
+        } else if !capture::on() {
+            start_next(query, eflags);
         } else if guc::level().is_none()
             && !guc::has_role()
             && !unlock::is_open()
@@ -152,8 +153,8 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
         if !engine().undisturbed() {
             cold_path();
             with(|engine| engine.enter(address))?;
-            if belongs_to_wrapper(query) {
-                begin_wrapped(query, eflags);
+            if wrapped::is_there(query) {
+                wrapped::begin(query, eflags);
                 return None;
             }
         }
@@ -208,30 +209,6 @@ unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usi
     }
 }
 
-/// Takes down what a query adds to the event of the utility statement that runs it. Throws.
-#[cold]
-#[inline(never)]
-unsafe fn begin_wrapped(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let stmt = (*query).plannedstmt;
-        learn_names(stmt);
-        parameters::collect((*query).params);
-        let explain_only = eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0;
-        let classes = if explain_only {
-            Classes::NONE
-        } else {
-            classes_of((*stmt).commandType, (*stmt).hasModifyingCTE)
-        };
-        with(|engine| {
-            if let Some(frame) = engine.innermost() {
-                frame.explains_only = explain_only;
-            }
-        });
-        let audited = !explain_only && guc::has_role() && acl::statement_is_audited(stmt);
-        with(|engine| join_wrapper(engine, stmt, classes, audited));
-    }
-}
-
 /// Whether `audit.role` has the statement recorded whatever the level. Throws.
 #[cold]
 #[inline(never)]
@@ -257,62 +234,6 @@ unsafe fn name(
         frame.protect();
         if let Some(plan) = plan.filter(|_| repeatable) {
             repeats::learn(frame, plan.uses, version, only_catalog);
-        }
-    }
-}
-
-/// Whether the innermost statement is a utility statement that runs just this query.
-unsafe fn belongs_to_wrapper(query: *mut pg_sys::QueryDesc) -> bool {
-    let source = unsafe { (*query).sourceText } as usize;
-    let Some(frame) = engine().innermost() else {
-        return false;
-    };
-    match frame.wraps {
-        Wraps::Nothing => false,
-        Wraps::SameText => frame.source == source,
-        Wraps::OwnPortal => unsafe {
-            let portal = pg_sys::ActivePortal;
-            !portal.is_null()
-                && portal as usize != frame.portal
-                && (*portal).sourceText as usize == source
-        },
-    }
-}
-
-/// Adds a query's relations and classes to the utility statement that runs it.
-unsafe fn join_wrapper(
-    engine: &mut Engine,
-    stmt: *const pg_sys::PlannedStmt,
-    classes: Classes,
-    audited: bool,
-) {
-    let Some(frame) = engine.innermost() else {
-        return;
-    };
-    frame.classes.0 |= classes.0;
-    frame.audited_object |= audited;
-    if frame.captured {
-        unsafe {
-            if frame.query_id == 0 {
-                frame.query_id = (*stmt).queryId as i64;
-            }
-            parameters::hand_over(frame);
-            let first = !std::mem::replace(&mut frame.runs_query, true);
-            let (mut any, mut only_catalog) = (false, true);
-            compat::for_each_used_relation(stmt, |relid, _| {
-                if let Some(relation) = names::relation(relid) {
-                    any = true;
-                    only_catalog &= relation.catalog;
-                    frame.add_relation(&relation.name);
-                }
-            });
-            // As `Objects::finish` does it; a wrapper that makes something is no mere read.
-            let reads = Classes::of(Class::Read).with(Class::Misc);
-            frame.left_out = (first || frame.left_out)
-                && (any && only_catalog && !guc::catalog())
-                && classes.has(Class::Read)
-                && !frame.audited_object
-                && frame.classes.0 & !reads.0 == 0;
         }
     }
 }
@@ -363,9 +284,43 @@ unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
 executor_run_fn! {
     #[inline(never)]
     run, query, proceed => {
+        unsafe { proceed!() }
+    },
+    way_to_run()
+}
+
+/// What runs a query; `None`: the server. Never throws.
+#[inline(always)]
+unsafe fn way_to_run() -> pg_sys::ExecutorRun_hook_type {
+    let engine = engine();
+    if engine.knows_no_query() {
+        // No query of ours, so none that this one could be inside of.
+        unsafe { NEXT_RUN }
+    } else if engine.has_no_query() && engine.may_pass() {
+        Some(run_passing)
+    } else {
+        Some(run_known)
+    }
+}
+
+executor_run_fn! {
+    #[inline(never)]
+    run_passing, query, proceed => {
         unsafe {
-            // No query of ours, so none that this one could be inside of.
-            if engine().knows_no_query() || !capture::on() {
+            let marker = 0u8;
+            let calls = engine().pass(&raw const marker as usize);
+            proceed!();
+            engine().passed(calls);
+        }
+    },
+    NEXT_RUN
+}
+
+executor_run_fn! {
+    #[inline(never)]
+    run_known, query, proceed => {
+        unsafe {
+            if !capture::on() {
                 proceed!();
                 return;
             }
@@ -431,6 +386,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let id = resume_to(query, address, false);
         let calls = pass_without(id, address);
         finish_next(query);
+        guard::check_database(query);
         if let Some(calls) = calls {
             engine().passed(calls);
         }
@@ -447,19 +403,26 @@ unsafe fn finish_next(query: *mut pg_sys::QueryDesc) {
             Some(next) => next(query),
             None => raw::standard_ExecutorFinish(query),
         }
-        guard::check_database(query);
     }
 }
 
 #[inline(never)]
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        let marker = 0u8;
-        let id = resume_to(query, &raw const marker as usize, true);
-        match NEXT_END {
-            Some(next) => next(query),
-            None => raw::standard_ExecutorEnd(query),
+        if engine().has_no_query() {
+            end_next(query);
+        } else {
+            end_known(query);
         }
+    }
+}
+
+#[inline(never)]
+unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        let id = resume_known(query, &raw const marker as usize, true);
+        end_next(query);
         if let Some(id) = id {
             with(|engine| {
                 engine.pause(id);
@@ -467,6 +430,16 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
                 engine.close(id);
                 engine.succeed(id);
             });
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn end_next(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        match NEXT_END {
+            Some(next) => next(query),
+            None => raw::standard_ExecutorEnd(query),
         }
     }
 }

@@ -46,6 +46,7 @@ pub mod session;
 pub mod settings;
 pub mod used;
 pub mod utility;
+pub mod wrapped;
 pub mod xact;
 
 /// Installs all hooks.

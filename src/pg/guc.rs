@@ -14,6 +14,8 @@ pub use define::{END, EnumOptions, Int, define, define_int, entry};
 static mut LEVEL_TEXT: *mut c_char = null_mut();
 static mut LEVEL_BITS: u32 = 0;
 static mut ROLE: *mut c_char = null_mut();
+/// ROLE is not empty.
+static mut HAS_ROLE: bool = false;
 static mut CATALOG: bool = true;
 static mut NESTED: bool = true;
 static mut PARAMETERS: bool = false;
@@ -103,6 +105,13 @@ unsafe extern "C-unwind" fn assigned_branch(_value: *const c_char, _extra: *mut 
     }
 }
 
+unsafe extern "C-unwind" fn assigned_role(value: *const c_char, _extra: *mut c_void) {
+    unsafe {
+        ASSIGNED = true;
+        HAS_ROLE = !value.is_null() && *value != 0;
+    }
+}
+
 unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_void) {
     unsafe { ASSIGNED = true };
 }
@@ -132,7 +141,7 @@ pub fn role() -> *const c_char {
 /// Whether `audit.role` is set.
 #[inline]
 pub fn has_role() -> bool {
-    unsafe { !ROLE.is_null() && *ROLE != 0 }
+    unsafe { HAS_ROLE }
 }
 
 /// `audit.catalog`

@@ -21,6 +21,7 @@ pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
+pub mod schedule;
 pub mod scrub;
 pub mod session;
 pub mod shared;

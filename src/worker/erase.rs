@@ -6,7 +6,7 @@ use crate::pg::scrub::scrub;
 use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, transaction};
 use crate::pg::trail::erase::Target;
-use crate::pg::{session, signal};
+use crate::pg::{schedule, session, signal};
 use core::ffi::c_int;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
@@ -44,6 +44,7 @@ pub fn run(seq: i64, fields: u8) -> bool {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn audit_ext_erase_main(database: pg_sys::Datum) {
     session::set_worker();
+    schedule::give_way();
     signal::die_on_terminate();
     signal::on_reload();
     let mut order = [0; ORDER];

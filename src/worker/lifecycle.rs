@@ -6,7 +6,7 @@
 
 use super::run::{End, Worker};
 use crate::pg::shared::{HOME_NONE, Shared, shared};
-use crate::pg::{guc, home, session, signal, spi};
+use crate::pg::{guc, home, schedule, session, signal, spi};
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, Ordering};
 use pgrx::pg_sys;
@@ -56,6 +56,7 @@ unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn audit_ext_worker_main(_argument: pg_sys::Datum) {
     session::set_worker();
+    schedule::give_way();
     unsafe {
         signal::on_terminate(on_sigterm);
         signal::on_reload();

@@ -9,7 +9,7 @@ use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
 use super::retention;
 use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
-use crate::pg::{guc, heap, session, signal};
+use crate::pg::{guc, heap, schedule, session, signal};
 use core::ffi::c_int;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::time::{Duration, Instant};
@@ -167,6 +167,7 @@ impl Closer {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
     session::set_worker();
+    schedule::give_way();
     signal::die_on_terminate();
     signal::on_reload();
     unsafe {

@@ -244,3 +244,30 @@ fn a_clock_that_is_set_back_is_on_record_and_changes_no_order() {
         Vec::<String>::new()
     );
 }
+
+/// What a process runs before somebody else's turn, in nanoseconds; `None` where the system doesn't tell
+/// (Linux before 6.12).
+fn turn(pid: u32) -> Option<u64> {
+    let told = std::fs::read_to_string(format!("/proc/{pid}/sched")).ok()?;
+    let line = told.lines().find(|line| line.starts_with("se.slice"))?;
+    line.split(':').nth(1)?.trim().parse().ok()
+}
+
+#[test]
+fn the_worker_lets_statements_go_first() {
+    let cluster = Cluster::start();
+    let worker = cluster.worker_pid().expect("a worker");
+    let Some(sessions) = turn(cluster.postmaster_pid()) else {
+        return; // Nothing to be told apart.
+    };
+    eventually("the worker's turns are the longest there are", || {
+        turn(worker) == Some(100_000_000)
+    });
+    assert!(sessions < 100_000_000, "{sessions}");
+    let mut client = cluster.connect("postgres", "app");
+    let pid: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(turn(pid as u32), Some(sessions), "a session's are as ever");
+}

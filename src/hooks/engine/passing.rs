@@ -11,6 +11,23 @@ pub struct Call {
     catcher: usize,
 }
 
+impl Call {
+    /// A call that is made now.
+    #[inline]
+    fn at(address: usize) -> Self {
+        Call {
+            address,
+            catcher: catcher(),
+        }
+    }
+
+    /// Whether it can have led to this one, and so hasn't come back.
+    #[inline]
+    fn has(&self, inner: &Call) -> bool {
+        self.address > inner.address && self.catcher >= inner.catcher
+    }
+}
+
 impl Engine {
     /// Whether a query that begins, or runs on without a frame, can be one that passes: inside a
     /// statement whose queries are nested in it, and not its own.
@@ -24,23 +41,29 @@ impl Engine {
 
     /// The hook of such a statement, at this address of the stack, calls the server. The result is for [`Engine::passed`],
     /// once that has come back. Never panics: a call that there is no memory for counts as none.
-    #[inline]
+    #[inline(always)]
     pub fn pass(&mut self, address: usize) -> usize {
-        self.forget_passed(address);
+        let call = Call::at(address);
         let calls = self.passing.len();
-        if calls < self.passing.capacity() || self.make_room_to_pass() {
-            self.passing.push(Call {
-                address,
-                catcher: catcher(),
-            });
+        let inside = self.passing.last().is_none_or(|outer| outer.has(&call));
+        if inside && calls < self.passing.capacity() {
+            self.passing.push(call);
+            calls
+        } else {
+            cold_path();
+            self.pass_anew(call)
         }
-        calls
     }
 
     #[cold]
     #[inline(never)]
-    fn make_room_to_pass(&mut self) -> bool {
-        self.passing.try_reserve(16).is_ok()
+    fn pass_anew(&mut self, call: Call) -> usize {
+        self.forget_passed(call.address);
+        let calls = self.passing.len();
+        if self.passing.try_reserve(16).is_ok() {
+            self.passing.push(call);
+        }
+        calls
     }
 
     /// The server has come back: to what was called before, whatever has been called since.
@@ -52,11 +75,8 @@ impl Engine {
     /// Forgets calls that an ERROR has jumped over, seen from a hook at this address.
     #[inline]
     pub(super) fn forget_passed(&mut self, address: usize) {
-        let catcher = catcher();
-        while let Some(call) = self.passing.last() {
-            if call.address > address && call.catcher >= catcher {
-                break;
-            }
+        let call = Call::at(address);
+        while self.passing.last().is_some_and(|outer| !outer.has(&call)) {
             cold_path();
             self.passing.pop();
         }

@@ -247,7 +247,7 @@ pub unsafe fn define() {
             boot: c"",
             context: PGC_SUSET,
             check: None,
-            assign: Some(assigned_text),
+            assign: Some(assigned_role),
         });
         define_bool(
             c"audit.catalog",
