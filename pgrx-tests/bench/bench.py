@@ -2,8 +2,8 @@
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
 Each configuration has a server of its own. In each round all are started anew and take turns of a
-second (three with 64 clients) in each workload, so that what the machine does meanwhile falls on all alike; one of them works at a
-time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
+second (three with 64 clients) in each workload, so that what the machine does meanwhile falls on all alike; one
+of them works at a time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
 """
@@ -247,12 +247,16 @@ def turn(server, workload, round_number, args, scratch):
     return one
 
 
-def play(number, servers, workloads, args, scratch, chance, least):
-    """A round: each server in each workload; `least` gets what a statement that is left out costs. On servers just started: two that are the same in everything
-    differ by 4 % for as long as they live (where their memory lies)."""
+def start(servers):
     for server in servers:
         server.start()
         server.warm()
+
+
+def play(number, servers, workloads, args, scratch, chance):
+    """A round: each server in each workload. On servers just started: two that are the same in everything
+    differ by 4 % for as long as they live (where their memory lies)."""
+    start(servers)
     workloads = list(workloads)
     chance.shuffle(workloads)
     for workload in workloads:
@@ -268,11 +272,6 @@ def play(number, servers, workloads, args, scratch, chance, least):
                 turns[server].append(turn(server, workload, number, args, scratch))
         for server in servers:
             yield combine(turns[server])
-    some = [server for server in servers if server.configuration.name in left_out.CONFIGURATIONS]
-    if len(some) == len(left_out.CONFIGURATIONS) and not args.no_left_out:
-        least += left_out.measure(some, number, chance, args.patience)
-    for server in servers:
-        server.stop("fast")
 
 
 def run(args, notes):
@@ -292,10 +291,14 @@ def run(args, notes):
         server.fill(SCALE)
         server.stop("fast")
     narrow = [s for s in servers if s.configuration.name in NARROW]
+    bare = [s for s in servers if s.configuration.name in left_out.CONFIGURATIONS]
+    if args.no_left_out or len(bare) < len(left_out.CONFIGURATIONS):
+        bare = []
     for number in range(1, args.rounds + args.more + 1):
         more = number > args.rounds
         workloads = [w for w in args.workloads if w.narrow or not more]
-        for one in play(number, narrow if more else servers, workloads, args, scratch, chance, least):
+        playing = narrow if more else servers
+        for one in play(number, playing, workloads, args, scratch, chance):
             runs.append(one)
             print(
                 f"[{number}/{args.rounds + args.more}] {one['workload']} {one['configuration']}: "
@@ -303,6 +306,11 @@ def run(args, notes):
                 f"others {one['others_cpu']:.0%}" + (f"  VOID: {one['void']}" if one["void"] else ""),
                 flush=True,
             )
+        start(server for server in bare if server not in playing)
+        if bare:
+            least += left_out.measure(bare, number, chance, args.patience)
+        for server in {*playing, *bare}:
+            server.stop("fast")
     for server in servers:
         args.running.remove(server)
         remove(server.folder)
