@@ -20,10 +20,14 @@ use super::{begin, capture, guard, parameters, room, wrapped};
 use crate::executor_run_fn;
 use crate::pg::{acl, compat, guc, names, raw, session, unlock};
 
-static mut NEXT_START: pg_sys::ExecutorStart_hook_type = None;
-static mut NEXT_RUN: pg_sys::ExecutorRun_hook_type = None;
-static mut NEXT_FINISH: pg_sys::ExecutorFinish_hook_type = None;
-static mut NEXT_END: pg_sys::ExecutorEnd_hook_type = None;
+type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
+type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
+
+// What was there before us, or the server's own.
+static mut NEXT_START: Start = raw::standard_ExecutorStart;
+static mut NEXT_RUN: compat::ExecutorRun = raw::standard_ExecutorRun;
+static mut NEXT_FINISH: Stop = raw::standard_ExecutorFinish;
+static mut NEXT_END: Stop = raw::standard_ExecutorEnd;
 
 /// Puts the hooks in front of those that are there.
 ///
@@ -31,10 +35,10 @@ static mut NEXT_END: pg_sys::ExecutorEnd_hook_type = None;
 /// From `_PG_init` only.
 pub unsafe fn install() {
     unsafe {
-        NEXT_START = pg_sys::ExecutorStart_hook;
-        NEXT_RUN = pg_sys::ExecutorRun_hook;
-        NEXT_FINISH = pg_sys::ExecutorFinish_hook;
-        NEXT_END = pg_sys::ExecutorEnd_hook;
+        NEXT_START = pg_sys::ExecutorStart_hook.unwrap_or(NEXT_START);
+        NEXT_RUN = pg_sys::ExecutorRun_hook.unwrap_or(NEXT_RUN);
+        NEXT_FINISH = pg_sys::ExecutorFinish_hook.unwrap_or(NEXT_FINISH);
+        NEXT_END = pg_sys::ExecutorEnd_hook.unwrap_or(NEXT_END);
         pg_sys::ExecutorStart_hook = Some(start);
         pg_sys::ExecutorRun_hook = Some(run);
         pg_sys::ExecutorFinish_hook = Some(finish);
@@ -105,10 +109,7 @@ unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         guard::check_query(query, eflags);
-        match NEXT_START {
-            Some(next) => next(query, eflags),
-            None => raw::standard_ExecutorStart(query, eflags),
-        }
+        NEXT_START(query, eflags);
     }
 }
 
@@ -289,17 +290,17 @@ executor_run_fn! {
     way_to_run()
 }
 
-/// What runs a query; `None`: the server. Never throws.
+/// What runs a query. Never throws.
 #[inline(always)]
-unsafe fn way_to_run() -> pg_sys::ExecutorRun_hook_type {
+unsafe fn way_to_run() -> compat::ExecutorRun {
     let engine = engine();
     if engine.knows_no_query() {
         // No query of ours, so none that this one could be inside of.
         unsafe { NEXT_RUN }
     } else if engine.has_no_query() && engine.may_pass() {
-        Some(run_passing)
+        run_passing
     } else {
-        Some(run_known)
+        run_known
     }
 }
 
@@ -371,7 +372,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         // The end of a query that only reads runs nothing: it has no triggers.
         let stmt = (*query).plannedstmt;
         if (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE {
-            finish_next(query);
+            NEXT_FINISH(query);
         } else {
             finish_writing(query);
         }
@@ -385,7 +386,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let address = &raw const marker as usize;
         let id = resume_to(query, address, false);
         let calls = pass_without(id, address);
-        finish_next(query);
+        NEXT_FINISH(query);
         guard::check_database(query);
         if let Some(calls) = calls {
             engine().passed(calls);
@@ -396,21 +397,11 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-#[inline(always)]
-unsafe fn finish_next(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        match NEXT_FINISH {
-            Some(next) => next(query),
-            None => raw::standard_ExecutorFinish(query),
-        }
-    }
-}
-
 #[inline(never)]
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if engine().has_no_query() {
-            end_next(query);
+            NEXT_END(query);
         } else {
             end_known(query);
         }
@@ -422,7 +413,7 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
         let id = resume_known(query, &raw const marker as usize, true);
-        end_next(query);
+        NEXT_END(query);
         if let Some(id) = id {
             with(|engine| {
                 engine.pause(id);
@@ -430,16 +421,6 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
                 engine.close(id);
                 engine.succeed(id);
             });
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn end_next(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        match NEXT_END {
-            Some(next) => next(query),
-            None => raw::standard_ExecutorEnd(query),
         }
     }
 }

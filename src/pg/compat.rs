@@ -8,7 +8,17 @@ mod query;
 pub use nodes::*;
 pub use query::for_each_named_relation;
 
-/// Calls `$next` or `$standard` of the ExecutorRun hook: 18 has no `execute_once`.
+/// `standard_ExecutorRun` and its hooks: 18 has no `execute_once`.
+#[cfg(not(feature = "pg18"))]
+pub type ExecutorRun =
+    unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, pg_sys::ScanDirection::Type, u64, bool);
+
+/// As above.
+#[cfg(feature = "pg18")]
+pub type ExecutorRun =
+    unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, pg_sys::ScanDirection::Type, u64);
+
+/// A hook of ExecutorRun; `$call!()` calls `$next` with its arguments.
 #[macro_export]
 #[cfg(not(feature = "pg18"))]
 macro_rules! executor_run_fn {
@@ -22,12 +32,7 @@ macro_rules! executor_run_fn {
         ) {
             macro_rules! $call {
                 () => {
-                    match $next {
-                        Some(next) => next($qd, direction, count, execute_once),
-                        None => $crate::pg::raw::standard_ExecutorRun(
-                            $qd, direction, count, execute_once,
-                        ),
-                    }
+                    ($next)($qd, direction, count, execute_once)
                 };
             }
             $body
@@ -35,7 +40,7 @@ macro_rules! executor_run_fn {
     };
 }
 
-/// Calls `$next` or `$standard` of the ExecutorRun hook: 18 has no `execute_once`.
+/// As above.
 #[macro_export]
 #[cfg(feature = "pg18")]
 macro_rules! executor_run_fn {
@@ -48,10 +53,7 @@ macro_rules! executor_run_fn {
         ) {
             macro_rules! $call {
                 () => {
-                    match $next {
-                        Some(next) => next($qd, direction, count),
-                        None => $crate::pg::raw::standard_ExecutorRun($qd, direction, count),
-                    }
+                    ($next)($qd, direction, count)
                 };
             }
             $body

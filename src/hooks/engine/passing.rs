@@ -46,8 +46,12 @@ impl Engine {
         let call = Call::at(address);
         let calls = self.passing.len();
         let inside = self.passing.last().is_none_or(|outer| outer.has(&call));
-        if inside && calls < self.passing.capacity() {
-            self.passing.push(call);
+        if let Some(room) = self.passing.spare_capacity_mut().first_mut()
+            && inside
+        {
+            room.write(call);
+            // SAFETY: that one is there now. (`push` would have the code to grow in here.)
+            unsafe { self.passing.set_len(calls + 1) };
             calls
         } else {
             cold_path();
