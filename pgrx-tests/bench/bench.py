@@ -2,7 +2,7 @@
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
 Each configuration has a server of its own. In each round all are started anew and take turns of a
-second (three with 64 clients) in each workload, so that what the machine does meanwhile falls on all alike; one
+second (two with 64 clients) in each workload, so that what the machine does meanwhile falls on all alike; one
 of them works at a time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
@@ -41,7 +41,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="-S and -N, four configurations, 3 x 4 s")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int, help="turns of each configuration in a round (4 with --quick, else as the workload has it)")
-    parser.add_argument("--more", type=int, help="rounds more where bars are narrow (none with --quick, else 49)")
+    parser.add_argument("--more", type=int, help="rounds more where bars are narrow (none with --quick, else 29)")
     parser.add_argument("--workloads", help="comma-separated: " + ", ".join(w.name for w in WORKLOADS))
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
@@ -52,7 +52,7 @@ def arguments():
     whole = not (args.quick or args.rounds or args.workloads or args.configurations)
     args.rounds = args.rounds or (3 if args.quick else 11)
     args.seconds = args.seconds or (4 if args.quick else None)
-    args.more = args.more if args.more is not None else 49 if whole else 0
+    args.more = args.more if args.more is not None else 29 if whole else 0
 
     def chosen(given, quick, everything):
         names = given.split(",") if given else quick if args.quick else [e.name for e in everything if e.name != AGAIN]
@@ -306,10 +306,14 @@ def run(args, notes):
                 f"others {one['others_cpu']:.0%}" + (f"  VOID: {one['void']}" if one["void"] else ""),
                 flush=True,
             )
-        start(server for server in bare if server not in playing)
+        for server in playing:
+            server.stop("fast")
         if bare:
+            # All of them just started, in another order each time: what starts first lies best in memory.
+            chance.shuffle(bare)
+            start(bare)
             least += left_out.measure(bare, number, chance, args.patience)
-        for server in {*playing, *bare}:
+        for server in bare:
             server.stop("fast")
     for server in servers:
         args.running.remove(server)

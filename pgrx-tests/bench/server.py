@@ -165,7 +165,9 @@ class Server:
             clients = 0
             for pid in children(self.pid):
                 try:
-                    clients += b"[local]" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                    # None: it ends, and its time is not yet in the account of those that have.
+                    name = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    clients += not name or b"[local]" in name
                 except GONE:
                     pass
             before, size = size, self.log_bytes()

@@ -100,10 +100,10 @@ WORKLOADS = [
         "do-loop", "a million statements in one DO loop", do_loop(LOOP) + ";\n", {"FUNCTION": 1, "READ": LOOP},
         protocol="simple", clients=1, once=True,
     ),
-    Workload("select-64", "pgbench -S, prepared, 64 clients", SELECT, {"READ": 1}, clients=64, seconds=3),
+    Workload("select-64", "pgbench -S, prepared, 64 clients", SELECT, {"READ": 1}, clients=64, seconds=2),
     Workload(
         "update-64", "pgbench -N, prepared, 64 clients", SIMPLE_UPDATE,
-        {"MISC": 2, "WRITE": 2, "READ": 1}, clients=64, seconds=3,
+        {"MISC": 2, "WRITE": 2, "READ": 1}, clients=64, seconds=2,
     ),
     Workload(
         "connect", "connection per query", SELECT, {"READ": 1}, protocol="simple",

@@ -1,5 +1,5 @@
-//! Whether this backend captures at all. Asked first by every hook, so it must cost next to
-//! nothing when the answer is no.
+//! Whether this backend captures at all. Asked by every hook before it takes anything down, so it must
+//! cost next to nothing when the answer is no.
 
 use core::sync::atomic::{AtomicU8, Ordering};
 use pgrx::pg_sys;

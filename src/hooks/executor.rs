@@ -49,7 +49,7 @@ pub unsafe fn install() {
 #[inline(never)]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
-        // First, as it is the commonest; what such a query is inside of was captured.
+        // First, as it is the commonest; what such a query is inside of began while capture was on.
         if engine().may_pass() && is_left_out((*query).plannedstmt) {
             start_passing(query, eflags);
         } else if !capture::on() {
@@ -124,7 +124,7 @@ unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
 }
 
 /// The action of a rule doesn't count its rows, as they aren't the client's; its event has them.
-/// See [`run`], which hides the count from everybody else. Never throws.
+/// See [`run_known`], which hides the count from everybody else. Never throws.
 unsafe fn count_rows_of_rule(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if writes_for_rule(query) {
@@ -327,7 +327,7 @@ executor_run_fn! {
             }
             let marker = 0u8;
             let address = &raw const marker as usize;
-            let id = resume_to(query, address, false);
+            let id = resume_to(query, address);
             let calls = pass_without(id, address);
             proceed!();
             if let Some(calls) = calls {
@@ -384,7 +384,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
         let address = &raw const marker as usize;
-        let id = resume_to(query, address, false);
+        let id = resume_to(query, address);
         let calls = pass_without(id, address);
         NEXT_FINISH(query);
         guard::check_database(query);
@@ -435,15 +435,16 @@ fn pass_without(id: Option<Id>, address: usize) -> Option<usize> {
     Some(engine().pass(address))
 }
 
-/// The statement of a query runs on, if it has one of its own. `end`: to its end.
+/// The statement of a query runs on, if it has one of its own. Never throws.
 #[inline]
-unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
+unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
     if engine().has_no_query() {
         return None;
     }
-    unsafe { resume_known(query, address, end) }
+    unsafe { resume_known(query, address, false) }
 }
 
+/// As [`resume_to`], where there is a query of ours. `end`: to its end. Never throws.
 #[inline(never)]
 unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if !capture::on() {

@@ -11,7 +11,7 @@ use postgres::NoTls;
 use crate::assert_mentions;
 use crate::full::with_the_trail_locked;
 use crate::load::{Load, check_event_numbers, check_order};
-use crate::shim::Clock;
+use crate::shim::{Clock, library};
 use crate::soak::{a_while, random, rounds, series};
 
 fn client_backends(cluster: &Cluster) -> Vec<u32> {
@@ -245,9 +245,14 @@ fn a_clock_that_is_set_back_is_on_record_and_changes_no_order() {
     );
 }
 
-/// What a process runs before somebody else's turn, in nanoseconds; `None` where the system doesn't tell
-/// (Linux before 6.12).
+/// What a process runs before somebody else's turn, in nanoseconds; `None` where all have the same (Linux
+/// before 6.12).
 fn turn(pid: u32) -> Option<u64> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(12)) {
+        return None;
+    }
     let told = std::fs::read_to_string(format!("/proc/{pid}/sched")).ok()?;
     let line = told.lines().find(|line| line.starts_with("se.slice"))?;
     line.split(':').nth(1)?.trim().parse().ok()
@@ -270,4 +275,18 @@ fn the_worker_lets_statements_go_first() {
         .unwrap()
         .get(0);
     assert_eq!(turn(pid as u32), Some(sessions), "a session's are as ever");
+}
+
+#[test]
+fn where_the_system_is_closed_to_it_the_worker_asks_for_nothing() {
+    let cluster = Cluster::builder()
+        .env("LD_PRELOAD", &library("filtered"))
+        .start();
+    let worker = cluster.worker_pid().expect("a worker");
+    let sessions = turn(cluster.postmaster_pid());
+    assert_eq!(turn(worker), sessions);
+    cluster.query("app", "SELECT 'in a closed house'");
+    cluster.flush();
+    assert_eq!(cluster.worker_pid(), Some(worker), "it lives on");
+    assert!(!cluster.log().contains("terminated by signal"));
 }
