@@ -46,7 +46,6 @@ def arguments():
     parser.add_argument("--configurations", help="comma-separated: " + ", ".join(c.name for c in CONFIGURATIONS))
     parser.add_argument("--patience", type=int, default=20, help="seconds to wait for a calm machine before each run")
     parser.add_argument("--retries", type=int, default=2, help="of a run that others on the machine disturbed")
-    parser.add_argument("--no-left-out", action="store_true", help="leave out what a statement costs that the level leaves out")
     parser.add_argument("--no-closed", action="store_true", help="leave out sizes after a partition is closed (minutes)")
     args = parser.parse_args()
     whole = not (args.quick or args.rounds or args.workloads or args.configurations)
@@ -292,7 +291,7 @@ def run(args, notes):
         server.stop("fast")
     narrow = [s for s in servers if s.configuration.name in NARROW]
     bare = [s for s in servers if s.configuration.name in left_out.CONFIGURATIONS]
-    if args.no_left_out or len(bare) < len(left_out.CONFIGURATIONS):
+    if len(bare) < len(left_out.CONFIGURATIONS):
         bare = []
     for number in range(1, args.rounds + args.more + 1):
         more = number > args.rounds
