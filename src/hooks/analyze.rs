@@ -5,7 +5,7 @@
 use pgrx::pg_sys;
 
 use super::engine::{engine, with};
-use super::{capture, executor, rules};
+use super::{capture, planned, rules};
 use crate::pg::{compat, guc, names};
 use audit_core::event::{Class, Classes};
 
@@ -61,7 +61,7 @@ unsafe fn look_up(query: *mut pg_sys::Query) {
             names::learn_relation(relid);
             relations().push(relid);
         });
-        let classes = executor::classes_of((*query).commandType, (*query).hasModifyingCTE);
+        let classes = planned::classes_of((*query).commandType, (*query).hasModifyingCTE);
         with(|engine| {
             let Some(frame) = engine.innermost() else {
                 return;

@@ -198,14 +198,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
         return planned;
     }
     engine.release_held();
-    engine.statement_id += 1;
-    let (last_source, last_message, last_end) = engine.last_source;
-    let end = if text.len > 0 {
-        (text.location.max(0) + text.len) as usize
-    } else {
-        usize::MAX
-    };
-    engine.last_source = (source, message_at, end);
+    let (last_source, last_message, last_end) = number_top_level(engine, text, message_at);
     let later_part = (last_source == source) & (last_message == message_at);
     let client = session::has_client();
     let started_at = if later_part | !client {
@@ -222,6 +215,29 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
         usize::MAX
     };
     (started_at, from.min(text.location.max(0) as usize), 1)
+}
+
+/// The number of a new top-level statement, and where it was found; the result is where the last one was.
+#[inline]
+fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (usize, i64, usize) {
+    engine.statement_id += 1;
+    let end = if text.len > 0 {
+        (text.location.max(0) + text.len) as usize
+    } else {
+        usize::MAX
+    };
+    core::mem::replace(
+        &mut engine.last_source,
+        (text.source as usize, message_at, end),
+    )
+}
+
+/// A client's query begins that goes without a frame: see `engine::lone`. Never throws.
+#[inline]
+pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
+    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    number_top_level(engine, text, message_at);
+    engine.begin_lone(query, address);
 }
 
 /// [`begin_top_level`] of what the planner has just seen.

@@ -4,6 +4,7 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 use pgrx::pg_sys;
 
+use super::engine::engine;
 use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN};
 use crate::pg::{home, raw, ring_file, session, shared};
 
@@ -33,6 +34,19 @@ pub fn on() -> bool {
 #[inline]
 pub fn on_quietly() -> bool {
     shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN)) && eligible()
+}
+
+/// Whether errors and the ends of transactions are of interest: statements are captured, or one that was
+/// is still under way as the trail goes. Never throws.
+#[inline]
+pub fn follows() -> bool {
+    on_quietly() || has_left_some()
+}
+
+#[cold]
+#[inline(never)]
+fn has_left_some() -> bool {
+    ELIGIBLE.load(Ordering::Relaxed) == YES && !engine().is_at_rest()
 }
 
 #[inline]

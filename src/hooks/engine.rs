@@ -16,6 +16,7 @@
 //! Nothing here throws or, once the pool is warm, allocates.
 
 mod ending;
+mod lone;
 mod passing;
 
 use audit_core::event::{Fate, Outcome};
@@ -27,6 +28,7 @@ use super::frame::{Frame, Wraps};
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
 use core::hint::cold_path;
+pub use lone::Lone;
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -47,6 +49,8 @@ pub struct Engine {
     pub(super) passing: Vec<passing::Call>,
     /// Queries begun and not yet ended, running ones included.
     open: Vec<Id>,
+    /// The query that is all that is under way, if it has no frame. See `engine::lone`.
+    pub lone: Lone,
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
     dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
@@ -89,6 +93,7 @@ static mut ENGINE: Engine = Engine {
     running: Vec::new(),
     passing: Vec::new(),
     open: Vec::new(),
+    lone: Lone::NONE,
     dead: Vec::new(),
     held: None,
     checks: Vec::new(),
@@ -102,12 +107,23 @@ static mut ENGINE: Engine = Engine {
     error: LastError::new(),
 };
 
-/// The engine of this backend.
+/// The engine of this backend, with a frame for all that is under way.
 ///
 /// SAFETY of all uses: a backend is one thread, and a reference is never held across a call that
 /// may report an error (the error callback uses the engine) or run a hook.
 #[inline]
 pub fn engine() -> &'static mut Engine {
+    let engine = engine_as_it_is();
+    if engine.lone.is_there() {
+        cold_path();
+        engine.frame_lone();
+    }
+    engine
+}
+
+/// As [`engine`], but a lone query stays without a frame: for what knows of such.
+#[inline]
+pub fn engine_as_it_is() -> &'static mut Engine {
     unsafe { &mut *(&raw mut ENGINE) }
 }
 
@@ -117,7 +133,18 @@ pub fn engine() -> &'static mut Engine {
 /// `f` calls nothing that throws: an ERROR must not jump over the frame that catches panics.
 #[inline]
 pub fn with<T>(f: impl FnOnce(&mut Engine) -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(|| f(engine()))) {
+    with_it(|| f(engine()))
+}
+
+/// As [`with`], of the engine as it is.
+#[inline]
+pub fn with_as_it_is<T>(f: impl FnOnce(&mut Engine) -> T) -> Option<T> {
+    with_it(|| f(engine_as_it_is()))
+}
+
+#[inline(always)]
+fn with_it<T>(f: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(f)) {
         Ok(value) => Some(value),
         Err(_) => {
             capture::give_up();
@@ -168,9 +195,16 @@ impl Engine {
     #[cold]
     fn add_frame(&mut self) -> Id {
         self.pool.push(Box::default());
-        // Room for every frame, so that giving one back never allocates.
-        self.free.reserve(self.pool.len());
-        self.dead.reserve(self.pool.len());
+        // Room for every frame, so that giving one back never allocates, nor does what an error path does.
+        let frames = self.pool.len();
+        for list in [
+            &mut self.free,
+            &mut self.dead,
+            &mut self.running,
+            &mut self.open,
+        ] {
+            list.reserve(frames);
+        }
         self.pool.len() - 1
     }
 
@@ -422,6 +456,14 @@ impl Engine {
     #[inline]
     pub fn idle(&self) -> bool {
         self.undisturbed() && self.held.is_none()
+    }
+
+    /// Whether a statement of this session, or what is known of its transaction, is still to end.
+    pub fn is_at_rest(&self) -> bool {
+        self.knows_no_query()
+            && self.held.is_none()
+            && self.checks.is_empty()
+            && !self.fates.undecided()
     }
 
     /// Whether no query has begun and not yet ended.

@@ -122,7 +122,7 @@ unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
             || class == (1 << 6)
             || MEMORY.is_null()
             || !pg_sys::IsUnderPostmaster
-            || !capture::on_quietly()
+            || !capture::follows()
         {
             return;
         }
@@ -153,9 +153,14 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         let refused = guard::take_refused();
         engine().before_error();
         let unseen = engine().running.is_empty() && !belongs_to_held();
-        let nested = nested_unseen((*error).internalquery);
         let fatal = (*error).elevel >= pgrx::PgLogLevel::FATAL as i32;
-        let statement = nested.or_else(|| unseen_statement(unseen, sqlstate, fatal));
+        // Without a trail none begins; what began before may still fail.
+        let statement = if capture::on_quietly() {
+            let nested = nested_unseen((*error).internalquery);
+            nested.or_else(|| unseen_statement(unseen, sqlstate, fatal))
+        } else {
+            None
+        };
         remember(sqlstate, message, statement);
         engine().error.no_privilege = sqlstate == NO_PRIVILEGE && !refused;
         match statement {
@@ -367,7 +372,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
 unsafe extern "C-unwind" fn flushed(_arg: *mut c_void) {
     unsafe { FLUSHED_REGISTERED = false };
     watch();
-    if capture::on_quietly() {
+    if capture::follows() {
         with(|engine| engine.error_flushed());
     }
 }

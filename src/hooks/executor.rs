@@ -7,18 +7,15 @@
 //! that a statement touches is a miss. So what is rare, or takes long anyway, is laid out of the way of a
 //! top-level statement, by `cold_path()` or in functions of its own, here and in all that this calls.
 
-use audit_core::event::{Class, Classes};
 use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine, with};
-use super::frame::Frame;
-use super::repeats::{self, Plan, Uses};
-use super::used::{Objects, learn_names};
-use super::{begin, capture, guard, parameters, room, wrapped};
+use super::engine::{Id, Lone, engine, engine_as_it_is, with, with_as_it_is};
+use super::planned::classes_of;
+use super::{begin, capture, guard, planned, settings};
 use crate::executor_run_fn;
-use crate::pg::{acl, compat, guc, names, raw, session, unlock};
+use crate::pg::{compat, guc, raw, session, unlock};
 
 type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
@@ -50,7 +47,7 @@ pub unsafe fn install() {
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         // First, as it is the commonest; what such a query is inside of began while capture was on.
-        if engine().may_pass() && is_left_out((*query).plannedstmt) {
+        if engine().may_pass() && is_left_out(1, (*query).plannedstmt) {
             start_passing(query, eflags);
         } else if !capture::on() {
             start_next(query, eflags);
@@ -61,6 +58,11 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         {
             count_unrecorded(query);
             start_next(query, eflags);
+        } else if only_reads((*query).plannedstmt)
+            && is_left_out(0, (*query).plannedstmt)
+            && engine().may_be_lone()
+        {
+            start_lone(query, eflags);
         } else {
             start_recorded(query, eflags);
         }
@@ -72,12 +74,12 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        let id = begin_query(query, eflags, &raw const marker as usize);
+        let id = planned::begin(query, eflags, &raw const marker as usize);
         start_next(query, eflags);
         if let Some(id) = id {
             watch(query, id);
             count_rows_of_rule(query);
-            with(|engine| {
+            with_as_it_is(|engine| {
                 engine.pause(id);
                 engine.open(id);
             });
@@ -85,11 +87,53 @@ unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     }
 }
 
-/// Whether nothing is taken down of a nested statement. Never throws.
+/// Whether nothing is taken down of a statement at this depth. Never throws.
 #[inline]
-unsafe fn is_left_out(stmt: *const pg_sys::PlannedStmt) -> bool {
+unsafe fn is_left_out(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
     let classes = unsafe { classes_of((*stmt).commandType, (*stmt).hasModifyingCTE) };
-    !begin::wanted(1, classes) && !guc::has_role() && !guc::assigned()
+    !begin::wanted(depth, classes) && !guc::has_role() && !guc::assigned()
+}
+
+/// Never throws.
+#[inline]
+unsafe fn only_reads(stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe { (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE }
+}
+
+/// Starts a top-level query that has no frame unless something asks for one. Throws.
+#[inline(never)]
+unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        begin::session();
+        let text = planned::text_of(query);
+        begin::lone(
+            engine_as_it_is(),
+            text,
+            query as usize,
+            &raw const marker as usize,
+        );
+        start_next(query, eflags);
+        if !engine_as_it_is().lone.pause(query as usize) {
+            started_with_frame(query);
+        }
+    }
+}
+
+/// Throws.
+#[cold]
+#[inline(never)]
+unsafe fn started_with_frame(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if let Some(id) = engine_as_it_is().find_running(query as usize) {
+            watch(query, id);
+            with_as_it_is(|engine| {
+                engine.pause(id);
+                engine.open(id);
+                engine.frame(id).unwatched_in = 0;
+            });
+        }
+    }
 }
 
 /// Starts a nested query that has none. Throws.
@@ -97,10 +141,10 @@ unsafe fn is_left_out(stmt: *const pg_sys::PlannedStmt) -> bool {
 unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        engine().number_nested();
-        let calls = engine().pass(&raw const marker as usize);
+        engine_as_it_is().number_nested();
+        let calls = engine_as_it_is().pass(&raw const marker as usize);
         start_next(query, eflags);
-        engine().passed(calls);
+        engine_as_it_is().passed(calls);
     }
 }
 
@@ -118,7 +162,7 @@ unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if (*query).sourceText == pg_sys::debug_query_string || !session::has_client() {
-            engine().statement_id += 1;
+            engine_as_it_is().statement_id += 1;
         }
     }
 }
@@ -146,127 +190,11 @@ unsafe fn writes_for_rule(query: *mut pg_sys::QueryDesc) -> bool {
     }
 }
 
-/// Takes down what is known before the query runs. `None` if it belongs to a utility statement's
-/// own event. Throws.
-unsafe fn begin_query(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) -> Option<Id> {
-    unsafe {
-        begin::session();
-        if !engine().undisturbed() {
-            cold_path();
-            with(|engine| engine.enter(address))?;
-            if wrapped::is_there(query) {
-                wrapped::begin(query, eflags);
-                return None;
-            }
-        }
-        let stmt = (*query).plannedstmt;
-        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
-        let depth = engine().depth();
-        let audited = guc::has_role() && is_audited(depth, stmt);
-        let wanted = audited || begin::wanted(depth, classes);
-        let mut plan = Plan {
-            uses: Uses::NONE,
-            query_id: (*stmt).queryId as i64,
-            audited,
-        };
-        let mut told = false;
-        if wanted {
-            room::wait_for(|| room::is_about_audit(stmt));
-            parameters::collect((*query).params);
-            told = plan.uses.take(stmt);
-        }
-        let plan = told.then_some(&plan);
-        let text = begin::Text {
-            source: (*query).sourceText,
-            location: (*stmt).stmt_location,
-            len: (*stmt).stmt_len,
-        };
-        let (id, named) = with(|engine| {
-            let (id, frame) = begin::query(engine, text, classes, wanted, plan, address);
-            frame.query = query as usize;
-            frame.audited_object = audited;
-            if wanted {
-                parameters::hand_over(frame);
-            }
-            let named = !wanted || frame.same.is_some();
-            if !named {
-                cold_path();
-                let command = command_of((*stmt).commandType);
-                frame.command.extend_from_slice(command);
-                frame.query_id = (*stmt).queryId as i64;
-            } else if wanted {
-                frame.protect_same();
-            }
-            (id, named)
-        })?;
-        if !named {
-            cold_path();
-            // The statement has begun: should this fail, its event has no names.
-            let version = names::relations_version();
-            learn_names(stmt);
-            with(|engine| name(engine.frame(id), stmt, plan, version))?;
-        }
-        Some(id)
-    }
-}
-
-/// Whether `audit.role` has the statement recorded whatever the level. Throws.
-#[cold]
-#[inline(never)]
-unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
-    unsafe { begin::possible(depth) && acl::statement_is_audited(stmt) }
-}
-
-/// Gives a query that has begun the names of its relations, which were looked up after `version` was.
-/// Never throws.
-unsafe fn name(
-    frame: &mut Frame,
-    stmt: *const pg_sys::PlannedStmt,
-    plan: Option<&Plan>,
-    version: u32,
-) {
-    unsafe {
-        let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
-        compat::for_each_used_relation(stmt, |relid, privileges| {
-            objects.add(relid, privileges);
-        });
-        let repeatable = objects.are_told_by_uses();
-        let only_catalog = objects.finish();
-        frame.protect();
-        if let Some(plan) = plan.filter(|_| repeatable) {
-            repeats::learn(frame, plan.uses, version, only_catalog);
-        }
-    }
-}
-
-/// READ or WRITE: a data-modifying CTE makes a SELECT write.
-#[inline]
-pub fn classes_of(command: pg_sys::CmdType::Type, modifying_cte: bool) -> Classes {
-    match command {
-        pg_sys::CmdType::CMD_SELECT if modifying_cte => Classes::of(Class::Read).with(Class::Write),
-        pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
-        _ => Classes::of(Class::Write),
-    }
-}
-
-/// The command tag.
-pub fn command_of(command: pg_sys::CmdType::Type) -> &'static [u8] {
-    match command {
-        pg_sys::CmdType::CMD_SELECT => b"SELECT",
-        pg_sys::CmdType::CMD_INSERT => b"INSERT",
-        pg_sys::CmdType::CMD_UPDATE => b"UPDATE",
-        pg_sys::CmdType::CMD_DELETE => b"DELETE",
-        #[cfg(not(feature = "pg14"))]
-        pg_sys::CmdType::CMD_MERGE => b"MERGE",
-        _ => b"UNKNOWN",
-    }
-}
-
 /// Has the engine told when the query's memory goes without ExecutorEnd. Throws (out of memory).
 unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
     unsafe extern "C-unwind" fn gone(arg: *mut core::ffi::c_void) {
         let arg = arg as u64;
-        with(|engine| engine.query_gone((arg >> 32) as usize, arg as u32));
+        with_as_it_is(|engine| engine.query_gone((arg >> 32) as usize, arg as u32));
     }
     unsafe {
         if (*query).estate.is_null() {
@@ -275,7 +203,7 @@ unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
         let context = (*(*query).estate).es_query_cxt;
         let callback = raw::MemoryContextAlloc(context, size_of::<pg_sys::MemoryContextCallback>())
             .cast::<pg_sys::MemoryContextCallback>();
-        let serial = engine().frame(id).serial;
+        let serial = engine_as_it_is().frame(id).serial;
         (*callback).func = Some(gone);
         (*callback).arg = (((id as u64) << 32) | u64::from(serial)) as *mut core::ffi::c_void;
         raw::MemoryContextRegisterResetCallback(context, callback);
@@ -287,14 +215,21 @@ executor_run_fn! {
     run, query, proceed => {
         unsafe { proceed!() }
     },
-    way_to_run()
+    way_to_run(query)
 }
 
 /// What runs a query. Never throws.
 #[inline(always)]
-unsafe fn way_to_run() -> compat::ExecutorRun {
-    let engine = engine();
-    if engine.knows_no_query() {
+unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
+    let engine = engine_as_it_is();
+    if engine.lone.is_there() {
+        cold_path();
+        if engine.lone.is(query as usize) {
+            run_lone
+        } else {
+            run_known // Inside of it, or while it is suspended.
+        }
+    } else if engine.knows_no_query() {
         // No query of ours, so none that this one could be inside of.
         unsafe { NEXT_RUN }
     } else if engine.has_no_query() && engine.may_pass() {
@@ -306,12 +241,38 @@ unsafe fn way_to_run() -> compat::ExecutorRun {
 
 executor_run_fn! {
     #[inline(never)]
+    run_lone, query, proceed => {
+        unsafe {
+            let marker = 0u8;
+            engine_as_it_is().lone.resume(&raw const marker as usize);
+            proceed!();
+            if !engine_as_it_is().lone.pause(query as usize) {
+                ran_with_frame(query);
+            }
+        }
+    },
+    NEXT_RUN
+}
+
+/// Never throws.
+#[cold]
+#[inline(never)]
+unsafe fn ran_with_frame(query: *mut pg_sys::QueryDesc) {
+    with_as_it_is(|engine| {
+        if let Some(id) = engine.find(query as usize) {
+            engine.pause(id);
+        }
+    });
+}
+
+executor_run_fn! {
+    #[inline(never)]
     run_passing, query, proceed => {
         unsafe {
             let marker = 0u8;
-            let calls = engine().pass(&raw const marker as usize);
+            let calls = engine_as_it_is().pass(&raw const marker as usize);
             proceed!();
-            engine().passed(calls);
+            engine_as_it_is().passed(calls);
         }
     },
     NEXT_RUN
@@ -331,10 +292,10 @@ executor_run_fn! {
             let calls = pass_without(id, address);
             proceed!();
             if let Some(calls) = calls {
-                engine().passed(calls);
+                engine_as_it_is().passed(calls);
                 return;
             }
-            if engine().knows_no_query() {
+            if engine_as_it_is().knows_no_query() {
                 return;
             }
             let rows = (*(*query).estate).es_processed as i64;
@@ -343,7 +304,7 @@ executor_run_fn! {
                 // Counted for us alone: see `count_rows_of_rule`.
                 compat::forget_rows((*query).estate);
             }
-            with(|engine| match id {
+            with_as_it_is(|engine| match id {
                 Some(id) => {
                     engine.pause(id);
                     count(&mut engine.frame(id).numbers.rows, rows);
@@ -370,8 +331,7 @@ fn count(total: &mut i64, rows: i64) {
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
-        let stmt = (*query).plannedstmt;
-        if (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE {
+        if only_reads((*query).plannedstmt) {
             NEXT_FINISH(query);
         } else {
             finish_writing(query);
@@ -389,10 +349,10 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         NEXT_FINISH(query);
         guard::check_database(query);
         if let Some(calls) = calls {
-            engine().passed(calls);
+            engine_as_it_is().passed(calls);
         }
         if let Some(id) = id {
-            with(|engine| engine.pause(id));
+            with_as_it_is(|engine| engine.pause(id));
         }
     }
 }
@@ -400,12 +360,43 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
 #[inline(never)]
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        if engine().has_no_query() {
+        if engine_as_it_is().lone.is(query as usize) {
+            end_lone(query);
+        } else if engine_as_it_is().has_no_query() {
             NEXT_END(query);
         } else {
             end_known(query);
         }
     }
+}
+
+#[inline(never)]
+unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        engine_as_it_is().lone.resume(&raw const marker as usize);
+        NEXT_END(query);
+        if engine_as_it_is().lone.pause(query as usize) {
+            engine_as_it_is().lone = Lone::NONE;
+            if guc::assigned() {
+                cold_path();
+                with(settings::check);
+            }
+        } else {
+            ended_with_frame(query);
+        }
+    }
+}
+
+/// Never throws.
+#[cold]
+#[inline(never)]
+unsafe fn ended_with_frame(query: *mut pg_sys::QueryDesc) {
+    with(|engine| {
+        if let Some(id) = engine.find(query as usize) {
+            engine.query_ended(id);
+        }
+    });
 }
 
 #[inline(never)]
@@ -415,12 +406,7 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
         let id = resume_known(query, &raw const marker as usize, true);
         NEXT_END(query);
         if let Some(id) = id {
-            with(|engine| {
-                engine.pause(id);
-                // It may be held for longer: for ever where nobody hears how its transaction ends.
-                engine.close(id);
-                engine.succeed(id);
-            });
+            with_as_it_is(|engine| engine.query_ended(id));
         }
     }
 }
@@ -428,11 +414,11 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
 /// A query of which no statement is known runs on: one that passes. Never throws.
 #[inline]
 fn pass_without(id: Option<Id>, address: usize) -> Option<usize> {
-    if id.is_some() || !engine().may_pass() {
+    if id.is_some() || !engine_as_it_is().may_pass() {
         return None;
     }
     cold_path();
-    Some(engine().pass(address))
+    Some(engine_as_it_is().pass(address))
 }
 
 /// The statement of a query runs on, if it has one of its own. Never throws.
@@ -450,7 +436,7 @@ unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool)
     if !capture::on() {
         return None;
     }
-    with(|engine| {
+    with_as_it_is(|engine| {
         let mut id = engine.find(query as usize)?;
         if !engine.undisturbed() {
             cold_path();

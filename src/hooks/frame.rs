@@ -99,6 +99,9 @@ pub struct State {
     pub portal: usize,
     /// The subtransaction that it runs in.
     pub subxact: u32,
+    /// The subtransaction that its query began in, where nobody tells when the query's memory goes without
+    /// ExecutorEnd; else 0.
+    pub unwatched_in: u32,
     /// Rows of a wrapped or fetched query; -1 until there are some.
     pub inner_rows: i64,
     /// ExecutorEnd is on its way: the end of the query's memory is no accident.

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::begin::{self, Text};
 use super::capture;
-use super::engine::{Engine, Id, engine, with};
+use super::engine::{Engine, Id, engine, engine_as_it_is, with};
 use super::frame::Frame;
 use super::room;
 use crate::pg::{guc, names, raw};
@@ -29,7 +29,7 @@ const NO_TEXT: Text = Text {
 /// Whether a call, of a function that is about to run, leaves nothing. Never throws.
 #[inline]
 pub fn are_left_out(function: pg_sys::Oid) -> bool {
-    is_built_in(function) && !engine().running.is_empty() || guc::level().is_none()
+    is_built_in(function) && engine_as_it_is().runs_any() || guc::level().is_none()
 }
 
 fn is_built_in(function: pg_sys::Oid) -> bool {

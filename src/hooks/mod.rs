@@ -36,6 +36,7 @@ pub mod guard_utility;
 pub mod object;
 pub mod objects;
 pub mod parameters;
+pub mod planned;
 pub mod planner;
 pub mod relations;
 pub mod repeats;

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use super::engine::{Engine, Id, engine, with};
 use super::frame::Wraps;
 use super::used::Objects;
-use super::{begin, capture, executor, functions, guard};
+use super::{begin, capture, functions, guard, planned};
 use crate::pg::{compat, guc, names, raw};
 
 static mut NEXT: pg_sys::planner_hook_type = None;
@@ -65,7 +65,7 @@ unsafe fn begin_plan(
         let wrapped = engine()
             .innermost()
             .is_some_and(|frame| frame.wraps != Wraps::Nothing && frame.source == source as usize);
-        let classes = executor::classes_of((*query).commandType, (*query).hasModifyingCTE);
+        let classes = planned::classes_of((*query).commandType, (*query).hasModifyingCTE);
         let wanted = begin::wanted(engine().depth(), classes);
         // What the planner evaluates calls functions, which are then nested in the statement.
         let functions = guc::level().records(functions::CLASSES, false);
@@ -88,7 +88,7 @@ unsafe fn begin_plan(
             if !wanted {
                 return id;
             }
-            let command = executor::command_of((*query).commandType);
+            let command = planned::command_of((*query).commandType);
             frame.command.extend_from_slice(command);
             frame.query_id = (*query).queryId as i64;
             let mut objects = Objects::new(frame, compat::target_of_query(query));

@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 
 use super::engine::{engine, with};
-use super::executor::{classes_of, command_of};
+use super::planned::{classes_of, command_of};
 use super::{begin, capture, room};
 use crate::pg::{compat, names};
 

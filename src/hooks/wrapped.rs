@@ -6,9 +6,9 @@ use core::ffi::c_int;
 use pgrx::pg_sys;
 
 use super::engine::{Engine, engine, with};
-use super::executor::classes_of;
 use super::frame::Wraps;
 use super::parameters;
+use super::planned::classes_of;
 use super::used::learn_names;
 use crate::pg::{acl, compat, guc, names};
 

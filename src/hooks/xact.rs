@@ -125,7 +125,7 @@ unsafe fn unrecorded() {
 
 fn end(fate: Fate) {
     durability::transaction_ended();
-    if capture::on_quietly() && session::known() {
+    if capture::follows() && session::known() {
         with(|engine| engine.end_transaction(fate));
     }
 }
@@ -140,7 +140,7 @@ unsafe extern "C-unwind" fn subtransaction(
     if event == SUBXACT_EVENT_ABORT_SUB {
         aborted();
     }
-    if !capture::on_quietly() {
+    if !capture::follows() {
         return;
     }
     // What ran in the subtransaction around shall not share its fate.

@@ -156,6 +156,76 @@ fn a_transaction_that_ends_without_a_trail_leaves_nothing_behind() {
     }
 }
 
+/// Nor does anybody hear of the error.
+#[test]
+fn a_statement_that_fails_without_a_trail_leaves_nothing_behind() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (n int); INSERT INTO t VALUES (0);
+             CREATE FUNCTION fail() RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(0.3); RAISE 'as it should'; END $$;
+             CREATE FUNCTION fail(int) RETURNS int LANGUAGE sql AS 'SELECT fail()'",
+        )
+        .ok();
+    let failing = [
+        "SELECT fail()",
+        "SELECT fail(n) FROM t",
+        "DO $$ BEGIN PERFORM fail(); END $$",
+        "BEGIN; UPDATE t SET n = fail(n)",
+        "BEGIN; SAVEPOINT s; SELECT fail(n) FROM t",
+        "SET audit.level = 'write'; SELECT fail(n) FROM t",
+        "SET audit.level = 'write'; BEGIN; SAVEPOINT s; DO $$ BEGIN PERFORM fail(); END $$",
+    ];
+    for round in 0..14 {
+        let mut admin = unlocked(&cluster);
+        let mut client = cluster.app();
+        let failing = failing[round % 7];
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| client.batch_execute(failing));
+            thread::sleep(Duration::from_millis(150));
+            admin
+                .batch_execute("DROP EXTENSION audit_ext")
+                .expect("drops");
+            sent.join().expect("ends").expect_err("fails");
+        });
+        if failing.contains("BEGIN;") {
+            client.batch_execute("ROLLBACK").expect("ends");
+        }
+        if failing.contains("SET") {
+            client.batch_execute("RESET ALL").expect("resets");
+        }
+        admin
+            .batch_execute("CREATE EXTENSION audit_ext")
+            .expect("creates");
+        let mut next = [
+            format!("SELECT n + {round} FROM t"),
+            format!("INSERT INTO t VALUES (1 + {round})"),
+            format!("DO $$ BEGIN PERFORM {round}; END $$"),
+            format!("CREATE TABLE t{round} ()"),
+        ];
+        next.rotate_left(2 * (round / 7));
+        for sql in &next {
+            client.batch_execute(sql).expect(sql);
+        }
+        cluster.flush();
+        let found = cluster.query(
+            "postgres",
+            &format!(
+                "SELECT depth, substatement_id, outcome, transaction_outcome, statement FROM audit.log
+                 WHERE database_name = 'app' AND statement ~ '^(SELECT n|INSERT|DO|CREATE).*{round}'
+                 ORDER BY seq"
+            ),
+        );
+        let expected: Vec<_> = next
+            .iter()
+            .map(|sql| format!("0 | 1 | success | committed | {sql}"))
+            .collect();
+        assert_eq!(found, expected, "after {failing}");
+    }
+}
+
 /// The worker never sees the database without an extension, and still must not add to the new trail
 /// what it knows of the old one: its numbers, its tree, its periods.
 #[test]

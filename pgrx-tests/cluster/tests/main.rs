@@ -27,6 +27,7 @@ mod integrity;
 mod large;
 mod level;
 mod load;
+mod lone;
 mod main_job;
 mod memory;
 mod object;

@@ -51,6 +51,15 @@ impl Engine {
         self.give_back(id);
     }
 
+    /// ExecutorEnd has come back from the query of a statement: that has ended well.
+    #[inline(always)]
+    pub fn query_ended(&mut self, id: Id) {
+        self.pause(id);
+        // The statement may be held for longer.
+        self.close(id);
+        self.succeed(id);
+    }
+
     /// A statement has ended well that is not recorded.
     #[inline(never)]
     fn leave_out(&mut self, id: Id) {
@@ -134,6 +143,7 @@ impl Engine {
         self.forget_passed(0);
         let catcher = catcher();
         self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
+        self.forget_unwatched(subxact);
         for at in 0..self.dead.len() {
             let id = self.dead[at];
             if self.pool[id].subxact >= subxact {
@@ -173,6 +183,7 @@ impl Engine {
             // all are.
             let catcher = catcher();
             self.bury(|frame| !exiting && frame.catcher > catcher);
+            self.forget_unwatched(1); // The top-level one's: all of them.
         }
         if !self.running.is_empty() {
             cold_path();

@@ -1,0 +1,133 @@
+//! A client's query that the level leaves out has no frame as long as nothing happens in it that asks the
+//! engine for anything: all that is kept is which query it is and where its hook is. Whoever asks finds
+//! it among the others, with a frame: see [`engine`].
+
+use super::*;
+
+/// Such a query, from its begin to its end.
+#[derive(Clone, Copy)]
+pub struct Lone {
+    /// As of a frame; 0: there is none.
+    query: usize,
+    /// Its ExecutorStart has come back.
+    started: bool,
+    /// While it runs, as of a frame; else 0.
+    address: usize,
+    catcher: usize,
+    subxact: u32,
+    /// The subtransaction that it began in.
+    begun_in: u32,
+}
+
+impl Lone {
+    pub const NONE: Lone = Lone {
+        query: 0,
+        started: false,
+        address: 0,
+        catcher: 0,
+        subxact: 0,
+        begun_in: 0,
+    };
+
+    #[inline]
+    pub fn is_there(&self) -> bool {
+        self.query != 0
+    }
+
+    #[inline]
+    pub fn is(&self, query: usize) -> bool {
+        self.query == query
+    }
+
+    /// One of its hooks, at this address of the stack, calls the server. Never throws.
+    #[inline]
+    pub fn resume(&mut self, address: usize) {
+        self.address = address;
+        self.catcher = catcher();
+        self.subxact = unsafe { raw::GetCurrentSubTransactionId() };
+    }
+
+    /// The server has come back; `false`: it has a frame by now, which is to be paused.
+    #[inline]
+    pub fn pause(&mut self, query: usize) -> bool {
+        self.address = 0;
+        self.started = true;
+        self.is(query)
+    }
+}
+
+impl Engine {
+    /// Whether a client's query that begins can go without a frame: nothing is under way, and a frame is at
+    /// hand without an allocation, should it be asked for in an error path.
+    #[inline]
+    pub fn may_be_lone(&self) -> bool {
+        self.knows_no_query()
+            && self.held.is_none()
+            && self.plan.is_none()
+            && !self.committing
+            && !self.free.is_empty()
+    }
+
+    /// Such a query begins, and its hook, at this address of the stack, calls the server.
+    #[inline]
+    pub fn begin_lone(&mut self, query: usize, address: usize) {
+        self.lone.query = query;
+        self.lone.started = false;
+        self.lone.resume(address);
+        self.lone.begun_in = self.lone.subxact;
+    }
+
+    /// Whether a statement runs.
+    #[inline]
+    pub fn runs_any(&self) -> bool {
+        !self.running.is_empty() || self.lone.address != 0
+    }
+
+    /// Gives it a frame. Allocates nothing: there was a free one, and each has its room everywhere.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn frame_lone(&mut self) {
+        let lone = core::mem::replace(&mut self.lone, Lone::NONE);
+        self.passing.clear();
+        let statement_id = self.statement_id;
+        let id = self.take_frame();
+        let frame = &mut *self.pool[id];
+        frame.query = lone.query;
+        frame.unwatched_in = lone.begun_in;
+        frame.numbers.statement_id = statement_id;
+        frame.numbers.substatement_id = 1;
+        frame.last_sub = 1;
+        frame.address = lone.address;
+        frame.catcher = lone.catcher;
+        frame.subxact = lone.subxact;
+        if lone.started {
+            self.open.push(id);
+        }
+        if lone.address != 0 {
+            self.running.push(id);
+        }
+    }
+
+    /// The frame of a query that had none when it started.
+    pub fn find_running(&self, query: usize) -> Option<Id> {
+        self.running
+            .iter()
+            .rev()
+            .copied()
+            .find(|id| self.pool[*id].query == query)
+    }
+
+    /// A (sub)transaction is aborted: queries begun in it are gone, and of those that had no frame then
+    /// nobody says so (see [`Engine::query_gone`]).
+    #[inline]
+    pub(super) fn forget_unwatched(&mut self, subxact: u32) {
+        for at in (0..self.open.len()).rev() {
+            cold_path();
+            let id = self.open[at];
+            let frame = &self.pool[id];
+            if frame.unwatched_in >= subxact && frame.address == 0 {
+                self.give_back(id);
+            }
+        }
+    }
+}

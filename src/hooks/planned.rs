@@ -1,0 +1,138 @@
+//! What is taken down of a planned query when it begins: SELECT, INSERT, UPDATE, DELETE, MERGE.
+
+use audit_core::event::{Class, Classes};
+use core::ffi::c_int;
+use core::hint::cold_path;
+use pgrx::pg_sys;
+
+use super::engine::{Id, engine_as_it_is, with_as_it_is};
+use super::frame::Frame;
+use super::repeats::{self, Plan, Uses};
+use super::used::{Objects, learn_names};
+use super::{begin, parameters, room, wrapped};
+use crate::pg::{acl, compat, guc, names};
+
+/// Takes down what is known before the query runs. `None` if it belongs to a utility statement's
+/// own event. Throws.
+#[inline(always)]
+pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) -> Option<Id> {
+    unsafe {
+        begin::session();
+        if !engine_as_it_is().undisturbed() {
+            cold_path();
+            with_as_it_is(|engine| engine.enter(address))?;
+            if wrapped::is_there(query) {
+                wrapped::begin(query, eflags);
+                return None;
+            }
+        }
+        let stmt = (*query).plannedstmt;
+        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
+        let depth = engine_as_it_is().depth();
+        let audited = guc::has_role() && is_audited(depth, stmt);
+        let wanted = audited || begin::wanted(depth, classes);
+        let mut plan = Plan {
+            uses: Uses::NONE,
+            query_id: (*stmt).queryId as i64,
+            audited,
+        };
+        let mut told = false;
+        if wanted {
+            room::wait_for(|| room::is_about_audit(stmt));
+            parameters::collect((*query).params);
+            told = plan.uses.take(stmt);
+        }
+        let plan = told.then_some(&plan);
+        let text = text_of(query);
+        let (id, named) = with_as_it_is(|engine| {
+            let (id, frame) = begin::query(engine, text, classes, wanted, plan, address);
+            frame.query = query as usize;
+            frame.audited_object = audited;
+            if wanted {
+                parameters::hand_over(frame);
+            }
+            let named = !wanted || frame.same.is_some();
+            if !named {
+                cold_path();
+                let command = command_of((*stmt).commandType);
+                frame.command.extend_from_slice(command);
+                frame.query_id = (*stmt).queryId as i64;
+            } else if wanted {
+                frame.protect_same();
+            }
+            (id, named)
+        })?;
+        if !named {
+            cold_path();
+            // The statement has begun: should this fail, its event has no names.
+            let version = names::relations_version();
+            learn_names(stmt);
+            with_as_it_is(|engine| name(engine.frame(id), stmt, plan, version))?;
+        }
+        Some(id)
+    }
+}
+
+/// Whether `audit.role` has the statement recorded whatever the level. Throws.
+#[cold]
+#[inline(never)]
+unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe { begin::possible(depth) && acl::statement_is_audited(stmt) }
+}
+
+/// Gives a query that has begun the names of its relations, which were looked up after `version` was.
+/// Never throws.
+unsafe fn name(
+    frame: &mut Frame,
+    stmt: *const pg_sys::PlannedStmt,
+    plan: Option<&Plan>,
+    version: u32,
+) {
+    unsafe {
+        let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
+        compat::for_each_used_relation(stmt, |relid, privileges| {
+            objects.add(relid, privileges);
+        });
+        let repeatable = objects.are_told_by_uses();
+        let only_catalog = objects.finish();
+        frame.protect();
+        if let Some(plan) = plan.filter(|_| repeatable) {
+            repeats::learn(frame, plan.uses, version, only_catalog);
+        }
+    }
+}
+
+/// READ or WRITE: a data-modifying CTE makes a SELECT write.
+#[inline]
+pub fn classes_of(command: pg_sys::CmdType::Type, modifying_cte: bool) -> Classes {
+    match command {
+        pg_sys::CmdType::CMD_SELECT if modifying_cte => Classes::of(Class::Read).with(Class::Write),
+        pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
+        _ => Classes::of(Class::Write),
+    }
+}
+
+/// The command tag.
+pub fn command_of(command: pg_sys::CmdType::Type) -> &'static [u8] {
+    match command {
+        pg_sys::CmdType::CMD_SELECT => b"SELECT",
+        pg_sys::CmdType::CMD_INSERT => b"INSERT",
+        pg_sys::CmdType::CMD_UPDATE => b"UPDATE",
+        pg_sys::CmdType::CMD_DELETE => b"DELETE",
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::CmdType::CMD_MERGE => b"MERGE",
+        _ => b"UNKNOWN",
+    }
+}
+
+/// Where the query's statement stands in its string.
+#[inline(always)]
+pub unsafe fn text_of(query: *const pg_sys::QueryDesc) -> begin::Text {
+    unsafe {
+        begin::Text {
+            source: (*query).sourceText,
+            location: (*(*query).plannedstmt).stmt_location,
+            len: (*(*query).plannedstmt).stmt_len,
+        }
+    }
+}
