@@ -125,6 +125,7 @@ pub unsafe fn query<'e>(
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
+    let subxact = unsafe { raw::GetCurrentSubTransactionId() };
     let id = engine.free_frame();
     let source_end = engine.last_source.2;
     let frame = &mut *engine.pool[id];
@@ -142,7 +143,8 @@ pub unsafe fn query<'e>(
         portal: unsafe { pg_sys::ActivePortal } as usize,
         address,
         catcher: engine::catcher(),
-        subxact: unsafe { raw::GetCurrentSubTransactionId() },
+        subxact,
+        begun_in: subxact,
         numbers: Numbers {
             started_at,
             statement_id,

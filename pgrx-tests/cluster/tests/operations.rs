@@ -261,6 +261,7 @@ fn turn(pid: u32) -> Option<u64> {
 #[test]
 fn the_worker_lets_statements_go_first() {
     let cluster = Cluster::start();
+    eventually("the worker runs", || cluster.worker_pid().is_some());
     let worker = cluster.worker_pid().expect("a worker");
     let Some(sessions) = turn(cluster.postmaster_pid()) else {
         return; // Nothing to be told apart.
@@ -282,6 +283,7 @@ fn where_the_system_is_closed_to_it_the_worker_asks_for_nothing() {
     let cluster = Cluster::builder()
         .env("LD_PRELOAD", &library("filtered"))
         .start();
+    eventually("the worker runs", || cluster.worker_pid().is_some());
     let worker = cluster.worker_pid().expect("a worker");
     let sessions = turn(cluster.postmaster_pid());
     assert_eq!(turn(worker), sessions);

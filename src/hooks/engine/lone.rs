@@ -93,7 +93,7 @@ impl Engine {
         let id = self.take_frame();
         let frame = &mut *self.pool[id];
         frame.query = lone.query;
-        frame.unwatched_in = lone.begun_in;
+        frame.begun_in = lone.begun_in;
         frame.numbers.statement_id = statement_id;
         frame.numbers.substatement_id = 1;
         frame.last_sub = 1;
@@ -115,19 +115,5 @@ impl Engine {
             .rev()
             .copied()
             .find(|id| self.pool[*id].query == query)
-    }
-
-    /// A (sub)transaction is aborted: queries begun in it are gone, and of those that had no frame then
-    /// nobody says so (see [`Engine::query_gone`]).
-    #[inline]
-    pub(super) fn forget_unwatched(&mut self, subxact: u32) {
-        for at in (0..self.open.len()).rev() {
-            cold_path();
-            let id = self.open[at];
-            let frame = &self.pool[id];
-            if frame.unwatched_in >= subxact && frame.address == 0 {
-                self.give_back(id);
-            }
-        }
     }
 }
