@@ -338,7 +338,12 @@ def run(args, notes):
     doubtful = sum(r["others_cpu"] > report.DISTURBED for r in runs)
     if doubtful:
         notes.append(f"{doubtful} of {len(runs)} runs had more than 10 % of the machine taken by others; where three pairs are left, they don't count")
-    added_ns = {name: report.interval(left_out.differences(least, name)) for name in left_out.LEVELS} if least else {}
+    added_ns = {
+        f"{what}, {name}": report.interval(left_out.differences(least, what, name))
+        for what in left_out.STATEMENTS
+        for name in left_out.LEVELS
+        if least
+    }
     texts.append(report.bars(summaries, added_ns))
     texts.append("\n".join(notes))
     if void:

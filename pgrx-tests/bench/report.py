@@ -163,7 +163,7 @@ LEFT_OUT_BAR = 50
 
 
 def bars(summaries, left_out_ns):
-    """`left_out_ns`: {configuration: interval}"""
+    """`left_out_ns`: {what statement, configuration: interval}"""
     lines = []
     every = [("audit_ext all", *bar) for bar in BARS] + [("audit_ext commit", *bar) for bar in COMMIT_BARS]
     for configuration, workload, what, figure, most, least in every:
@@ -172,10 +172,10 @@ def bars(summaries, left_out_ns):
         if found:
             shown = f"{found[0]:,.2f}" if found[1] == found[2] else spread(found, 2)
             lines.append(f"{verdict(found, most, least):8} {what}: {shown}")
-    for configuration, found in left_out_ns.items():
+    for which, found in left_out_ns.items():
         lines.append(
             f"{verdict(found, LEFT_OUT_BAR, None):8} a statement that the level leaves out ≤ {LEFT_OUT_BAR} ns, "
-            f"{configuration}: {spread(found, 0)}"
+            f"{which}: {spread(found, 0)}"
         )
     if any(line.startswith("OPEN") for line in lines):
         lines.append("OPEN: the bar lies within the 95 % interval; more rounds, or a calmer machine")

@@ -76,6 +76,11 @@ impl FateTracker {
         self.undecided_from != 0
     }
 
+    /// Whether the end of the transaction, or of a subtransaction, would change nothing.
+    pub fn is_at_rest(&self) -> bool {
+        !self.undecided() && self.subs.is_empty()
+    }
+
     /// First event of the running transaction that waits for its fate, 0 if there is none.
     pub fn undecided_from(&self) -> u64 {
         self.undecided_from

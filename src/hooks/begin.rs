@@ -125,7 +125,6 @@ pub unsafe fn query<'e>(
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
-    let subxact = unsafe { raw::GetCurrentSubTransactionId() };
     let id = engine.free_frame();
     let source_end = engine.last_source.2;
     let frame = &mut *engine.pool[id];
@@ -143,8 +142,7 @@ pub unsafe fn query<'e>(
         portal: unsafe { pg_sys::ActivePortal } as usize,
         address,
         catcher: engine::catcher(),
-        subxact,
-        begun_in: subxact,
+        subxact: unsafe { raw::GetCurrentSubTransactionId() },
         numbers: Numbers {
             started_at,
             statement_id,

@@ -458,12 +458,13 @@ impl Engine {
         self.undisturbed() && self.held.is_none()
     }
 
-    /// Whether a statement of this session, or what is known of its transaction, is still to end.
+    /// Whether no statement of this session, nor anything that is known of its transaction, is still to end.
     pub fn is_at_rest(&self) -> bool {
         self.knows_no_query()
             && self.held.is_none()
             && self.checks.is_empty()
-            && !self.fates.undecided()
+            && !self.explicit
+            && self.fates.is_at_rest()
     }
 
     /// Whether no query has begun and not yet ended.

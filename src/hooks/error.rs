@@ -116,14 +116,17 @@ pub fn begin() {
 /// The server reports something: an ERROR and worse is kept.
 unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
     unsafe {
-        // Classes 00 and 01 are no errors: most of what passes here are notices.
-        let class = raw::geterrcode() as u32 & 0xfff;
-        if class == 0
-            || class == (1 << 6)
-            || MEMORY.is_null()
-            || !pg_sys::IsUnderPostmaster
-            || !capture::follows()
-        {
+        // No error has the code of success, which most of what passes here are; RAISE can give it any other,
+        // that of a warning, too.
+        if raw::geterrcode() == 0 || MEMORY.is_null() || !pg_sys::IsUnderPostmaster {
+            return;
+        }
+        // Whether or not it is of interest: the next one may be.
+        if !FLUSHED_REGISTERED {
+            FLUSHED_REGISTERED = true;
+            raw::MemoryContextRegisterResetCallback(pg_sys::ErrorContext, &raw mut FLUSHED);
+        }
+        if !capture::follows() {
             return;
         }
         let before = pg_sys::CurrentMemoryContext;
@@ -139,10 +142,6 @@ unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
             shield(|| sessions::logon_failed((*error).sqlerrcode as u32, message));
         }
         raw::MemoryContextReset(MEMORY);
-        if !FLUSHED_REGISTERED {
-            FLUSHED_REGISTERED = true;
-            raw::MemoryContextRegisterResetCallback(pg_sys::ErrorContext, &raw mut FLUSHED);
-        }
     }
 }
 

@@ -46,6 +46,7 @@ pub unsafe fn install() {
 #[inline(never)]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
+        engine().forget_unwatched_at(query as usize);
         // First, as it is the commonest; what such a query is inside of began while capture was on.
         if engine().may_pass() && is_left_out(1, (*query).plannedstmt) {
             start_passing(query, eflags);
@@ -77,6 +78,7 @@ unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
         let id = planned::begin(query, eflags, &raw const marker as usize);
         start_next(query, eflags);
         if let Some(id) = id {
+            watch(query, id);
             count_rows_of_rule(query);
             with_as_it_is(|engine| {
                 engine.pause(id);
@@ -119,16 +121,19 @@ unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     }
 }
 
-/// Never throws.
+/// Throws.
 #[cold]
 #[inline(never)]
-fn started_with_frame(query: *mut pg_sys::QueryDesc) {
-    with(|engine| {
-        if let Some(id) = engine.find_running(query as usize) {
-            engine.pause(id);
-            engine.open(id);
+unsafe fn started_with_frame(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if let Some(id) = engine_as_it_is().find_running(query as usize) {
+            watch(query, id);
+            with_as_it_is(|engine| {
+                engine.pause(id);
+                engine.open(id);
+            });
         }
-    });
+    }
 }
 
 /// Starts a nested query that has none. Throws.
@@ -185,6 +190,27 @@ unsafe fn writes_for_rule(query: *mut pg_sys::QueryDesc) -> bool {
     }
 }
 
+/// Has the engine told when the query's memory goes without ExecutorEnd. Throws (out of memory).
+unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
+    unsafe extern "C-unwind" fn gone(arg: *mut core::ffi::c_void) {
+        let arg = arg as u64;
+        with_as_it_is(|engine| engine.query_gone((arg >> 32) as usize, arg as u32));
+    }
+    unsafe {
+        if (*query).estate.is_null() {
+            return;
+        }
+        let context = (*(*query).estate).es_query_cxt;
+        let callback = raw::MemoryContextAlloc(context, size_of::<pg_sys::MemoryContextCallback>())
+            .cast::<pg_sys::MemoryContextCallback>();
+        engine_as_it_is().frame(id).unwatched_in = 0;
+        let serial = engine_as_it_is().frame(id).serial;
+        (*callback).func = Some(gone);
+        (*callback).arg = (((id as u64) << 32) | u64::from(serial)) as *mut core::ffi::c_void;
+        raw::MemoryContextRegisterResetCallback(context, callback);
+    }
+}
+
 executor_run_fn! {
     #[inline(never)]
     run, query, proceed => {
@@ -229,15 +255,18 @@ executor_run_fn! {
     NEXT_RUN
 }
 
-/// Never throws.
+/// Throws.
 #[cold]
 #[inline(never)]
-fn ran_with_frame(query: *mut pg_sys::QueryDesc) {
-    with_as_it_is(|engine| {
-        if let Some(id) = engine.find(query as usize) {
-            engine.pause(id);
+unsafe fn ran_with_frame(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if let Some(id) = engine_as_it_is().find(query as usize) {
+            with_as_it_is(|engine| engine.pause(id));
+            if engine_as_it_is().frame(id).unwatched_in != 0 {
+                watch(query, id);
+            }
         }
-    });
+    }
 }
 
 executor_run_fn! {
@@ -366,7 +395,7 @@ unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
 /// Never throws.
 #[cold]
 #[inline(never)]
-fn ended_with_frame(query: *mut pg_sys::QueryDesc) {
+unsafe fn ended_with_frame(query: *mut pg_sys::QueryDesc) {
     with(|engine| {
         if let Some(id) = engine.find(query as usize) {
             engine.query_ended(id);
@@ -378,7 +407,7 @@ fn ended_with_frame(query: *mut pg_sys::QueryDesc) {
 unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
-        let id = resume_known(query, &raw const marker as usize);
+        let id = resume_known(query, &raw const marker as usize, true);
         NEXT_END(query);
         if let Some(id) = id {
             with_as_it_is(|engine| engine.query_ended(id));
@@ -402,12 +431,12 @@ unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id>
     if engine().has_no_query() {
         return None;
     }
-    unsafe { resume_known(query, address) }
+    unsafe { resume_known(query, address, false) }
 }
 
-/// As [`resume_to`], where there is a query of ours. Never throws.
+/// As [`resume_to`], where there is a query of ours. `end`: to its end. Never throws.
 #[inline(never)]
-unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id> {
+unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if !capture::on() {
         return None;
     }
@@ -418,7 +447,7 @@ unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize) -> Option<
             engine.enter(address);
             id = engine.find(query as usize)?; // What has died has no query.
         }
-        engine.run(id, address);
+        engine.run(id, address).ending |= end;
         Some(id)
     })?
 }

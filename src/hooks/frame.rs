@@ -99,10 +99,13 @@ pub struct State {
     pub portal: usize,
     /// The subtransaction that it runs in.
     pub subxact: u32,
-    /// The one that it began in.
-    pub begun_in: u32,
+    /// The subtransaction that its query began in, where nobody tells when the query's memory goes without
+    /// ExecutorEnd; else 0.
+    pub unwatched_in: u32,
     /// Rows of a wrapped or fetched query; -1 until there are some.
     pub inner_rows: i64,
+    /// ExecutorEnd is on its way: the end of the query's memory is no accident.
+    pub ending: bool,
     pub object_type: &'static str,
     pub query_id: i64,
     pub sha256: Option<[u8; 32]>,

@@ -438,3 +438,32 @@ fn a_cancelled_statement_is_recorded_as_failed() {
         ["SELECT | failed | 57014"]
     );
 }
+
+/// An error may have any code but that of success, and whatever it has, those after it are on record, too.
+#[test]
+fn an_error_with_the_code_of_a_warning_is_an_error() {
+    let cluster = Cluster::start();
+    let before = cluster.flush();
+    let mut client = cluster.app();
+    for sql in [
+        "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '01000', MESSAGE = 'no warning'; END $$",
+        "SELECT * FROM nowhere",
+        "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '00001', MESSAGE = 'no success'; END $$",
+        "SELECT 1 / (x - x) FROM generate_series(1, 2) x",
+    ] {
+        client.batch_execute(sql).expect_err(sql);
+    }
+    drop(client);
+    assert_eq!(
+        cluster.trail(
+            "command, sqlstate, error",
+            &format!("seq > {before} AND outcome = 'failed'")
+        ),
+        [
+            "DO | 01000 | no warning",
+            "SELECT | 42P01 | relation \"nowhere\" does not exist",
+            "DO | 00001 | no success",
+            "SELECT | 22012 | division by zero",
+        ]
+    );
+}

@@ -226,6 +226,43 @@ fn a_statement_that_fails_without_a_trail_leaves_nothing_behind() {
     }
 }
 
+/// Nor of the end of a transaction of which nothing is on record.
+#[test]
+fn a_subtransaction_that_ends_without_a_trail_decides_nothing_later() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let mut admin = unlocked(&cluster);
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.level = 'write'; BEGIN; SAVEPOINT s")
+        .expect("begins");
+    admin
+        .batch_execute("DROP EXTENSION audit_ext")
+        .expect("drops");
+    client.batch_execute("COMMIT").expect("ends");
+    admin
+        .batch_execute("CREATE EXTENSION audit_ext")
+        .expect("creates");
+    client
+        .batch_execute(
+            "BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2);
+             ROLLBACK TO s; INSERT INTO t VALUES (3); COMMIT",
+        )
+        .expect("runs");
+    cluster.flush();
+    assert_eq!(
+        cluster.query(
+            "postgres",
+            "SELECT statement, transaction_outcome FROM audit.log WHERE command = 'INSERT' ORDER BY seq",
+        ),
+        [
+            "INSERT INTO t VALUES (1) | committed",
+            "INSERT INTO t VALUES (2) | rolled back",
+            "INSERT INTO t VALUES (3) | committed",
+        ]
+    );
+}
+
 /// The worker never sees the database without an extension, and still must not add to the new trail
 /// what it knows of the old one: its numbers, its tree, its periods.
 #[test]

@@ -140,10 +140,10 @@ impl Engine {
     /// A subtransaction is aborted. With no statement running any more, the error has reached the
     /// client, or ROLLBACK TO has done its work.
     pub fn abort_sub(&mut self, subxact: u32) {
-        self.end_queries(subxact, Fate::RolledBack);
         self.forget_passed(0);
         let catcher = catcher();
         self.bury(|frame| frame.subxact < subxact && frame.catcher >= catcher);
+        self.forget_unwatched(subxact);
         for at in 0..self.dead.len() {
             let id = self.dead[at];
             if self.pool[id].subxact >= subxact {
@@ -178,12 +178,12 @@ impl Engine {
         self.committing = false;
         if fate == Fate::RolledBack {
             cold_path();
-            self.end_queries(1, fate); // All: that is the top-level one's number.
             // What doesn't have a catcher of its own inside the one that is in force now is dead (a
             // procedure that rolls back does so under catchers further in); when the process exits
             // all are.
             let catcher = catcher();
             self.bury(|frame| !exiting && frame.catcher > catcher);
+            self.forget_unwatched(1); // The top-level one's: all of them.
         }
         if !self.running.is_empty() {
             cold_path();
@@ -194,7 +194,7 @@ impl Engine {
             return;
         }
         self.explicit = false;
-        self.end_queries(1, fate);
+        self.forget_unwatched(1);
         if fate == Fate::RolledBack {
             cold_path();
             if self.held().is_some_and(|held| held.command != b"ROLLBACK") {
@@ -231,32 +231,25 @@ impl Engine {
         }
     }
 
-    /// A (sub)transaction has ended: queries begun in it are gone, those too that the server never brought to
-    /// their end, as it doesn't in an abort: they had done what was asked of them until then. The ones
-    /// that run have been jumped over by an ERROR, which is concluded elsewhere.
-    #[inline]
-    fn end_queries(&mut self, subxact: u32, fate: Fate) {
-        let mut at = 0;
-        while let Some(&id) = self.open.get(at) {
-            cold_path();
-            let frame = &self.pool[id];
-            if frame.begun_in >= subxact && frame.address == 0 {
-                self.query_gone(id, fate);
-            } else {
-                at += 1;
-            }
+    /// The memory of a query goes. If its statement is still open, the server dropped it in an
+    /// abort, without ExecutorEnd: it had done what was asked of it until then.
+    pub fn query_gone(&mut self, id: Id, serial: u32) {
+        let Some(frame) = self.pool.get(id) else {
+            return;
+        };
+        if !frame.in_use || frame.serial != serial || frame.ending || !self.open.contains(&id) {
+            return;
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn query_gone(&mut self, id: Id, fate: Fate) {
         self.close(id);
+        if self.running.contains(&id) {
+            // An ERROR has jumped over it, which is concluded elsewhere.
+            return;
+        }
         let frame = &mut self.pool[id];
         frame.numbers.duration =
             (unsafe { raw::GetCurrentTimestamp() } - frame.numbers.started_at).max(0);
         if frame.recorded(false) {
-            emit::push(self, id, fate, true);
+            emit::push(self, id, Fate::RolledBack, true);
         }
         self.give_back(id);
     }

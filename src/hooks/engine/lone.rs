@@ -93,7 +93,7 @@ impl Engine {
         let id = self.take_frame();
         let frame = &mut *self.pool[id];
         frame.query = lone.query;
-        frame.begun_in = lone.begun_in;
+        frame.unwatched_in = lone.begun_in;
         frame.numbers.statement_id = statement_id;
         frame.numbers.substatement_id = 1;
         frame.last_sub = 1;
@@ -115,5 +115,34 @@ impl Engine {
             .rev()
             .copied()
             .find(|id| self.pool[*id].query == query)
+    }
+
+    /// A (sub)transaction ends: queries begun in it are gone, and of those that had no frame then nobody
+    /// says so (see [`Engine::query_gone`]).
+    #[inline]
+    pub(super) fn forget_unwatched(&mut self, subxact: u32) {
+        if !self.has_no_query() {
+            self.forget_unwatched_if(|frame| frame.unwatched_in >= subxact);
+        }
+    }
+
+    /// A query begins: another that was in the same place, and of whose end nobody said so, is gone.
+    #[inline]
+    pub fn forget_unwatched_at(&mut self, query: usize) {
+        if !self.has_no_query() {
+            self.forget_unwatched_if(|frame| frame.query == query);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn forget_unwatched_if(&mut self, gone: impl Fn(&Frame) -> bool) {
+        for at in (0..self.open.len()).rev() {
+            let id = self.open[at];
+            let frame = &self.pool[id];
+            if frame.unwatched_in != 0 && frame.address == 0 && gone(frame) {
+                self.give_back(id);
+            }
+        }
     }
 }
