@@ -335,36 +335,6 @@ fn a_portal_that_is_never_read_to_its_end_is_on_record_with_what_it_gave() {
     );
 }
 
-/// A cursor that fails in a subtransaction later than its own has no end, but its event has.
-#[test]
-fn a_cursor_that_fails_in_a_later_subtransaction() {
-    let cluster = with_numbers();
-    let mut client = cluster.app();
-    client
-        .batch_execute(
-            "CREATE FUNCTION open_c(c refcursor) RETURNS refcursor LANGUAGE plpgsql AS
-             $$ BEGIN OPEN c NO SCROLL FOR SELECT x FROM n WHERE 7 = 7; RETURN c; END $$;
-             BEGIN; SELECT open_c('c'); FETCH 1 FROM c; SAVEPOINT s",
-        )
-        .expect("runs");
-    client
-        .batch_execute("FETCH PRIOR FROM c")
-        .expect_err("goes forward only");
-    client
-        .batch_execute("ROLLBACK TO s; CLOSE c; INSERT INTO w VALUES (1); COMMIT")
-        .expect("runs");
-    assert_eq!(
-        cluster.trail(
-            "command, rows, outcome, transaction_outcome",
-            "(command = 'SELECT' AND statement ~ '7 = 7') OR command = 'INSERT'"
-        ),
-        [
-            "SELECT | 1 | success | rolled back",
-            "INSERT | 1 | success | committed"
-        ]
-    );
-}
-
 #[test]
 fn a_portal_open_over_errors_and_savepoints() {
     let cluster = with_numbers();

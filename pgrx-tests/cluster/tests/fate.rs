@@ -448,3 +448,37 @@ fn a_transaction_cut_off_by_a_shutdown_is_rolled_back() {
     });
     assert_eq!(cluster.query("app", "SELECT count(*) FROM t"), ["0"]);
 }
+
+/// A cursor that fails in a subtransaction later than its own has no end, but its event has.
+#[test]
+fn a_cursor_that_fails_in_a_later_subtransaction() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run("CREATE TABLE n AS SELECT generate_series(1, 10) AS x; CREATE TABLE w (x int)")
+        .ok();
+    let mut client = cluster.app();
+    client
+        .batch_execute(
+            "CREATE FUNCTION open_c(c refcursor) RETURNS refcursor LANGUAGE plpgsql AS
+             $$ BEGIN OPEN c NO SCROLL FOR SELECT x FROM n WHERE 7 = 7; RETURN c; END $$;
+             BEGIN; SELECT open_c('c'); FETCH 1 FROM c; SAVEPOINT s",
+        )
+        .expect("runs");
+    client
+        .batch_execute("FETCH PRIOR FROM c")
+        .expect_err("goes forward only");
+    client
+        .batch_execute("ROLLBACK TO s; CLOSE c; INSERT INTO w VALUES (1); COMMIT")
+        .expect("runs");
+    assert_eq!(
+        cluster.trail(
+            "command, rows, outcome, transaction_outcome",
+            "(command = 'SELECT' AND statement ~ '7 = 7') OR command = 'INSERT'"
+        ),
+        [
+            "SELECT | 1 | success | rolled back",
+            "INSERT | 1 | success | committed"
+        ]
+    );
+}
