@@ -155,9 +155,7 @@ fn with_it<T>(f: impl FnOnce() -> T) -> Option<T> {
 
 /// [`with`] for what finds the engine by itself.
 pub fn shield(f: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(f)).is_err() {
-        capture::give_up();
-    }
+    with_it(f);
 }
 
 /// The address that an ERROR would jump to: larger is further out.

@@ -48,20 +48,20 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
     unsafe {
         engine().forget_unwatched_at(query as usize);
         // First, as it is the commonest; what such a query is inside of began while capture was on.
-        if engine().may_pass() && is_left_out(1, (*query).plannedstmt) {
+        if engine_as_it_is().may_pass() && is_left_out(1, (*query).plannedstmt) {
             start_passing(query, eflags);
         } else if !capture::on() {
             start_next(query, eflags);
         } else if guc::level().is_none()
             && !guc::has_role()
             && !unlock::is_open()
-            && engine().idle()
+            && engine_as_it_is().idle()
         {
             count_unrecorded(query);
             start_next(query, eflags);
         } else if only_reads((*query).plannedstmt)
             && is_left_out(0, (*query).plannedstmt)
-            && engine().may_be_lone()
+            && engine_as_it_is().may_be_lone()
         {
             start_lone(query, eflags);
         } else {
@@ -116,22 +116,7 @@ unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
         );
         start_next(query, eflags);
         if !engine_as_it_is().lone.pause(query as usize) {
-            started_with_frame(query);
-        }
-    }
-}
-
-/// Throws.
-#[cold]
-#[inline(never)]
-unsafe fn started_with_frame(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        if let Some(id) = engine_as_it_is().find_running(query as usize) {
-            watch(query, id);
-            with_as_it_is(|engine| {
-                engine.pause(id);
-                engine.open(id);
-            });
+            pause_framed(query);
         }
     }
 }
@@ -248,17 +233,17 @@ executor_run_fn! {
             engine_as_it_is().lone.resume(&raw const marker as usize);
             proceed!();
             if !engine_as_it_is().lone.pause(query as usize) {
-                ran_with_frame(query);
+                pause_framed(query);
             }
         }
     },
     NEXT_RUN
 }
 
-/// Throws.
+/// The server has come back from a lone query that was given a frame meanwhile. Throws.
 #[cold]
 #[inline(never)]
-unsafe fn ran_with_frame(query: *mut pg_sys::QueryDesc) {
+unsafe fn pause_framed(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if let Some(id) = engine_as_it_is().find(query as usize) {
             with_as_it_is(|engine| engine.pause(id));
@@ -387,15 +372,15 @@ unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
                 with(settings::check);
             }
         } else {
-            ended_with_frame(query);
+            end_framed(query);
         }
     }
 }
 
-/// Never throws.
+/// As [`pause_framed`], from its end. Never throws.
 #[cold]
 #[inline(never)]
-unsafe fn ended_with_frame(query: *mut pg_sys::QueryDesc) {
+fn end_framed(query: *mut pg_sys::QueryDesc) {
     with(|engine| {
         if let Some(id) = engine.find(query as usize) {
             engine.query_ended(id);

@@ -183,8 +183,8 @@ impl Engine {
             // all are.
             let catcher = catcher();
             self.bury(|frame| !exiting && frame.catcher > catcher);
-            self.forget_unwatched(1); // The top-level one's: all of them.
         }
+        self.forget_unwatched(1); // Since the top-level one: all of them.
         if !self.running.is_empty() {
             cold_path();
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
@@ -194,7 +194,6 @@ impl Engine {
             return;
         }
         self.explicit = false;
-        self.forget_unwatched(1);
         if fate == Fate::RolledBack {
             cold_path();
             if self.held().is_some_and(|held| held.command != b"ROLLBACK") {

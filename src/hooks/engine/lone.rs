@@ -9,8 +9,6 @@ use super::*;
 pub struct Lone {
     /// As of a frame; 0: there is none.
     query: usize,
-    /// Its ExecutorStart has come back.
-    started: bool,
     /// While it runs, as of a frame; else 0.
     address: usize,
     catcher: usize,
@@ -22,7 +20,6 @@ pub struct Lone {
 impl Lone {
     pub const NONE: Lone = Lone {
         query: 0,
-        started: false,
         address: 0,
         catcher: 0,
         subxact: 0,
@@ -51,7 +48,6 @@ impl Lone {
     #[inline]
     pub fn pause(&mut self, query: usize) -> bool {
         self.address = 0;
-        self.started = true;
         self.is(query)
     }
 }
@@ -72,7 +68,6 @@ impl Engine {
     #[inline]
     pub fn begin_lone(&mut self, query: usize, address: usize) {
         self.lone.query = query;
-        self.lone.started = false;
         self.lone.resume(address);
         self.lone.begun_in = self.lone.subxact;
     }
@@ -100,21 +95,10 @@ impl Engine {
         frame.address = lone.address;
         frame.catcher = lone.catcher;
         frame.subxact = lone.subxact;
-        if lone.started {
-            self.open.push(id);
-        }
+        self.open.push(id);
         if lone.address != 0 {
             self.running.push(id);
         }
-    }
-
-    /// The frame of a query that had none when it started.
-    pub fn find_running(&self, query: usize) -> Option<Id> {
-        self.running
-            .iter()
-            .rev()
-            .copied()
-            .find(|id| self.pool[*id].query == query)
     }
 
     /// A (sub)transaction ends: queries begun in it are gone, and of those that had no frame then nobody
