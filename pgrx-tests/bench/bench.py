@@ -276,7 +276,7 @@ def play(number, servers, workloads, args, scratch, chance):
 def run(args, notes):
     template = args.dir / "template"
     make_template(template)
-    runs, closed, least = [], {}, []
+    runs, closed, bare_turns = [], {}, []
     chance = random.Random(6)
     scratch = args.dir / "pgbench"
     scratch.mkdir()
@@ -311,7 +311,7 @@ def run(args, notes):
             # All of them just started, in another order each time: what starts first lies best in memory.
             chance.shuffle(bare)
             start(bare)
-            least += left_out.measure(bare, number, chance, args.patience)
+            bare_turns += left_out.measure(bare, number, chance, args.patience)
         for server in bare:
             server.stop("fast")
     for server in servers:
@@ -339,10 +339,10 @@ def run(args, notes):
     if doubtful:
         notes.append(f"{doubtful} of {len(runs)} runs had more than 10 % of the machine taken by others; where three pairs are left, they don't count")
     added_ns = {
-        f"{what}, {name}": report.interval(left_out.differences(least, what, name))
+        f"{what}, {name}": report.interval(left_out.differences(bare_turns, what, name))
         for what in left_out.STATEMENTS
         for name in left_out.LEVELS
-        if least
+        if bare_turns
     }
     texts.append(report.bars(summaries, added_ns))
     texts.append("\n".join(notes))
@@ -364,7 +364,7 @@ def run(args, notes):
                 "rounds": args.rounds, "more": args.more, "seconds": args.seconds, "scale": SCALE, "notes": notes,
                 "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
                 "left_out_added_ns": added_ns,
-                "runs": runs, "left_out": least,
+                "runs": runs, "left_out": bare_turns,
             },
             indent=1,
         )

@@ -3,11 +3,12 @@ good for microseconds. Two servers that are the same differ by as much as the ba
 what tells is the number of rounds, not of turns.
 
 Two sessions on each server, connected for the whole measurement: one runs nested statements, in a DO loop, the
-other its client's own, sent ahead of the answers. They take turns of some tenths of a second, the processes' own
-CPU time is read before and after. What is compared is the least of a session's turns: whatever else the machine
-does can only add to it.
+other its client's own, sent ahead of the answers. They take turns of some hundredths of a second, the processes'
+own CPU time is read before and after. What is compared are turns of the same moment, as a processor is not
+always equally fast: of a round, the median of their differences.
 """
 
+import statistics
 from pathlib import Path
 
 from pipeline import Pipeline
@@ -17,9 +18,9 @@ from workloads import VANILLA, do_loop
 
 NESTED, OWN = "nested", "a client's own"
 # Of a turn.
-STATEMENTS = {NESTED: 100_000, OWN: 10_000}
+STATEMENTS = {NESTED: 10_000, OWN: 2_000}
 OWN_STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = $1"
-TURNS = 8
+TURNS = 100
 # The levels that leave a SELECT out; the second leaves everything out.
 LEVELS = ["audit_ext write", "audit_ext none"]
 CONFIGURATIONS = [VANILLA, *LEVELS]
@@ -48,8 +49,8 @@ def measure(servers, round_number, chance, patience):
     for (what, _), session in sessions.items():
         session.run(STATEMENTS[what]) # its plan, its pages
     taken = {key: [] for key in sessions}
+    wait_for_calm(patience)
     for _ in range(TURNS):
-        wait_for_calm(patience)
         order = list(sessions)
         chance.shuffle(order)
         for key in order:
@@ -72,7 +73,7 @@ def differences(runs, what, configuration):
     }
     plain = by_round(VANILLA)
     return [
-        min(turns) - min(plain[number])
+        statistics.median(own - other for own, other in zip(turns, plain[number]))
         for number, turns in by_round(configuration).items()
         if number in plain
     ]

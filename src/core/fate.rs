@@ -23,13 +23,14 @@ struct Sub {
 
 /// The event counter of a session with its undecided events.
 #[derive(Debug)]
+#[repr(C)] // First what each transaction looks at.
 pub struct FateTracker {
     last_event: u64,
     /// First event of the running transaction with an open fate; 0 if there is none.
     undecided_from: u64,
     subs: Vec<Sub>,
-    pending: [Decision; MOST_PENDING],
     pending_len: usize,
+    pending: [Decision; MOST_PENDING],
 }
 
 impl Default for FateTracker {
@@ -52,8 +53,8 @@ impl FateTracker {
             undecided_from: 0,
             // Grows where a subtransaction starts, never where one aborts.
             subs: Vec::new(),
-            pending: [NONE; MOST_PENDING],
             pending_len: 0,
+            pending: [NONE; MOST_PENDING],
         }
     }
 
@@ -77,8 +78,9 @@ impl FateTracker {
     }
 
     /// Whether the end of the transaction, or of a subtransaction, would change nothing.
+    #[inline]
     pub fn is_at_rest(&self) -> bool {
-        !self.undecided() && self.subs.is_empty()
+        self.undecided_from | self.subs.len() as u64 == 0
     }
 
     /// First event of the running transaction that waits for its fate, 0 if there is none.
@@ -97,6 +99,7 @@ impl FateTracker {
     }
 
     /// Whether decisions wait for an event to carry them.
+    #[inline]
     pub fn has_pending(&self) -> bool {
         self.pending_len > 0
     }

@@ -114,7 +114,15 @@ impl Level {
         self.classes.0 as u32 | if self.failed { FAILED } else { 0 }
     }
 
-    /// Unpacks [`Level::to_bits`].
+    /// All that [`Level::to_bits`] can set.
+    pub const MOST_BITS: u32 = FAILED | 0xffff;
+
+    /// The bits of which [`Level::to_bits`] has one if the level could record these classes.
+    pub const fn bits_for(classes: Classes) -> u32 {
+        FAILED | classes.0 as u32
+    }
+
+    /// Unpacks [`Level::to_bits`]; further bits don't matter.
     pub const fn from_bits(bits: u32) -> Level {
         Level {
             classes: Classes(bits as u16 | Class::Audit as u16),
@@ -166,6 +174,24 @@ mod tests {
             ("\tWrite \n", "WRITE"),
         ] {
             assert_eq!(recorded(list), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn bits_tell_what_could_be_recorded() {
+        for list in ["none", "all", "read", "write, failed", "all, -read"] {
+            let level = Level::parse(list).unwrap();
+            let further = !Level::MOST_BITS;
+            assert_eq!(Level::from_bits(level.to_bits() | further), level, "{list}");
+            for class in Class::BY_STRENGTH {
+                let classes = Classes::of(class);
+                assert_eq!(
+                    level.to_bits() & Level::bits_for(classes) != 0,
+                    level.could_record(classes),
+                    "{list}: {}",
+                    class.name()
+                );
+            }
         }
     }
 

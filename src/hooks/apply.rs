@@ -50,7 +50,7 @@ unsafe fn subscription() -> *const core::ffi::c_char {
 /// From the callback, where catalogs can be read.
 #[inline]
 pub unsafe fn before_commit() {
-    if is_worker() {
+    if unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BG_WORKER {
         unsafe { take_down() };
     }
 }
@@ -59,7 +59,7 @@ pub unsafe fn before_commit() {
 #[inline(never)]
 unsafe fn take_down() {
     unsafe {
-        if !session::known() || !capture::on() {
+        if !is_worker() || !session::known() || !capture::on() {
             return;
         }
         if !guc::level().records(CLASSES, false) {

@@ -9,7 +9,7 @@ use core::ffi::{c_char, c_int};
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{self, Engine, Id};
+use super::engine::{self, Engine, Id, Source};
 use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
 use super::settings;
@@ -32,9 +32,19 @@ pub struct Text {
 #[inline]
 pub unsafe fn session() {
     unsafe {
-        if !raw::IsTransactionState() || raw::IsAbortedTransactionBlockState() {
-            return;
+        if raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState() {
+            session_of_query();
         }
+    }
+}
+
+/// As [`session`], where a query is about to start: catalogs can be read there. Throws.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+#[inline]
+pub unsafe fn session_of_query() {
+    unsafe {
         if !session::known() {
             cold_path();
             session::begin();
@@ -126,7 +136,7 @@ pub unsafe fn query<'e>(
         }
     }
     let id = engine.free_frame();
-    let source_end = engine.last_source.2;
+    let source_end = engine.last_source.end();
     let frame = &mut *engine.pool[id];
     let held = frame.renew(State {
         level: level(),
@@ -142,7 +152,7 @@ pub unsafe fn query<'e>(
         portal: unsafe { pg_sys::ActivePortal } as usize,
         address,
         catcher: engine::catcher(),
-        subxact: unsafe { raw::GetCurrentSubTransactionId() },
+        subxact: engine.subxact,
         numbers: Numbers {
             started_at,
             statement_id,
@@ -198,8 +208,8 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
         return planned;
     }
     engine.release_held();
-    let (last_source, last_message, last_end) = number_top_level(engine, text, message_at);
-    let later_part = (last_source == source) & (last_message == message_at);
+    let last = number_top_level(engine, text, message_at);
+    let later_part = (last.string == source) & (last.message_at == message_at);
     let client = session::has_client();
     let started_at = if later_part | !client {
         cold_path();
@@ -210,7 +220,7 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     // From 18 on the server's location is that of the first word; comments before it belong to
     // the statement, as applications put identifiers in them.
     let from = if cfg!(feature = "pg18") {
-        if later_part { last_end } else { 0 }
+        if later_part { last.end() } else { 0 }
     } else {
         usize::MAX
     };
@@ -219,17 +229,15 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
 
 /// The number of a new top-level statement, and where it was found; the result is where the last one was.
 #[inline]
-fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (usize, i64, usize) {
+fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> Source {
     engine.statement_id += 1;
-    let end = if text.len > 0 {
-        (text.location.max(0) + text.len) as usize
-    } else {
-        usize::MAX
+    let source = Source {
+        string: text.source as usize,
+        message_at,
+        location: text.location,
+        len: text.len,
     };
-    core::mem::replace(
-        &mut engine.last_source,
-        (text.source as usize, message_at, end),
-    )
+    core::mem::replace(&mut engine.last_source, source)
 }
 
 /// A client's query begins that goes without a frame: see `engine::lone`. Never throws.

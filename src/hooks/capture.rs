@@ -36,6 +36,13 @@ pub fn on_quietly() -> bool {
     shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN)) && eligible()
 }
 
+/// Whether they are captured, as far as two looks tell.
+#[inline]
+pub fn on_surely() -> bool {
+    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN))
+        && ELIGIBLE.load(Ordering::Relaxed) == YES
+}
+
 /// Whether errors and the ends of transactions are of interest: statements are captured, or one that was
 /// is still under way as the trail goes. Never throws.
 #[inline]

@@ -18,6 +18,7 @@
 mod ending;
 mod lone;
 mod passing;
+mod source;
 
 use audit_core::event::{Fate, Outcome};
 use audit_core::fate::FateTracker;
@@ -30,80 +31,79 @@ use crate::pg::{raw, slot};
 use core::hint::cold_path;
 pub use lone::Lone;
 use pgrx::pg_sys;
+pub use source::{Planned, Source};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Index of a frame in the pool.
 pub type Id = usize;
 
+/// First what each statement looks at, in few cache lines.
+#[repr(C, align(64))]
 pub struct Engine {
-    /// Boxed: a frame's address stays while the pool grows.
-    #[allow(clippy::vec_box)]
-    pub pool: Vec<Box<Frame>>,
-    free: Vec<Id>,
-    /// A frame for what fails unseen, its buffers as long as they can get: to take it allocates nothing.
-    spare: Option<Id>,
-    /// Statements being run, the outermost first.
-    pub running: Vec<Id>,
-    /// Calls of nested statements without a frame, the outermost first; of use only while one runs that
-    /// has one. See `engine::passing`.
-    pub(super) passing: Vec<passing::Call>,
-    /// Queries begun and not yet ended, running ones included.
-    open: Vec<Id>,
     /// The query that is all that is under way, if it has no frame. See `engine::lone`.
     pub lone: Lone,
-    /// Statements that failed and wait for the verdict caught or failed, in the order they died.
-    dead: Vec<Id>,
-    /// A finished statement whose transaction is about to end.
-    pub(super) held: Option<Id>,
-    /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
-    pub checks: Vec<Id>,
-    pub fates: FateTracker,
-    /// Number of the session's last top-level statement.
-    pub statement_id: u64,
+    /// Statements being run, the outermost first.
+    pub running: Vec<Id>,
+    /// The running subtransaction, as the server's callbacks tell.
+    pub subxact: u32,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
     pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
     pub explicit: bool,
-    /// Where the last top-level statement was found: the string, its message's time, its end there.
-    pub last_source: (usize, i64, usize),
-    /// The top-level statement that was just planned: its execution is the same statement.
-    pub plan: Option<Planned>,
     /// The commit of a statement failed whose event was sent ahead of it.
     pub commit_failed: bool,
+
+    /// Queries begun and not yet ended, running ones included.
+    open: Vec<Id>,
+    /// Statements that failed and wait for the verdict caught or failed, in the order they died.
+    dead: Vec<Id>,
+    /// A finished statement whose transaction is about to end.
+    pub(super) held: Option<Id>,
+
+    /// Number of the session's last top-level statement.
+    pub statement_id: u64,
+    /// Where the last top-level statement was found.
+    pub last_source: Source,
+    free: Vec<Id>,
+
+    /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
+    pub checks: Vec<Id>,
+    /// Calls of nested statements without a frame, the outermost first; of use only while one runs that
+    /// has one. See `engine::passing`.
+    pub(super) passing: Vec<passing::Call>,
+    /// Boxed: a frame's address stays while the pool grows.
+    #[allow(clippy::vec_box)]
+    pub pool: Vec<Box<Frame>>,
+    pub fates: FateTracker,
+    /// A frame for what fails unseen, its buffers as long as they can get: to take it allocates nothing.
+    spare: Option<Id>,
+    /// The top-level statement that was just planned: its execution is the same statement.
+    pub plan: Option<Planned>,
     pub error: LastError,
 }
 
-/// A statement between planner and executor.
-#[derive(Clone, Copy)]
-pub struct Planned {
-    pub source: usize,
-    pub location: i32,
-    pub message_at: i64,
-    pub started_at: i64,
-    /// Where its text begins, comments before it included.
-    pub text_from: usize,
-    /// The last number given out inside it.
-    pub last_sub: u32,
-}
+/// TopSubTransactionId (access/xact.h)
+pub const TOP_SUBXACT: u32 = 1;
 
 static mut ENGINE: Engine = Engine {
-    pool: Vec::new(),
-    free: Vec::new(),
-    spare: None,
-    running: Vec::new(),
-    passing: Vec::new(),
-    open: Vec::new(),
     lone: Lone::NONE,
-    dead: Vec::new(),
-    held: None,
-    checks: Vec::new(),
-    fates: FateTracker::new(),
-    statement_id: 0,
+    running: Vec::new(),
+    subxact: TOP_SUBXACT,
     committing: false,
     explicit: false,
-    last_source: (0, 0, 0),
-    plan: None,
     commit_failed: false,
+    open: Vec::new(),
+    dead: Vec::new(),
+    held: None,
+    statement_id: 0,
+    last_source: Source::NONE,
+    free: Vec::new(),
+    checks: Vec::new(),
+    passing: Vec::new(),
+    pool: Vec::new(),
+    fates: FateTracker::new(),
+    spare: None,
+    plan: None,
     error: LastError::new(),
 };
 
@@ -158,13 +158,10 @@ pub fn shield(f: impl FnOnce()) {
     with_it(f);
 }
 
-/// The address that an ERROR would jump to: larger is further out.
+/// Where an ERROR would jump to: larger is further out. (Without a catcher it ends the process.)
 #[inline]
 pub fn catcher() -> usize {
-    match unsafe { pg_sys::PG_exception_stack } as usize {
-        0 => usize::MAX,
-        address => address,
-    }
+    (unsafe { pg_sys::PG_exception_stack } as usize).wrapping_sub(1)
 }
 
 impl Engine {
@@ -347,11 +344,10 @@ impl Engine {
     /// A statement runs on (how it begins to: see `begin::query`): its hook's stack address identifies it.
     #[inline]
     pub fn run(&mut self, id: Id, address: usize) -> &mut Frame {
-        let subxact = unsafe { raw::GetCurrentSubTransactionId() };
         let frame = &mut *self.pool[id];
         frame.address = address;
         frame.catcher = catcher();
-        frame.subxact = subxact;
+        frame.subxact = self.subxact;
         self.running.push(id);
         frame
     }
@@ -447,7 +443,7 @@ impl Engine {
     /// Whether [`Engine::enter`] has nothing to conclude.
     #[inline]
     pub fn undisturbed(&self) -> bool {
-        self.running.is_empty() && self.dead.is_empty()
+        self.running.len() | self.dead.len() == 0
     }
 
     /// Whether nothing is under way: no statement that runs, waits or has died.
@@ -457,12 +453,11 @@ impl Engine {
     }
 
     /// Whether no statement of this session, nor anything that is known of its transaction, is still to end.
+    #[inline]
     pub fn is_at_rest(&self) -> bool {
-        self.knows_no_query()
-            && self.held.is_none()
-            && self.checks.is_empty()
-            && !self.explicit
-            && self.fates.is_at_rest()
+        let under_way = self.running.len() | self.dead.len() | self.open.len() | self.checks.len();
+        let held = self.held.is_some() | self.explicit;
+        under_way | held as usize == 0 && self.fates.is_at_rest()
     }
 
     /// Whether no query has begun and not yet ended.
@@ -475,7 +470,7 @@ impl Engine {
     /// bury.
     #[inline]
     pub fn knows_no_query(&self) -> bool {
-        self.undisturbed() && self.has_no_query()
+        self.running.len() | self.dead.len() | self.open.len() == 0
     }
 
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own

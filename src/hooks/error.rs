@@ -253,13 +253,14 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
         return ((session::has_client() && !fatal) || apply::is_failing()).then_some(&[]);
     }
     let all = unsafe { raw::bytes(source) };
-    let (last, message_at, end) = engine().last_source;
+    let last = engine().last_source;
+    let end = last.end();
     if let Some(plan) = planned() {
         let own = all.get(plan.text_from..end.min(all.len()));
         return own.map(split::trim);
     }
-    let same = last == source as usize
-        && message_at == unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let same = last.string == source as usize
+        && last.message_at == unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut from = if same { end.min(all.len()) } else { 0 };
     from += all[from..]
         .iter()
@@ -345,6 +346,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     let wanted = begin::wanted(depth, classes) || (at_the_trail && begin::possible(depth));
     let id = engine.take_spare();
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
+    let subxact = engine.subxact;
     let frame = engine.frame(id);
     frame.level = begin::level();
     frame.classes = classes;
@@ -357,7 +359,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     frame.numbers.statement_id = statement_id;
     frame.numbers.substatement_id = substatement_id;
     frame.numbers.depth = depth;
-    frame.subxact = unsafe { raw::GetCurrentSubTransactionId() };
+    frame.subxact = subxact;
     let most = guc::statement_max_size();
     // Redacted it may be longer.
     let room = UNSEEN_TEXT_MAX.max(text.len().saturating_mul(2)).min(most);

@@ -7,6 +7,7 @@
 //! that a statement touches is a miss. So what is rare, or takes long anyway, is laid out of the way of a
 //! top-level statement, by `cold_path()` or in functions of its own, here and in all that this calls.
 
+use audit_core::event::{Class, Classes};
 use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
@@ -15,7 +16,7 @@ use super::engine::{Id, Lone, engine, engine_as_it_is, with, with_as_it_is};
 use super::planned::classes_of;
 use super::{begin, capture, guard, planned, settings};
 use crate::executor_run_fn;
-use crate::pg::{compat, guc, raw, session, unlock};
+use crate::pg::{asks, compat, guc, raw, session};
 
 type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
@@ -46,24 +47,44 @@ pub unsafe fn install() {
 #[inline(never)]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
-        engine().forget_unwatched_at(query as usize);
-        // First, as it is the commonest; what such a query is inside of began while capture was on.
-        if engine_as_it_is().may_pass() && is_left_out(1, (*query).plannedstmt) {
+        let stmt = (*query).plannedstmt;
+        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
+        let engine = engine_as_it_is();
+        // What is left out goes by first, in jumps that need no stack.
+        if engine.knows_of_a_query() | !asks::for_none_of(classes) {
+            start_asked_for(query, eflags);
+        } else if engine.may_pass() {
+            start_passing(query, eflags);
+        } else if classes != Classes::of(Class::Read) || !engine.idle() || !capture::on_surely() {
+            start_asked_for(query, eflags);
+        } else if !asks::for_nothing() && engine.may_be_lone() {
+            start_lone(query, eflags);
+        } else if asks::for_nothing() && (*stmt).rowMarks.is_null() {
+            count_unrecorded(query);
+            NEXT_START(query, eflags); // Nothing in it that `guard::check_query` would look at.
+        } else {
+            start_asked_for(query, eflags);
+        }
+    }
+}
+
+/// Starts a query that is to be recorded, or of which the first look doesn't say. Throws.
+#[inline(never)]
+unsafe fn start_asked_for(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        if engine_as_it_is().knows_of_a_query() {
+            engine().forget_unwatched_at(query as usize);
+        }
+        let stmt = (*query).plannedstmt;
+        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
+        // What such a query is inside of began while capture was on.
+        if engine_as_it_is().may_pass() && is_nested_left_out(classes) {
             start_passing(query, eflags);
         } else if !capture::on() {
             start_next(query, eflags);
-        } else if guc::level().is_none()
-            && !guc::has_role()
-            && !unlock::is_open()
-            && engine_as_it_is().idle()
-        {
+        } else if asks::for_nothing() && engine_as_it_is().idle() {
             count_unrecorded(query);
             start_next(query, eflags);
-        } else if only_reads((*query).plannedstmt)
-            && is_left_out(0, (*query).plannedstmt)
-            && engine_as_it_is().may_be_lone()
-        {
-            start_lone(query, eflags);
         } else {
             start_recorded(query, eflags);
         }
@@ -71,7 +92,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 }
 
 /// Starts a query that has a frame, or belongs to a statement that has one. Throws.
-#[inline(never)]
+#[inline(always)]
 unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
@@ -88,11 +109,10 @@ unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     }
 }
 
-/// Whether nothing is taken down of a statement at this depth. Never throws.
+/// Whether nothing is taken down of a nested statement. Never throws.
 #[inline]
-unsafe fn is_left_out(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
-    let classes = unsafe { classes_of((*stmt).commandType, (*stmt).hasModifyingCTE) };
-    !begin::wanted(depth, classes) && !guc::has_role() && !guc::assigned()
+fn is_nested_left_out(classes: Classes) -> bool {
+    asks::for_none_of(classes) || (!begin::possible(1) && !guc::has_role() && !guc::assigned())
 }
 
 /// Never throws.
@@ -106,7 +126,7 @@ unsafe fn only_reads(stmt: *const pg_sys::PlannedStmt) -> bool {
 unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        begin::session();
+        begin::session_of_query();
         let text = planned::text_of(query);
         begin::lone(
             engine_as_it_is(),
@@ -230,7 +250,7 @@ executor_run_fn! {
     run_lone, query, proceed => {
         unsafe {
             let marker = 0u8;
-            engine_as_it_is().lone.resume(&raw const marker as usize);
+            engine_as_it_is().resume_lone(&raw const marker as usize);
             proceed!();
             if !engine_as_it_is().lone.pause(query as usize) {
                 pause_framed(query);
@@ -363,7 +383,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
-        engine_as_it_is().lone.resume(&raw const marker as usize);
+        engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_END(query);
         if engine_as_it_is().lone.pause(query as usize) {
             engine_as_it_is().lone = Lone::NONE;

@@ -84,7 +84,7 @@ unsafe extern "C-unwind" fn object_access(
         // The server asks for each function of each expression that it makes ready.
         let called = access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE;
         let next = NEXT;
-        if !(called && functions::are_left_out(object) && next.is_none()) {
+        if !(called && next.is_none() && functions::are_surely_left_out(object)) {
             accessed(access, class, object, sub, arg);
         }
     }

@@ -14,7 +14,7 @@ use super::capture;
 use super::engine::{Engine, Id, engine, engine_as_it_is, with};
 use super::frame::Frame;
 use super::room;
-use crate::pg::{guc, names, raw};
+use crate::pg::{asks, guc, names, raw};
 
 /// The command of these events.
 pub const COMMAND: &[u8] = b"EXECUTE";
@@ -26,14 +26,21 @@ const NO_TEXT: Text = Text {
     len: 0,
 };
 
-/// Whether a call, of a function that is about to run, leaves nothing. Never throws.
+/// Whether a call, of a function that is about to run, leaves nothing, as far as a look tells. Never throws.
 #[inline]
-pub fn are_left_out(function: pg_sys::Oid) -> bool {
+pub fn are_surely_left_out(function: pg_sys::Oid) -> bool {
+    (engine_as_it_is().runs_any() & is_built_in(function)) | asks::for_nothing()
+}
+
+/// Whether it does. Never throws.
+#[inline]
+fn are_left_out(function: pg_sys::Oid) -> bool {
     let level = guc::level();
     level.is_none()
         || engine_as_it_is().runs_any() && (is_built_in(function) || !level.records(CLASSES, false))
 }
 
+#[inline]
 fn is_built_in(function: pg_sys::Oid) -> bool {
     function.to_u32() < pg_sys::FirstNormalObjectId
 }

@@ -17,7 +17,7 @@ use crate::pg::{acl, compat, guc, names};
 #[inline(always)]
 pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize) -> Option<Id> {
     unsafe {
-        begin::session();
+        begin::session_of_query();
         if !engine_as_it_is().undisturbed() {
             cold_path();
             with_as_it_is(|engine| engine.enter(address))?;

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::with;
+use super::engine::{TOP_SUBXACT, engine_as_it_is, with};
 use super::{apply, capture, checks, emit, guard_utility, session as sessions};
 use crate::pg::{durability, home, raw, session, slot, unlock};
 
@@ -24,31 +24,39 @@ pub unsafe fn install() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
-    match event {
-        XACT_EVENT_PRE_COMMIT => unsafe {
+    // One by one, as the commonest need no table of jumps then.
+    if event == XACT_EVENT_PRE_COMMIT {
+        unsafe {
             before_commit();
             about_to_commit(true);
-        },
+        }
+    } else if event == XACT_EVENT_COMMIT {
+        home::committed();
+        apply::ended(Fate::Committed);
+        end(Fate::Committed);
+    } else {
+        unsafe { rare(event) };
+    }
+}
+
+/// What is not a commit. Throws before a PREPARE.
+#[cold]
+#[inline(never)]
+unsafe fn rare(event: pg_sys::XactEvent::Type) {
+    use pg_sys::XactEvent::*;
+    match event {
         // PREPARE TRANSACTION is told once it is done, as its event says what it prepared.
         XACT_EVENT_PRE_PREPARE => unsafe {
-            cold_path();
             apply::before_commit();
             about_to_commit(false);
         },
-        XACT_EVENT_COMMIT => {
-            home::committed();
-            apply::ended(Fate::Committed);
-            end(Fate::Committed);
-        }
         XACT_EVENT_ABORT => {
-            cold_path();
             home::aborted();
             aborted();
             apply::ended(Fate::RolledBack);
             end(Fate::RolledBack);
         }
         XACT_EVENT_PREPARE => {
-            cold_path();
             apply::ended(Fate::Prepared);
             end(Fate::Prepared);
         }
@@ -77,15 +85,18 @@ fn aborted() {
 /// slot gets the id by which that can be looked up. With `audit.durability = commit` its records are
 /// on disk when this returns. Throws: the transaction is then aborted.
 unsafe fn about_to_commit(send_held: bool) {
-    if !capture::on_quietly() || !session::known() {
-        unsafe { unrecorded() };
-        return;
-    }
     unsafe {
         let xid = raw::GetTopFullTransactionIdIfAny().value;
+        if xid == 0 {
+            return; // Nor has the slot one: the end of the last transaction has taken it away.
+        }
         slot::keep_transaction(xid);
-        if xid != 0 && durability::on_commit() {
-            make_durable(send_held, xid);
+        if durability::on_commit() {
+            if capture::on_quietly() && session::known() {
+                make_durable(send_held, xid);
+            } else {
+                unrecorded();
+            }
         }
     }
 }
@@ -114,29 +125,46 @@ unsafe fn make_durable(send_held: bool, xid: u64) {
 #[cold]
 unsafe fn unrecorded() {
     unsafe {
-        if durability::on_commit()
-            && capture::wants_ring()
-            && raw::GetTopFullTransactionIdIfAny().value != 0
-        {
+        if capture::wants_ring() {
             durability::refuse_without_ring();
         }
     }
 }
 
+#[inline]
 fn end(fate: Fate) {
     durability::transaction_ended();
+    let engine = engine_as_it_is();
+    engine.subxact = TOP_SUBXACT;
+    if !engine.lone.is_there() && engine.is_at_rest() && !engine.fates.has_pending() {
+        slot::keep_transaction(0);
+    } else {
+        end_known(fate);
+    }
+}
+
+/// A transaction ends of which something is known.
+#[inline(never)]
+fn end_known(fate: Fate) {
     if capture::follows() && session::known() {
         with(|engine| engine.end_transaction(fate));
+    } else {
+        slot::keep_transaction(0);
     }
 }
 
 unsafe extern "C-unwind" fn subtransaction(
     event: pg_sys::SubXactEvent::Type,
     id: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
     _arg: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::*;
+    match event {
+        SUBXACT_EVENT_START_SUB => engine_as_it_is().subxact = id,
+        SUBXACT_EVENT_COMMIT_SUB | SUBXACT_EVENT_ABORT_SUB => engine_as_it_is().subxact = parent,
+        _ => {}
+    }
     if event == SUBXACT_EVENT_ABORT_SUB {
         aborted();
     }

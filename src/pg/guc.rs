@@ -8,14 +8,13 @@ use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
 use pgrx::pg_sys;
 
+use super::asks::{self, Asker};
+
 mod define;
 pub use define::{END, EnumOptions, Int, define, define_int, entry};
 
 static mut LEVEL_TEXT: *mut c_char = null_mut();
-static mut LEVEL_BITS: u32 = 0;
 static mut ROLE: *mut c_char = null_mut();
-/// ROLE is not empty.
-static mut HAS_ROLE: bool = false;
 static mut CATALOG: bool = true;
 static mut NESTED: bool = true;
 static mut PARAMETERS: bool = false;
@@ -71,9 +70,6 @@ pub const NAMES: &[&core::ffi::CStr] = &[
     c"audit.checkpoint_interval",
 ];
 
-/// Whether a setting was assigned since [`take_assigned`].
-static mut ASSIGNED: bool = false;
-
 /// Counts assignments of what every event of the session carries: `audit.context`, `audit.branch`.
 static mut ATTRIBUTES_VERSION: u32 = 0;
 
@@ -83,15 +79,19 @@ pub fn attributes_version() -> u32 {
     unsafe { ATTRIBUTES_VERSION }
 }
 
-/// Whether a value may have changed.
+/// Whether a setting was assigned since [`take_assigned`]: a value may have changed.
 #[inline]
 pub fn assigned() -> bool {
-    unsafe { ASSIGNED }
+    asks::has(Asker::Assigned)
 }
 
 /// Forgets that a value may have changed.
 pub fn take_assigned() {
-    unsafe { ASSIGNED = false };
+    asks::set(Asker::Assigned, false);
+}
+
+fn assigned_any() {
+    asks::set(Asker::Assigned, true);
 }
 
 unsafe extern "C-unwind" fn assigned_context(_value: *const c_char, _extra: *mut c_void) {
@@ -100,28 +100,26 @@ unsafe extern "C-unwind" fn assigned_context(_value: *const c_char, _extra: *mut
 
 unsafe extern "C-unwind" fn assigned_branch(_value: *const c_char, _extra: *mut c_void) {
     unsafe {
-        ASSIGNED = true;
+        assigned_any();
         ATTRIBUTES_VERSION = ATTRIBUTES_VERSION.wrapping_add(1);
     }
 }
 
 unsafe extern "C-unwind" fn assigned_role(value: *const c_char, _extra: *mut c_void) {
-    unsafe {
-        ASSIGNED = true;
-        HAS_ROLE = !value.is_null() && *value != 0;
-    }
+    assigned_any();
+    asks::set(Asker::Role, !value.is_null() && unsafe { *value } != 0);
 }
 
 unsafe extern "C-unwind" fn assigned_text(_value: *const c_char, _extra: *mut c_void) {
-    unsafe { ASSIGNED = true };
+    assigned_any();
 }
 
 pub unsafe extern "C-unwind" fn assigned_int(_value: c_int, _extra: *mut c_void) {
-    unsafe { ASSIGNED = true };
+    assigned_any();
 }
 
 unsafe extern "C-unwind" fn assigned_bool(_value: bool, _extra: *mut c_void) {
-    unsafe { ASSIGNED = true };
+    assigned_any();
 }
 
 // The getters: none of them throws. SAFETY of each: a backend is one thread, and the statics are
@@ -130,7 +128,7 @@ unsafe extern "C-unwind" fn assigned_bool(_value: bool, _extra: *mut c_void) {
 /// `audit.level`, parsed.
 #[inline]
 pub fn level() -> Level {
-    Level::from_bits(unsafe { LEVEL_BITS })
+    asks::level()
 }
 
 /// `audit.role` as the server keeps it; never NULL once defined.
@@ -141,7 +139,7 @@ pub fn role() -> *const c_char {
 /// Whether `audit.role` is set.
 #[inline]
 pub fn has_role() -> bool {
-    unsafe { HAS_ROLE }
+    asks::has(Asker::Role)
 }
 
 /// `audit.catalog`

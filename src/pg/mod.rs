@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod announce;
+pub mod asks;
 pub mod compat;
 pub mod connection;
 pub mod durability;

@@ -269,7 +269,6 @@ unsafe extern "C-unwind" {
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
     pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
     pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
-    pub fn GetCurrentSubTransactionId() -> pg_sys::SubTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;

@@ -4,27 +4,27 @@
 
 use pgrx::pg_sys;
 
+use super::asks::{self, Asker};
 use super::{foreign, session};
 
-static mut OPEN: bool = false;
 /// Inside a statement of the extension's own functions on its own tables.
 static mut OWN: bool = false;
 
 /// Whether `audit.unlock()` has opened the trail for this session.
 #[inline]
 pub fn is_open() -> bool {
-    // SAFETY of all uses of the statics: a backend is one thread.
-    unsafe { OPEN }
+    asks::has(Asker::Unlocked)
 }
 
 /// Opens the trail for this session, or closes it.
 pub fn set_open(open: bool) {
-    unsafe { OPEN = open };
+    asks::set(Asker::Unlocked, open);
 }
 
 /// While `on`, this process writes the extension's own tables (`audit.hold()` and the like). Ended by
 /// [`aborted`] where an ERROR jumps over the end.
 pub fn set_own(on: bool) {
+    // SAFETY of all uses: a backend is one thread.
     unsafe { OWN = on };
 }
 
@@ -37,7 +37,7 @@ pub fn aborted() {
 /// our own functions.
 #[inline]
 pub fn is_exempt() -> bool {
-    (session::is_worker() && !foreign::is_running()) || unsafe { OPEN || OWN }
+    (session::is_worker() && !foreign::is_running()) || is_open() || unsafe { OWN }
 }
 
 /// Whether the script of an extension is being run.

@@ -36,14 +36,6 @@ impl Lone {
         self.query == query
     }
 
-    /// One of its hooks, at this address of the stack, calls the server. Never throws.
-    #[inline]
-    pub fn resume(&mut self, address: usize) {
-        self.address = address;
-        self.catcher = catcher();
-        self.subxact = unsafe { raw::GetCurrentSubTransactionId() };
-    }
-
     /// The server has come back; `false`: it has a frame by now, which is to be paused.
     #[inline]
     pub fn pause(&mut self, query: usize) -> bool {
@@ -53,29 +45,40 @@ impl Lone {
 }
 
 impl Engine {
-    /// Whether a client's query that begins can go without a frame: nothing is under way, and a frame is at
+    /// Whether a query has begun and not yet ended, be it the one without a frame.
+    #[inline]
+    pub fn knows_of_a_query(&self) -> bool {
+        self.open.len() | self.lone.query != 0
+    }
+
+    /// Whether a client's query that begins where nothing is under way can go without a frame: one is at
     /// hand without an allocation, should it be asked for in an error path.
     #[inline]
     pub fn may_be_lone(&self) -> bool {
-        self.knows_no_query()
-            && self.held.is_none()
-            && self.plan.is_none()
-            && !self.committing
-            && !self.free.is_empty()
+        debug_assert!(self.idle() && !self.knows_of_a_query());
+        self.plan.is_none() && !self.committing && !self.free.is_empty()
     }
 
     /// Such a query begins, and its hook, at this address of the stack, calls the server.
     #[inline]
     pub fn begin_lone(&mut self, query: usize, address: usize) {
         self.lone.query = query;
-        self.lone.resume(address);
-        self.lone.begun_in = self.lone.subxact;
+        self.resume_lone(address);
+        self.lone.begun_in = self.subxact;
+    }
+
+    /// One of its hooks, at this address of the stack, calls the server. Never throws.
+    #[inline]
+    pub fn resume_lone(&mut self, address: usize) {
+        self.lone.address = address;
+        self.lone.catcher = catcher();
+        self.lone.subxact = self.subxact;
     }
 
     /// Whether a statement runs.
     #[inline]
     pub fn runs_any(&self) -> bool {
-        !self.running.is_empty() || self.lone.address != 0
+        self.running.len() | self.lone.address != 0
     }
 
     /// Gives it a frame. Allocates nothing: there was a free one, and each has its room everywhere.

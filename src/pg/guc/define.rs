@@ -51,11 +51,9 @@ unsafe extern "C-unwind" fn check_level(
 }
 
 unsafe extern "C-unwind" fn assign_level(_value: *const c_char, extra: *mut c_void) {
-    unsafe {
-        ASSIGNED = true;
-        if !extra.is_null() {
-            LEVEL_BITS = extra.cast::<u32>().read();
-        }
+    assigned_any();
+    if !extra.is_null() {
+        asks::set_level(unsafe { extra.cast::<u32>().read() });
     }
 }
 

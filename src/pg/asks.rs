@@ -1,0 +1,62 @@
+//! What has a statement taken down, in one word, so that one test tells that nothing does: the classes of
+//! `audit.level`, and what asks for more than these. Nothing here throws.
+
+use audit_core::event::Classes;
+use audit_core::level::Level;
+
+/// [`Level::to_bits`], and of the bits that it leaves: who else asks.
+static mut WORD: u32 = Level::NONE.to_bits();
+
+/// Somebody besides `audit.level` who asks.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Asker {
+    /// `audit.role` is set.
+    Role = 1 << 16,
+    /// `audit.unlock()` has opened the trail for this session: see `pg::unlock`.
+    Unlocked = 1 << 17,
+    /// A setting was assigned: see `guc::take_assigned`.
+    Assigned = 1 << 18,
+}
+
+const OTHERS: u32 = Asker::Role as u32 | Asker::Unlocked as u32 | Asker::Assigned as u32;
+const _: () = assert!(Level::MOST_BITS & OTHERS == 0);
+
+#[inline]
+fn word() -> u32 {
+    // SAFETY of all uses: a backend is one thread.
+    unsafe { WORD }
+}
+
+/// `audit.level`
+#[inline]
+pub fn level() -> Level {
+    Level::from_bits(word())
+}
+
+/// `audit.level` is now what [`Level::to_bits`] said.
+pub fn set_level(bits: u32) {
+    unsafe { WORD = (WORD & OTHERS) | bits };
+}
+
+#[inline]
+pub fn has(asker: Asker) -> bool {
+    word() & asker as u32 != 0
+}
+
+pub fn set(asker: Asker, asks: bool) {
+    let bit = asker as u32;
+    unsafe { WORD = if asks { WORD | bit } else { WORD & !bit } };
+}
+
+/// Whether nobody asks for a statement of these classes, however it ends.
+#[inline]
+pub fn for_none_of(classes: Classes) -> bool {
+    word() & (Level::bits_for(classes) | OTHERS) == 0
+}
+
+/// Whether nobody asks for any statement, but perhaps for a look at the settings.
+#[inline]
+pub fn for_nothing() -> bool {
+    word() & !(Asker::Assigned as u32) == Level::NONE.to_bits()
+}
