@@ -262,8 +262,11 @@ def stop(bin, data, how="immediate"):
         [bin / "pg_ctl", "-D", data, "-m", how, "-w", "-t", "60", "stop"],
         stdout=subprocess.DEVNULL,
     )
-    if Path(f"/proc/{pid}").exists() and stat(pid)[0] not in "ZX":
-        os.kill(pid, signal.SIGKILL)
+    try:
+        if stat(pid)[0] not in "ZX":
+            os.kill(pid, signal.SIGKILL)
+    except GONE:
+        pass
 
 
 def make_template(folder):

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::engine::engine;
 use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN};
-use crate::pg::{home, raw, ring_file, session, shared};
+use crate::pg::{home, raw, ring_file, session, shared, slot};
 
 const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
@@ -98,6 +98,7 @@ pub fn wants_ring() -> bool {
 #[cold]
 pub fn give_up() {
     ELIGIBLE.store(NO, Ordering::Relaxed);
+    slot::freeze();
     if let Some(shared) = shared::shared() {
         shared.panics.fetch_add(1, Ordering::Relaxed);
     }

@@ -44,7 +44,7 @@ pub struct Engine {
     pub lone: Lone,
     /// Statements being run, the outermost first.
     pub running: Vec<Id>,
-    /// The running subtransaction, as the server's callbacks tell.
+    /// The running subtransaction, as the server's callbacks tell; of one that was aborted, the one around it.
     pub subxact: u32,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
     pub(super) committing: bool,

@@ -13,7 +13,7 @@ use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Id, Lone, engine, engine_as_it_is, with, with_as_it_is};
-use super::planned::classes_of;
+use super::planned::classes_of_plan;
 use super::{begin, capture, guard, planned, settings};
 use crate::executor_run_fn;
 use crate::pg::{asks, compat, guc, raw, session};
@@ -48,7 +48,7 @@ pub unsafe fn install() {
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let stmt = (*query).plannedstmt;
-        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
+        let classes = classes_of_plan(stmt);
         let engine = engine_as_it_is();
         // What is left out goes by first, in jumps that need no stack.
         if engine.knows_of_a_query() | !asks::for_none_of(classes) {
@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
             start_lone(query, eflags);
         } else if asks::for_nothing() && (*stmt).rowMarks.is_null() {
             count_unrecorded(query);
-            NEXT_START(query, eflags); // Nothing in it that `guard::check_query` would look at.
+            NEXT_START(query, eflags); // Neither writes nor locks: nothing for `guard::check_query`.
         } else {
             start_asked_for(query, eflags);
         }
@@ -76,7 +76,7 @@ unsafe fn start_asked_for(query: *mut pg_sys::QueryDesc, eflags: c_int) {
             engine().forget_unwatched_at(query as usize);
         }
         let stmt = (*query).plannedstmt;
-        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
+        let classes = classes_of_plan(stmt);
         // What such a query is inside of began while capture was on.
         if engine_as_it_is().may_pass() && is_nested_left_out(classes) {
             start_passing(query, eflags);
@@ -113,12 +113,6 @@ unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 #[inline]
 fn is_nested_left_out(classes: Classes) -> bool {
     asks::for_none_of(classes) || (!begin::possible(1) && !guc::has_role() && !guc::assigned())
-}
-
-/// Never throws.
-#[inline]
-unsafe fn only_reads(stmt: *const pg_sys::PlannedStmt) -> bool {
-    unsafe { (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !(*stmt).hasModifyingCTE }
 }
 
 /// Starts a top-level query that has no frame unless something asks for one. Throws.
@@ -340,7 +334,7 @@ fn count(total: &mut i64, rows: i64) {
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
-        if only_reads((*query).plannedstmt) {
+        if classes_of_plan((*query).plannedstmt) == Classes::of(Class::Read) {
             NEXT_FINISH(query);
         } else {
             finish_writing(query);

@@ -92,7 +92,7 @@ pub struct State {
     pub message_at: i64,
     /// Where in the string the statement ends, as the server's parser found it.
     pub source_end: usize,
-    /// While it runs: address of its hook's stack frame, and of the catcher around it; else 0.
+    /// While it runs: address of its hook's stack frame, and [`super::engine::catcher`] of it; else 0.
     pub address: usize,
     pub catcher: usize,
     /// The portal that was active when it began.

@@ -27,7 +27,7 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize
             }
         }
         let stmt = (*query).plannedstmt;
-        let classes = classes_of((*stmt).commandType, (*stmt).hasModifyingCTE);
+        let classes = classes_of_plan(stmt);
         let depth = engine_as_it_is().depth();
         let audited = guc::has_role() && is_audited(depth, stmt);
         let wanted = audited || begin::wanted(depth, classes);
@@ -109,6 +109,19 @@ pub fn classes_of(command: pg_sys::CmdType::Type, modifying_cte: bool) -> Classe
         pg_sys::CmdType::CMD_SELECT if modifying_cte => Classes::of(Class::Read).with(Class::Write),
         pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
         _ => Classes::of(Class::Write),
+    }
+}
+
+/// As [`classes_of`], of a planned statement: a SELECT writes, too, where a function is inlined into it that
+/// has a data-modifying CTE. (Of such the server says in one place only that they write.)
+///
+/// # Safety
+/// `stmt` is a valid planned statement.
+#[inline]
+pub unsafe fn classes_of_plan(stmt: *const pg_sys::PlannedStmt) -> Classes {
+    unsafe {
+        let writes = (*stmt).hasModifyingCTE || !(*stmt).resultRelations.is_null();
+        classes_of((*stmt).commandType, writes)
     }
 }
 

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::engine::{Engine, engine, with};
 use super::frame::Wraps;
 use super::parameters;
-use super::planned::classes_of;
+use super::planned::classes_of_plan;
 use super::used::learn_names;
 use crate::pg::{acl, compat, guc, names};
 
@@ -48,7 +48,7 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int) {
         let classes = if explain_only {
             Classes::NONE
         } else {
-            classes_of((*stmt).commandType, (*stmt).hasModifyingCTE)
+            classes_of_plan(stmt)
         };
         with(|engine| {
             if let Some(frame) = engine.innermost() {

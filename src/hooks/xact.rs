@@ -88,7 +88,7 @@ unsafe fn about_to_commit(send_held: bool) {
     unsafe {
         let xid = raw::GetTopFullTransactionIdIfAny().value;
         if xid == 0 {
-            return; // Nor has the slot one: the end of the last transaction has taken it away.
+            return; // Nor has the slot one: the end of each transaction takes it away.
         }
         slot::keep_transaction(xid);
         if durability::on_commit() {

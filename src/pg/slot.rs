@@ -28,6 +28,8 @@ struct Mine {
 }
 
 static mut MINE: Option<Mine> = None;
+/// [`MINE`] of a session that has given up: see [`freeze`].
+static mut FROZEN: Option<Mine> = None;
 
 #[inline]
 fn mine() -> Option<&'static mut Mine> {
@@ -63,10 +65,18 @@ pub fn claim() {
 
 /// The session has ended in order: everything of it is in the ring.
 pub fn release() {
-    if let Some(mine) = mine() {
+    // SAFETY: as for `mine`.
+    let mine = unsafe { (*(&raw mut MINE)).take().or((*(&raw mut FROZEN)).take()) };
+    if let Some(mine) = mine {
         mine.slot.release();
-        unsafe { MINE = None };
     }
+}
+
+/// This session captures no more. What its slot says of the last transaction stays: that of another one
+/// would decide about its events.
+pub fn freeze() {
+    // SAFETY: as for `mine`.
+    unsafe { FROZEN = (*(&raw mut MINE)).take() };
 }
 
 /// Keeps the session's attributes where they have changed since it was looked at them last, which was

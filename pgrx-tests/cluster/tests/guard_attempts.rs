@@ -131,6 +131,9 @@ const ATTEMPTS: &[&str] = &[
     "UPDATE pg_database SET datallowconn = false WHERE datname = 'postgres'",
     "DELETE FROM pg_database WHERE datname = 'postgres'",
     "ALTER DATABASE postgres IS_TEMPLATE true",
+    // by a plan that writes, of a statement that doesn't
+    "SELECT * FROM public.inlined()",
+    "SELECT * FROM public.inlined_database()",
     "ALTER DATABASE postgres ALLOW_CONNECTIONS false",
 ];
 
@@ -162,6 +165,10 @@ const PREPARE: &str = "
     CREATE TRIGGER erase BEFORE INSERT ON public.triggered FOR EACH ROW EXECUTE FUNCTION public.erase();
     CREATE TABLE public.ruled (x int);
     CREATE RULE erase AS ON DELETE TO public.ruled DO INSTEAD DELETE FROM audit.event;
+    CREATE FUNCTION public.inlined() RETURNS SETOF int STABLE LANGUAGE sql
+        AS 'WITH gone AS (DELETE FROM pg_trigger RETURNING 1) SELECT 1 FROM gone';
+    CREATE FUNCTION public.inlined_database() RETURNS SETOF int STABLE LANGUAGE sql
+        AS 'WITH gone AS (UPDATE pg_database SET datallowconn = false RETURNING 1) SELECT 1 FROM gone';
     CREATE FUNCTION public.run(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN EXECUTE $1; END';";
 
 pub fn prepared() -> (Cluster, String) {

@@ -51,6 +51,32 @@ fn names(cluster: &Cluster, after_seq: i64) -> Vec<String> {
     )
 }
 
+/// The server inlines such a function, and says nowhere but in the list of what the plan writes to that it does.
+#[test]
+fn a_select_that_a_function_makes_write_is_a_write() {
+    let cluster = cluster();
+    cluster
+        .psql()
+        .run(
+            "CREATE FUNCTION gone() RETURNS SETOF int STABLE LANGUAGE sql AS \
+             'WITH gone AS (DELETE FROM t RETURNING x) SELECT x FROM gone'; \
+             INSERT INTO t VALUES (1), (2)",
+        )
+        .ok();
+    let before = cluster.flush();
+    let output = cluster
+        .psql()
+        .run("SET audit.level = 'write'; SELECT * FROM gone()");
+    assert_eq!(output.ok().trim(), "1\n2");
+    assert_eq!(
+        cluster.trail(
+            "class || ' ' || command || ' ' || relations::text || ' ' || rows || ' ' || depth",
+            &format!("seq > {before} AND command <> 'SET'")
+        ),
+        ["WRITE SELECT {public.t} 2 0"]
+    );
+}
+
 #[test]
 fn statements_that_are_left_out_have_their_numbers_and_nested_ones_none() {
     let cluster = cluster();
