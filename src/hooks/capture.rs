@@ -30,17 +30,22 @@ pub fn on() -> bool {
     }
 }
 
+/// Whether there is a home, and it is known where.
+#[inline]
+fn knows_home() -> bool {
+    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN))
+}
+
 /// As [`on`], but never throws: a home that is not known yet counts as none.
 #[inline]
 pub fn on_quietly() -> bool {
-    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN)) && eligible()
+    knows_home() && eligible()
 }
 
-/// Whether they are captured, as far as two looks tell.
+/// As [`on_quietly`], but `false` also where that would have to find out: calls nothing.
 #[inline]
 pub fn on_surely() -> bool {
-    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN))
-        && ELIGIBLE.load(Ordering::Relaxed) == YES
+    knows_home() && ELIGIBLE.load(Ordering::Relaxed) == YES
 }
 
 /// Whether errors and the ends of transactions are of interest: statements are captured, or one that was
@@ -88,9 +93,7 @@ fn decide() -> bool {
 
 /// Whether this session would be recorded if the server had a ring. Never throws.
 pub fn wants_ring() -> bool {
-    shared::shared().is_some_and(|s| !matches!(s.home(), HOME_NONE | HOME_UNKNOWN))
-        && ring_file::ring().is_none()
-        && session::has_client()
+    knows_home() && ring_file::ring().is_none() && session::has_client()
 }
 
 /// Something in this backend's capture has gone wrong: it stops, and the loss is counted, so that the
