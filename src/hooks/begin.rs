@@ -9,11 +9,13 @@ use core::ffi::{c_char, c_int};
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{self, Engine, Id, Source};
+use super::engine::{self, Engine, Id, Repeat, Source};
 use super::frame::{Frame, State};
+use super::planned::CLASSES_OF_READ;
 use super::repeats::{self, Known, Plan};
 use super::settings;
-use crate::pg::{guc, raw, session, unlock};
+use crate::pg::{guc, raw, session, slot, unlock};
+use audit_core::slot::Begun;
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -135,6 +137,12 @@ pub unsafe fn query<'e>(
             started_at = unsafe { raw::GetCurrentTimestamp() };
         }
     }
+    // In this order: the version is that of what is said here.
+    let (session, session_version) = if wanted {
+        (session::encoded(), session::version())
+    } else {
+        (&[][..], 0)
+    };
     let id = engine.free_frame();
     let source_end = engine.last_source.end();
     let frame = &mut *engine.pool[id];
@@ -160,15 +168,14 @@ pub unsafe fn query<'e>(
             depth,
             ..Numbers::default()
         },
-        session_version: if wanted { session::version() } else { 0 },
+        session_version,
         ..State::default()
     });
     if wanted {
-        let session = session::encoded();
         let own = unsafe { own_text(text, text_from) };
         let found = look_for(own);
         let again = match (plan, found.known) {
-            (Some(plan), Some(known)) => repeats::again(known, session::version(), classes, plan),
+            (Some(plan), Some(known)) => repeats::again(known, session_version, classes, plan),
             _ => None,
         };
         match again {
@@ -217,14 +224,21 @@ fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, us
     } else {
         message_at
     };
+    let last_end = if later_part { last.end() } else { 0 };
+    (started_at, begin_of_text(text, last_end), 1)
+}
+
+/// Where a statement's text begins in its string, comments before it included, if another ended there.
+#[inline]
+fn begin_of_text(text: Text, last_end: usize) -> usize {
+    let location = text.location.max(0) as usize;
     // From 18 on the server's location is that of the first word; comments before it belong to
     // the statement, as applications put identifiers in them.
-    let from = if cfg!(feature = "pg18") {
-        if later_part { last.end() } else { 0 }
+    if cfg!(feature = "pg18") {
+        last_end.min(location)
     } else {
-        usize::MAX
-    };
-    (started_at, from.min(text.location.max(0) as usize), 1)
+        location
+    }
 }
 
 /// The number of a new top-level statement, and where it was found; the result is where the last one was.
@@ -246,6 +260,66 @@ pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     number_top_level(engine, text, message_at);
     engine.begin_lone(query, address);
+}
+
+/// A client's query begins that only reads; where it is the first of its message and repeats a record, it
+/// goes without a frame. `false`: it isn't, and nothing has happened. Never throws.
+///
+/// # Safety
+/// As for [`statement`].
+#[inline(always)]
+pub unsafe fn repeat(
+    engine: &mut Engine,
+    text: Text,
+    plan: &Plan,
+    query: usize,
+    address: usize,
+) -> bool {
+    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    let last = &engine.last_source;
+    let later_part = (last.string == text.source as usize) & (last.message_at == message_at);
+    if later_part | !session::has_client() {
+        cold_path();
+        return false;
+    }
+    let text_from = begin_of_text(text, 0);
+    let own = unsafe { own_text(text, text_from) };
+    if own.len() > guc::statement_max_size() {
+        cold_path();
+        return false;
+    }
+    session::encoded(); // Brings its version up to date.
+    let session = session::version();
+    let again =
+        repeats::known(own).and_then(|known| repeats::again(known, session, CLASSES_OF_READ, plan));
+    let Some(again) = again else {
+        cold_path();
+        return false;
+    };
+    let Some(entry) = slot::entry_of(again.number) else {
+        cold_path();
+        return false;
+    };
+    number_top_level(engine, text, message_at);
+    let repeat = Repeat {
+        known: again.known,
+        position: again.position,
+        session,
+        level: guc::level(),
+        portal: unsafe { pg_sys::ActivePortal } as usize,
+        text_from,
+        entry,
+        ..Repeat::NONE
+    };
+    engine.begin_repeat(query, address, repeat);
+    let begun = Begun {
+        statement_id: engine.statement_id,
+        substatement_id: 1,
+        depth: 0,
+        started_at: message_at,
+    };
+    slot::reopen(entry, &begun);
+    true
 }
 
 /// [`begin_top_level`] of what the planner has just seen.

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 use pgrx::pg_sys;
 
-use super::engine::engine;
+use super::engine::{Lone, engine, engine_as_it_is};
 use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN};
 use crate::pg::{home, raw, ring_file, session, shared, slot};
 
@@ -101,6 +101,7 @@ pub fn wants_ring() -> bool {
 #[cold]
 pub fn give_up() {
     ELIGIBLE.store(NO, Ordering::Relaxed);
+    engine_as_it_is().lone = Lone::NONE;
     slot::freeze();
     if let Some(shared) = shared::shared() {
         shared.panics.fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 use audit_core::codec::{Encoded, FIXED_LEN, SECTIONS, ShapeWriter};
 use audit_core::event::{Class, Classes, Fate, Numbers, Outcome};
-use audit_core::fate::MOST_BYTES;
+use audit_core::fate::{FateTracker, MOST_BYTES};
 use audit_core::fit;
 use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
@@ -62,9 +62,36 @@ fn push_with(engine: &mut Engine, id: Id, decisions: Option<&[u8]>) {
     if !repeats {
         send_whole(frame, decisions.unwrap_or_default());
     }
+    sent(engine, id);
+}
+
+/// A statement's event is in the ring, or counts as dropped.
+#[inline(always)]
+fn sent(engine: &mut Engine, id: Id) {
     slot::keep_fates(&engine.fates);
     engine.frame(id).unprotect();
     slot::end_push();
+}
+
+/// As [`push`], of a statement without a frame: it repeats the record at `of` and has this entry in the
+/// slot. `false`: it has to be told in full, by [`whole`].
+#[inline(always)]
+pub fn repeat(fates: &FateTracker, numbers: &Numbers, of: u64, entry: u8) -> bool {
+    slot::begin_push(numbers.event_no, fates.undecided_from(), numbers.started_at);
+    if !send_repeat(numbers, of) {
+        cold_path();
+        return false;
+    }
+    slot::keep_fates(fates);
+    slot::close(entry);
+    slot::end_push();
+    true
+}
+
+/// What [`repeat`] has begun.
+pub fn whole(engine: &mut Engine, id: Id) {
+    send_whole(engine.frame(id), &[]);
+    sent(engine, id);
 }
 
 /// Sends an event with all that belongs to it.

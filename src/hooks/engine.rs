@@ -18,6 +18,7 @@
 mod ending;
 mod lone;
 mod passing;
+mod repeat;
 mod source;
 
 use audit_core::event::{Fate, Outcome};
@@ -25,12 +26,13 @@ use audit_core::fate::FateTracker;
 
 use super::attempted::Place;
 use super::error::LastError;
-use super::frame::{Frame, Wraps};
+use super::frame::{Aside, Frame, Wraps};
 use super::{capture, checks, emit, settings};
 use crate::pg::{raw, slot};
 use core::hint::cold_path;
 pub use lone::Lone;
 use pgrx::pg_sys;
+pub use repeat::Repeat;
 pub use source::{Planned, Source};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -64,6 +66,10 @@ pub struct Engine {
     pub statement_id: u64,
     /// Where the last top-level statement was found.
     pub last_source: Source,
+    /// What the lone query is, if it is recorded.
+    repeat: Repeat,
+    /// The frame that is set aside for the lone query.
+    for_lone: Option<Id>,
     free: Vec<Id>,
 
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
@@ -75,8 +81,8 @@ pub struct Engine {
     #[allow(clippy::vec_box)]
     pub pool: Vec<Box<Frame>>,
     pub fates: FateTracker,
-    /// A frame for what fails unseen, its buffers as long as they can get: to take it allocates nothing.
-    spare: Option<Id>,
+    /// The frame that is set aside for what fails unseen.
+    for_failure: Option<Id>,
     /// The top-level statement that was just planned: its execution is the same statement.
     pub plan: Option<Planned>,
     pub error: LastError,
@@ -97,12 +103,14 @@ static mut ENGINE: Engine = Engine {
     held: None,
     statement_id: 0,
     last_source: Source::NONE,
+    repeat: Repeat::NONE,
+    for_lone: None,
     free: Vec::new(),
     checks: Vec::new(),
     passing: Vec::new(),
     pool: Vec::new(),
     fates: FateTracker::new(),
-    spare: None,
+    for_failure: None,
     plan: None,
     error: LastError::new(),
 };
@@ -203,22 +211,30 @@ impl Engine {
         self.pool.len() - 1
     }
 
-    /// Sets the spare frame aside, when a session begins.
-    pub fn make_spare(&mut self) -> &mut Frame {
+    /// Sets a frame aside, when a session begins.
+    pub fn set_aside(&mut self, aside: Aside) -> &mut Frame {
         let id = self.take_frame();
-        self.pool[id].spare = true;
+        self.pool[id].aside = Some(aside);
         self.give_back(id);
         &mut self.pool[id]
     }
 
-    /// Takes the spare frame; another one if it is under way.
-    pub fn take_spare(&mut self) -> Id {
-        let Some(id) = self.spare.take() else {
+    /// The frame that is set aside for this, if it isn't under way.
+    fn aside(&mut self, aside: Aside) -> &mut Option<Id> {
+        match aside {
+            Aside::Failure => &mut self.for_failure,
+            Aside::Lone => &mut self.for_lone,
+        }
+    }
+
+    /// Takes the frame that was set aside for this; another one if it is under way.
+    pub fn take_aside(&mut self, aside: Aside) -> Id {
+        let Some(id) = self.aside(aside).take() else {
             return self.take_frame();
         };
         let frame = self.frame(id);
         frame.reset();
-        frame.spare = true;
+        frame.aside = Some(aside);
         id
     }
 
@@ -230,16 +246,17 @@ impl Engine {
             frame.unprotect();
         }
         frame.in_use = false;
-        let spare = frame.spare;
+        let aside = frame.aside;
         if !self.open.is_empty() {
             cold_path();
             self.close(id);
         }
-        if spare {
-            cold_path();
-            self.spare = Some(id);
-        } else {
-            self.free.push(id);
+        match aside {
+            None => self.free.push(id),
+            Some(aside) => {
+                cold_path();
+                *self.aside(aside) = Some(id);
+            }
         }
     }
 

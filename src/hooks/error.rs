@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use super::attempted::{Attempted, Place};
 use super::begin::{self, take_text_as};
 use super::engine::{Id, Planned, engine, shield, with};
+use super::frame::Aside;
 use super::{apply, capture, emit, functions, guard, replication, session as sessions};
 use crate::pg::{guc, raw, session};
 use audit_core::classify::classes_of_command;
@@ -106,8 +107,9 @@ pub unsafe fn install() {
 /// A session begins: makes sure that the pool has a frame with buffers for what fails unseen.
 pub fn begin() {
     engine()
-        .make_spare()
+        .set_aside(Aside::Failure)
         .make_room_for_failure(UNSEEN_TEXT_MAX, ERROR_MAX);
+    engine().set_aside(Aside::Lone);
     engine().error.reserve();
     emit::begin();
     watch();
@@ -344,7 +346,7 @@ fn unseen_frame(text: &[u8], unparsed: bool) -> Id {
     };
     let at_the_trail = engine.error.no_privilege && guard::is_named_in(text);
     let wanted = begin::wanted(depth, classes) || (at_the_trail && begin::possible(depth));
-    let id = engine.take_spare();
+    let id = engine.take_aside(Aside::Failure);
     let in_aborted = unsafe { raw::IsAbortedTransactionBlockState() };
     let subxact = engine.subxact;
     let frame = engine.frame(id);

@@ -7,13 +7,13 @@
 //! that a statement touches is a miss. So what is rare, or takes long anyway, is laid out of the way of a
 //! top-level statement, by `cold_path()` or in functions of its own, here and in all that this calls.
 
-use audit_core::event::{Class, Classes};
+use audit_core::event::Classes;
 use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Id, Lone, engine, engine_as_it_is, with, with_as_it_is};
-use super::planned::classes_of_plan;
+use super::planned::{CLASSES_OF_READ, classes_of_plan};
 use super::{begin, capture, guard, planned, settings};
 use crate::executor_run_fn;
 use crate::pg::{asks, compat, guc, raw, session};
@@ -52,16 +52,51 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         let engine = engine_as_it_is();
         // What is left out goes by first, in jumps that need no stack.
         if engine.knows_of_a_query() | !asks::for_none_of(classes) {
-            start_asked_for(query, eflags);
+            start_one_of_many(query, eflags);
         } else if engine.may_pass() {
             start_passing(query, eflags);
-        } else if classes != Classes::of(Class::Read) || !engine.idle() || !capture::on_surely() {
+        } else if classes != CLASSES_OF_READ || !engine.idle() || !capture::on_surely() {
             start_asked_for(query, eflags);
         } else if !asks::for_nothing() && engine.may_be_lone() {
             start_lone(query, eflags);
         } else if asks::for_nothing() && (*stmt).rowMarks.is_null() {
             count_unrecorded(query);
             NEXT_START(query, eflags); // Neither writes nor locks: nothing for `guard::check_query`.
+        } else {
+            start_asked_for(query, eflags);
+        }
+    }
+}
+
+/// As [`start_asked_for`]; the commonest have a way of their own.
+#[inline(never)]
+unsafe fn start_one_of_many(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let engine = engine_as_it_is();
+        if classes_of_plan((*query).plannedstmt) == CLASSES_OF_READ
+            && asks::for_level_only()
+            && !engine.knows_of_a_query()
+            && engine.idle()
+            && engine.may_be_lone()
+            && capture::on_surely()
+        {
+            start_repeat(query, eflags);
+        } else {
+            start_asked_for(query, eflags);
+        }
+    }
+}
+
+/// Starts a client's query that may repeat a record. Throws.
+#[inline(never)]
+unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        if planned::begin_repeat(query, &raw const marker as usize) {
+            start_next(query, eflags);
+            if !engine_as_it_is().lone.pause(query as usize) {
+                pause_framed(query, None);
+            }
         } else {
             start_asked_for(query, eflags);
         }
@@ -130,7 +165,7 @@ unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
         );
         start_next(query, eflags);
         if !engine_as_it_is().lone.pause(query as usize) {
-            pause_framed(query);
+            pause_framed(query, None);
         }
     }
 }
@@ -246,21 +281,29 @@ executor_run_fn! {
             let marker = 0u8;
             engine_as_it_is().resume_lone(&raw const marker as usize);
             proceed!();
+            let rows = (*(*query).estate).es_processed as i64;
             if !engine_as_it_is().lone.pause(query as usize) {
-                pause_framed(query);
+                pause_framed(query, Some(rows));
+            } else if engine_as_it_is().lone.is_recorded() {
+                engine_as_it_is().repeat().count(rows);
             }
         }
     },
     NEXT_RUN
 }
 
-/// The server has come back from a lone query that was given a frame meanwhile. Throws.
+/// The server has come back from a lone query that was given a frame meanwhile, with these rows. Throws.
 #[cold]
 #[inline(never)]
-unsafe fn pause_framed(query: *mut pg_sys::QueryDesc) {
+unsafe fn pause_framed(query: *mut pg_sys::QueryDesc, rows: Option<i64>) {
     unsafe {
         if let Some(id) = engine_as_it_is().find(query as usize) {
-            with_as_it_is(|engine| engine.pause(id));
+            with_as_it_is(|engine| {
+                engine.pause(id);
+                if let Some(rows) = rows {
+                    count(&mut engine.frame(id).numbers.rows, rows);
+                }
+            });
             if engine_as_it_is().frame(id).unwatched_in != 0 {
                 watch(query, id);
             }
@@ -334,7 +377,7 @@ fn count(total: &mut i64, rows: i64) {
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
-        if classes_of_plan((*query).plannedstmt) == Classes::of(Class::Read) {
+        if classes_of_plan((*query).plannedstmt) == CLASSES_OF_READ {
             NEXT_FINISH(query);
         } else {
             finish_writing(query);
@@ -364,7 +407,11 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if engine_as_it_is().lone.is(query as usize) {
-            end_lone(query);
+            if engine_as_it_is().lone.is_recorded() {
+                end_repeat(query);
+            } else {
+                end_lone(query);
+            }
         } else if engine_as_it_is().has_no_query() {
             NEXT_END(query);
         } else {
@@ -385,6 +432,20 @@ unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
                 cold_path();
                 with(settings::check);
             }
+        } else {
+            end_framed(query);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        engine_as_it_is().resume_lone(&raw const marker as usize);
+        NEXT_END(query);
+        if engine_as_it_is().lone.pause(query as usize) {
+            with_as_it_is(|engine| engine.repeat_ended());
         } else {
             end_framed(query);
         }

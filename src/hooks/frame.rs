@@ -14,7 +14,7 @@ use super::repeats::{self, Again, Known};
 use crate::pg::slot;
 
 /// Buffers that grew beyond this are given back when their statement has ended.
-const KEEP: usize = 64 * 1024;
+pub const KEEP: usize = 64 * 1024;
 
 /// Room for what is added to the details when the event leaves.
 const DETAILS_ROOM: usize = fit::NOTES + 32;
@@ -31,6 +31,15 @@ fn empty(buffer: &mut Vec<u8>) {
 #[inline(never)]
 fn give_back_room(buffer: &mut Vec<u8>) {
     buffer.shrink_to(KEEP);
+}
+
+/// What a frame can be set aside for, its buffers as long as they can get: to take it allocates nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// What fails before any hook has seen it.
+    Failure,
+    /// A query that went without a frame until something asked for it: see `engine::lone`.
+    Lone,
 }
 
 /// Which inner query belongs to a utility statement's own event.
@@ -51,8 +60,8 @@ pub struct State {
     /// Tells this use of the frame from earlier ones.
     pub serial: u32,
     pub in_use: bool,
-    /// The one that is set aside: see [`super::engine::Engine::make_spare`].
-    pub spare: bool,
+    /// It is set aside, and no part of the pool.
+    pub aside: Option<Aside>,
     pub numbers: Numbers,
     /// `audit.level` when the statement began: the statement that changes it is judged by the old.
     pub level: Level,
@@ -139,6 +148,13 @@ pub struct State {
 pub struct Held {
     record: Option<u32>,
     session: u32,
+}
+
+impl Held {
+    pub const NOTHING: Held = Held {
+        record: None,
+        session: 0,
+    };
 }
 
 #[derive(Default)]
@@ -267,6 +283,23 @@ impl Frame {
         }
     }
 
+    /// Room for all that [`Frame::remember`] takes from the record of `other`, and for its shape.
+    pub fn make_room_for_record_of(&mut self, other: &Frame) {
+        const SHAPE: usize = 128;
+        for (own, its) in [
+            (&mut self.session, &other.session),
+            (&mut self.command, &other.command),
+            (&mut self.object_name, &other.object_name),
+            (&mut self.relations, &other.relations),
+            (&mut self.text, &other.text),
+        ] {
+            own.reserve(its.len().saturating_sub(own.len()));
+        }
+        let names = other.command.len() + other.object_name.len() + other.relations.len();
+        self.shape
+            .reserve((2 * names + SHAPE).saturating_sub(self.shape.len()));
+    }
+
     /// Adds an object that goes with what the statement drops; `parent` is the relation it is a part of.
     pub fn add_drop(&mut self, kind: &[u8], name: &[u8], parent: Option<&[u8]>) {
         self.drops.add(&mut self.details, kind, name, parent);
@@ -314,9 +347,11 @@ impl Frame {
             depth: numbers.depth,
             started_at: numbers.started_at,
         };
-        let held = self.state.same.and_then(|same| slot::reopen(same, &begun));
-        self.state.in_flight = match held {
-            Some(entry) => Some(entry),
+        self.state.in_flight = match self.state.same.and_then(slot::entry_of) {
+            Some(entry) => {
+                slot::reopen(entry, &begun);
+                Some(entry)
+            }
             None => {
                 cold_path();
                 self.open_entry()

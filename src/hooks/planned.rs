@@ -12,6 +12,32 @@ use super::used::{Objects, learn_names};
 use super::{begin, parameters, room, wrapped};
 use crate::pg::{acl, compat, guc, names};
 
+/// What a query does that only reads.
+pub const CLASSES_OF_READ: Classes = Classes::of(Class::Read);
+
+/// Begins a client's query that only reads and repeats a record, where nothing is under way and it may go
+/// without a frame; `false`: it doesn't, and nothing has happened. Throws.
+#[inline(always)]
+pub unsafe fn begin_repeat(query: *mut pg_sys::QueryDesc, address: usize) -> bool {
+    unsafe {
+        if guc::parameters() {
+            return false;
+        }
+        begin::session_of_query();
+        let stmt = (*query).plannedstmt;
+        room::wait_for(|| room::is_about_audit(stmt));
+        let mut plan = Plan {
+            uses: Uses::NONE,
+            query_id: (*stmt).queryId as i64,
+            audited: false,
+        };
+        let text = text_of(query);
+        plan.uses.take(stmt)
+            && with_as_it_is(|engine| begin::repeat(engine, text, &plan, query as usize, address))
+                .unwrap_or(false)
+    }
+}
+
 /// Takes down what is known before the query runs. `None` if it belongs to a utility statement's
 /// own event. Throws.
 #[inline(always)]
@@ -67,7 +93,11 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize
             // The statement has begun: should this fail, its event has no names.
             let version = names::relations_version();
             learn_names(stmt);
-            with_as_it_is(|engine| name(engine.frame(id), stmt, plan, version))?;
+            with_as_it_is(|engine| {
+                if name(engine.frame(id), stmt, plan, version) {
+                    engine.make_room_for_lone(id);
+                }
+            })?;
         }
         Some(id)
     }
@@ -81,13 +111,13 @@ unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
 }
 
 /// Gives a query that has begun the names of its relations, which were looked up after `version` was.
-/// Never throws.
+/// `true`: it is known by them from now on. Never throws.
 unsafe fn name(
     frame: &mut Frame,
     stmt: *const pg_sys::PlannedStmt,
     plan: Option<&Plan>,
     version: u32,
-) {
+) -> bool {
     unsafe {
         let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
         compat::for_each_used_relation(stmt, |relid, privileges| {
@@ -97,8 +127,9 @@ unsafe fn name(
         let only_catalog = objects.finish();
         frame.protect();
         if let Some(plan) = plan.filter(|_| repeatable) {
-            repeats::learn(frame, plan.uses, version, only_catalog);
+            return repeats::learn(frame, plan.uses, version, only_catalog);
         }
+        false
     }
 }
 
@@ -107,7 +138,7 @@ unsafe fn name(
 pub fn classes_of(command: pg_sys::CmdType::Type, modifying_cte: bool) -> Classes {
     match command {
         pg_sys::CmdType::CMD_SELECT if modifying_cte => Classes::of(Class::Read).with(Class::Write),
-        pg_sys::CmdType::CMD_SELECT => Classes::of(Class::Read),
+        pg_sys::CmdType::CMD_SELECT => CLASSES_OF_READ,
         _ => Classes::of(Class::Write),
     }
 }

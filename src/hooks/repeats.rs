@@ -9,7 +9,7 @@ use audit_core::sql::redact;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::frame::Frame;
+use super::frame::{Frame, Held, KEEP};
 use crate::pg::{compat, guc, names};
 
 /// Number of texts remembered: each has its place by its address and length.
@@ -26,6 +26,14 @@ const NAMES: usize = 224;
 pub struct Known {
     place: u8,
     serial: u32,
+}
+
+impl Known {
+    /// Of no text.
+    pub const NONE: Known = Known {
+        place: 0,
+        serial: 0,
+    };
 }
 
 struct Place {
@@ -129,18 +137,29 @@ fn place(at: usize) -> &'static mut Place {
 /// remembered, if it was seen before.
 #[inline(always)]
 pub fn find(text: &[u8]) -> (bool, Option<Known>) {
-    let address = text.as_ptr() as usize;
-    let at = (address >> 3 ^ address >> 9 ^ text.len()) % PLACES;
-    let place = place(at);
-    if !text.is_empty() && place.text == text {
-        let known = Known {
-            place: at as u8,
-            serial: place.serial,
-        };
-        return (true, Some(known));
+    let known = known(text);
+    if known.is_some() {
+        return (true, known);
     }
     cold_path();
-    (remember(place, text), None)
+    (remember(place(place_of(text)), text), None)
+}
+
+/// Where `text` is remembered, if it was seen before.
+#[inline(always)]
+pub fn known(text: &[u8]) -> Option<Known> {
+    let at = place_of(text);
+    let place = place(at);
+    (!text.is_empty() && place.text == text).then_some(Known {
+        place: at as u8,
+        serial: place.serial,
+    })
+}
+
+#[inline(always)]
+fn place_of(text: &[u8]) -> usize {
+    let address = text.as_ptr() as usize;
+    (address >> 3 ^ address >> 9 ^ text.len()) % PLACES
 }
 
 /// Whether `text`, which is new, can be kept as it is; if so it takes the place.
@@ -172,6 +191,20 @@ impl Ends {
 }
 
 impl Record {
+    #[inline(always)]
+    fn again(&self, known: Known, text: usize) -> Again {
+        Again {
+            known,
+            position: self.position,
+            number: self.number,
+            session: self.session,
+            query_id: self.query_id,
+            object_type: self.object_type,
+            ends: self.ends,
+            text,
+        }
+    }
+
     /// Whether it is alike in all but the names, and has names of these lengths.
     #[inline(always)]
     fn is_like(&self, frame: &Frame) -> bool {
@@ -223,6 +256,7 @@ pub fn of(frame: &Frame) -> Option<u64> {
 /// The record that says all but the numbers of a query that begins. (No reference to it: see [`place`].)
 pub struct Again {
     pub known: Known,
+    pub position: u64,
     pub number: u32,
     pub session: u32,
     pub query_id: i64,
@@ -244,15 +278,17 @@ pub fn again(known: Known, session: u32, classes: Classes, plan: &Plan) -> Optio
         && origin.version == names::relations_version()
         && origin.uses == plan.uses
         && (!origin.only_catalog || guc::catalog() || plan.audited);
-    same.then_some(Again {
-        known,
-        number: record.number,
-        session: record.session,
-        query_id: record.query_id,
-        object_type: record.object_type,
-        ends: record.ends,
-        text: place.text.len(),
-    })
+    same.then(|| record.again(known, place.text.len()))
+}
+
+/// Gives an empty frame what its record says, which was found by [`again`] when the statement began, and
+/// this session's attributes.
+pub fn restore(known: Known, frame: &mut Frame, session: &[u8]) {
+    let place = place(known.place.into());
+    if let Some(record) = &place.record {
+        let again = record.again(known, place.text.len());
+        frame.remember(&again, session, Held::NOTHING);
+    }
 }
 
 impl Again {
@@ -281,26 +317,31 @@ impl Known {
 }
 
 /// A query whose names were looked up turned out to be what a record says: how to tell next time without
-/// them. `version`: of the names, from before the look.
-pub fn learn(frame: &Frame, uses: Uses, version: u32, only_catalog: bool) {
+/// them, if that is said here (`true`). `version`: of the names, from before the look.
+pub fn learn(frame: &Frame, uses: Uses, version: u32, only_catalog: bool) -> bool {
     let (Some(known), Some(number)) = (frame.known, frame.same) else {
-        return;
+        return false;
     };
     let place = place(known.place.into());
-    if place.serial == known.serial
-        && let Some(record) = &mut place.record
-        && record.number == number
-    {
+    let record = place.record.as_mut().filter(|record| {
+        place.serial == known.serial && record.number == number && frame.session.len() <= KEEP
+    });
+    if let Some(record) = record {
         record.origin = Some(Origin {
             uses,
             version,
             only_catalog,
         });
+        return true;
     }
+    false
 }
 
-/// Whether the records so far are of no use, as the worker found one damaged: `count` has changed. They
-/// are forgotten then.
+/// No session's version: it would have changed four billion times.
+const NOBODYS: u32 = u32::MAX;
+
+/// Whether the records so far are of no use, as the worker found one damaged: `count` has changed. No
+/// statement that begins from here on is said to be like them.
 #[inline]
 pub fn are_lost(count: u32) -> bool {
     static mut SEEN: u32 = 0;
@@ -308,7 +349,11 @@ pub fn are_lost(count: u32) -> bool {
     let seen = unsafe { core::mem::replace(&mut *(&raw mut SEEN), count) };
     if seen != count {
         cold_path();
-        (0..PLACES).for_each(|at| place(at).record = None);
+        for at in 0..PLACES {
+            if let Some(record) = &mut place(at).record {
+                record.session = NOBODYS; // What has begun still takes its names from it.
+            }
+        }
     }
     seen != count
 }

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{TOP_SUBXACT, engine_as_it_is, with};
+use super::engine::{TOP_SUBXACT, engine_as_it_is, with, with_as_it_is};
 use super::{apply, capture, checks, emit, guard_utility, session as sessions};
 use crate::pg::{durability, home, raw, session, slot, unlock};
 
@@ -136,7 +136,20 @@ fn end(fate: Fate) {
     durability::transaction_ended();
     let engine = engine_as_it_is();
     engine.subxact = TOP_SUBXACT;
-    if !engine.lone.is_there() && engine.is_at_rest() && !engine.fates.has_pending() {
+    if !engine.is_at_rest() || engine.fates.has_pending() {
+        end_known(fate);
+    } else if engine.lone.is_there() {
+        end_lone(fate);
+    } else {
+        slot::keep_transaction(0);
+    }
+}
+
+/// A transaction ends of which nothing is known but the lone query.
+#[inline(never)]
+fn end_lone(fate: Fate) {
+    if engine_as_it_is().lone.waits() && fate == Fate::Committed {
+        with_as_it_is(|engine| engine.send_repeat(fate));
         slot::keep_transaction(0);
     } else {
         end_known(fate);

@@ -55,6 +55,12 @@ pub fn for_none_of(classes: Classes) -> bool {
     word() & (Level::bits_for(classes) | OTHERS) == 0
 }
 
+/// Whether nobody but `audit.level` asks for anything.
+#[inline]
+pub fn for_level_only() -> bool {
+    word() & OTHERS == 0
+}
+
 /// Whether nobody asks for any statement, but perhaps for a look at the settings.
 #[inline]
 pub fn for_nothing() -> bool {

@@ -152,6 +152,15 @@ pub fn encoded() -> &'static [u8] {
     }
 }
 
+/// What [`encoded`] said last.
+pub fn last_encoded() -> &'static [u8] {
+    unsafe {
+        (*(&raw const STATE))
+            .as_ref()
+            .map_or(&[], |state| &state.encoded)
+    }
+}
+
 impl Seen {
     #[inline(never)]
     fn neon_branch_changed(&self) -> bool {

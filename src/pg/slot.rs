@@ -118,21 +118,29 @@ fn keep_short_session(mine: &Mine, encoded: &[u8]) {
     mine.slot.set_session(&short);
 }
 
-/// A statement that will be recorded begins. `content` is not 0 and stands for all of it but what is in
-/// `begun`: an entry that has held it before keeps it, and is free. `None`: there is no such entry, and
-/// [`open`] is to be called. The result is for [`finish`] and [`close`].
+/// The entry that has held this before, and is free; `None`: there is none, and [`open`] is to be called.
+/// `content` is not 0 and stands for all of a statement but what is in [`Begun`]. The result is for
+/// [`reopen`].
 #[inline(always)]
-pub fn reopen(content: u32, begun: &Begun) -> Option<u8> {
-    keep_session();
+pub fn entry_of(content: u32) -> Option<u8> {
     let mine = mine()?;
     let at = mine.contents.iter().position(|held| *held == content)?;
     if mine.used >> at & 1 != 0 {
         cold_path();
         return None;
     }
-    mine.used |= 1 << at;
-    mine.slot.reopen(at, begun, wants_session());
     Some(at as u8)
+}
+
+/// A statement that will be recorded begins, of which this entry holds all but what is in `begun`. From here
+/// on the entry is for [`finish`] and [`close`].
+#[inline(always)]
+pub fn reopen(entry: u8, begun: &Begun) {
+    keep_session();
+    if let Some(mine) = mine() {
+        mine.used |= 1 << entry;
+        mine.slot.reopen(entry.into(), begun, wants_session());
+    }
 }
 
 /// Whether the end of the session is to be recorded.

@@ -44,6 +44,7 @@ mod soak;
 mod stopped;
 mod storage;
 mod text;
+mod unframed;
 mod views;
 
 /// Passes where each string stands in `text`; names the one that doesn't.

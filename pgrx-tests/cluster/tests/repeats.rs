@@ -185,6 +185,46 @@ fn what_changes_between_two_of_them_is_on_record() {
     check_event_numbers(&cluster, "true");
 }
 
+/// The server doesn't plan these anew, so it is their begin alone that may look at the session.
+#[test]
+fn a_prepared_statement_has_the_session_of_its_time() {
+    let cluster = cluster("'1MB'");
+    let mut client = cluster.app();
+    let texts = [TEXT, "INSERT INTO t VALUES (0)"];
+    let prepared = texts.map(|text| client.prepare(text).expect("prepares"));
+    let mut expected = Vec::new();
+    let (mut context, mut app) = (0, 0);
+    for n in 1..=12 {
+        if n % 2 == 0 {
+            app = n;
+            run(
+                &mut client,
+                &format!("SELECT set_config('application_name', '{app}', false)"),
+                1,
+            );
+        } else {
+            context = n;
+            run(
+                &mut client,
+                &format!("SET audit.context = '{{\"n\": {context}}}'"),
+                1,
+            );
+        }
+        // Each is the first after one of the changes, and each comes again.
+        for turn in 0..4 {
+            let which = (n / 2 + turn / 2) % 2;
+            client.execute(&prepared[which], &[]).expect("runs");
+            expected.push(format!("{} | {context} | {app}", texts[which]));
+        }
+    }
+    let found = cluster.trail(
+        "statement, context->>'n', coalesce(nullif(application_name, ''), '0')",
+        "command IN ('SELECT', 'INSERT') AND statement NOT LIKE '%set_config%'",
+    );
+    assert_eq!(found, expected);
+    check_event_numbers(&cluster, "true");
+}
+
 #[test]
 fn a_prepared_statement_has_the_names_of_its_time() {
     let cluster = cluster("'1MB'");

@@ -244,6 +244,11 @@ impl Engine {
             // An ERROR has jumped over it, which is concluded elsewhere.
             return;
         }
+        self.drop_query(id);
+    }
+
+    /// A query was dropped without ExecutorEnd, in an abort.
+    pub(super) fn drop_query(&mut self, id: Id) {
         let frame = &mut self.pool[id];
         frame.numbers.duration =
             (unsafe { raw::GetCurrentTimestamp() } - frame.numbers.started_at).max(0);

@@ -1,13 +1,13 @@
-//! A client's query that the level leaves out has no frame as long as nothing happens in it that asks the
-//! engine for anything: all that is kept is which query it is and where its hook is. Whoever asks finds
-//! it among the others, with a frame: see [`engine`].
+//! A client's query that the level leaves out, or that repeats a record (`engine::repeat`), has no frame as
+//! long as nothing happens in it that asks the engine for anything: all that is kept is which query it is
+//! and where its hook is. Whoever asks finds it among the others, with a frame: see [`engine`].
 
 use super::*;
 
-/// Such a query, from its begin to its end.
+/// Such a query, from its begin to its end; if it is recorded, to that of its transaction.
 #[derive(Clone, Copy)]
 pub struct Lone {
-    /// As of a frame; 0: there is none.
+    /// As of a frame; 0: there is none; [`ENDED`].
     query: usize,
     /// While it runs, as of a frame; else 0.
     address: usize,
@@ -15,7 +15,12 @@ pub struct Lone {
     subxact: u32,
     /// The subtransaction that it began in.
     begun_in: u32,
+    /// It repeats a record.
+    pub(super) recorded: bool,
 }
+
+/// In place of the query: that has ended well and waits for its transaction's end.
+const ENDED: usize = 1;
 
 impl Lone {
     pub const NONE: Lone = Lone {
@@ -24,6 +29,7 @@ impl Lone {
         catcher: 0,
         subxact: 0,
         begun_in: 0,
+        recorded: false,
     };
 
     #[inline]
@@ -34,6 +40,22 @@ impl Lone {
     #[inline]
     pub fn is(&self, query: usize) -> bool {
         self.query == query
+    }
+
+    #[inline]
+    pub fn is_recorded(&self) -> bool {
+        self.recorded
+    }
+
+    /// Whether it has ended and waits for its transaction's end.
+    #[inline]
+    pub fn waits(&self) -> bool {
+        self.query == ENDED
+    }
+
+    #[inline]
+    pub(super) fn wait(&mut self) {
+        self.query = ENDED;
     }
 
     /// The server has come back; `false`: it has a frame by now, which is to be paused.
@@ -56,7 +78,7 @@ impl Engine {
     #[inline]
     pub fn may_be_lone(&self) -> bool {
         debug_assert!(self.idle() && !self.knows_of_a_query());
-        self.plan.is_none() && !self.committing && !self.free.is_empty()
+        self.plan.is_none() && !self.committing && self.for_lone.is_some()
     }
 
     /// Such a query begins, and its hook, at this address of the stack, calls the server.
@@ -65,6 +87,7 @@ impl Engine {
         self.lone.query = query;
         self.resume_lone(address);
         self.lone.begun_in = self.subxact;
+        self.lone.recorded = false;
     }
 
     /// One of its hooks, at this address of the stack, calls the server. Never throws.
@@ -81,14 +104,28 @@ impl Engine {
         self.running.len() | self.lone.address != 0
     }
 
-    /// Gives it a frame. Allocates nothing: there was a free one, and each has its room everywhere.
+    /// Gives it a frame. Allocates nothing: one was set aside, and each has its room everywhere.
     #[cold]
     #[inline(never)]
     pub(super) fn frame_lone(&mut self) {
+        let Lone { query, address, .. } = self.lone;
+        let id = self.make_frame_of_lone();
+        if query == ENDED {
+            self.held = Some(id);
+            return;
+        }
+        self.open.push(id);
+        if address != 0 {
+            self.running.push(id);
+        }
+    }
+
+    /// What is lone is so no more: the result is all that is known of it.
+    pub(super) fn make_frame_of_lone(&mut self) -> Id {
         let lone = core::mem::replace(&mut self.lone, Lone::NONE);
         self.passing.clear();
+        let id = self.take_aside(Aside::Lone);
         let statement_id = self.statement_id;
-        let id = self.take_frame();
         let frame = &mut *self.pool[id];
         frame.query = lone.query;
         frame.unwatched_in = lone.begun_in;
@@ -98,10 +135,10 @@ impl Engine {
         frame.address = lone.address;
         frame.catcher = lone.catcher;
         frame.subxact = lone.subxact;
-        self.open.push(id);
-        if lone.address != 0 {
-            self.running.push(id);
+        if lone.recorded {
+            self.fill_from_repeat(id);
         }
+        id
     }
 
     /// A (sub)transaction ends: queries begun in it are gone, and of those that had no frame then nobody
@@ -128,7 +165,8 @@ impl Engine {
             let id = self.open[at];
             let frame = &self.pool[id];
             if frame.unwatched_in != 0 && frame.address == 0 && gone(frame) {
-                self.give_back(id);
+                self.close(id);
+                self.drop_query(id);
             }
         }
     }
