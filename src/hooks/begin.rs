@@ -2,6 +2,7 @@
 
 use audit_core::event::{Classes, Numbers};
 use audit_core::level::Level;
+use audit_core::slot::Begun;
 use audit_core::sql::cut::CutSink;
 use audit_core::sql::redact::{self, Options};
 use audit_core::sql::split;
@@ -15,7 +16,6 @@ use super::planned::CLASSES_OF_READ;
 use super::repeats::{self, Known, Plan};
 use super::settings;
 use crate::pg::{guc, raw, session, slot, unlock};
-use audit_core::slot::Begun;
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -113,14 +113,7 @@ pub unsafe fn query<'e>(
     address: usize,
 ) -> (Id, &'e mut Frame) {
     settings::check(engine);
-    if engine.committing() {
-        cold_path();
-        engine.end_fast_path();
-    }
-    if runs_in_commit(text) {
-        engine.commit_begins();
-    }
-    let depth = engine.depth();
+    let depth = unsafe { depth(engine, text.source) };
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
     let mut text_from = text.location.max(0) as usize;
@@ -196,12 +189,46 @@ pub unsafe fn query<'e>(
     (id, frame)
 }
 
+/// Depth at which a statement runs that begins now, as a part of this string. Where none runs, and it
+/// isn't the client's, the held statement's commit has begun, and this is inside of that.
+///
+/// # Safety
+/// `source` is NULL or a string.
+#[inline]
+pub unsafe fn depth(engine: &mut Engine, source: *const c_char) -> u32 {
+    if engine.held().is_some() {
+        cold_path();
+        if engine.committing() {
+            engine.end_fast_path();
+        }
+        engine.commit_runs(unsafe { runs_in_commit(source) });
+    }
+    engine.depth()
+}
+
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the
 /// string that the client's message holds.
+unsafe fn runs_in_commit(source: *const c_char) -> bool {
+    unsafe {
+        let message = pg_sys::debug_query_string;
+        if source == message || !session::has_client() {
+            return false;
+        }
+        // A message of the extended protocol speaks of a portal, which has a copy of the string.
+        message.is_null() || !is_portals(source) || raw::bytes(source) != raw::bytes(message)
+    }
+}
+
+/// Whether the active portal runs this string: that of a client's message, or a cursor's. Never throws.
+///
+/// # Safety
+/// Where the server's `ActivePortal` is valid: in a hook.
 #[inline]
-fn runs_in_commit(text: Text) -> bool {
-    let client = session::has_client();
-    client && unsafe { pg_sys::debug_query_string } != text.source
+pub unsafe fn is_portals(source: *const c_char) -> bool {
+    unsafe {
+        let portal = pg_sys::ActivePortal;
+        !portal.is_null() && (*portal).sourceText == source
+    }
 }
 
 /// Numbers a top-level statement and says when it began. What the planner has just seen keeps its

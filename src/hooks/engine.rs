@@ -518,11 +518,11 @@ impl Engine {
         nested as u32 + u32::from(self.committing)
     }
 
-    /// A statement begins where none runs, and it is no client's: if one is held, its commit has
-    /// begun.
-    pub fn commit_begins(&mut self) {
+    /// A statement begins. Where one is held and none runs, it is either the client's, or run by the
+    /// commit of the held one (`inside`).
+    pub fn commit_runs(&mut self, inside: bool) {
         if self.held.is_some() && self.running.is_empty() {
-            self.committing = true;
+            self.committing = inside;
         }
     }
 

@@ -195,7 +195,7 @@ unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 #[inline]
 unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        if (*query).sourceText == pg_sys::debug_query_string || !session::has_client() {
+        if begin::is_portals((*query).sourceText) || !session::has_client() {
             engine_as_it_is().statement_id += 1;
         }
     }

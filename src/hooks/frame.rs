@@ -293,11 +293,12 @@ impl Frame {
             (&mut self.relations, &other.relations),
             (&mut self.text, &other.text),
         ] {
-            own.reserve(its.len().saturating_sub(own.len()));
+            // No more than that: it would be given back.
+            own.reserve_exact(its.len().saturating_sub(own.len()));
         }
         let names = other.command.len() + other.object_name.len() + other.relations.len();
         self.shape
-            .reserve((2 * names + SHAPE).saturating_sub(self.shape.len()));
+            .reserve_exact((2 * names + SHAPE).saturating_sub(self.shape.len()));
     }
 
     /// Adds an object that goes with what the statement drops; `parent` is the relation it is a part of.

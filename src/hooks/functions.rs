@@ -99,7 +99,7 @@ unsafe fn nested(function: pg_sys::Oid) {
             if engine.innermost().is_some_and(|frame| frame.explains_only) {
                 return;
             }
-            engine.commit_begins();
+            engine.commit_runs(true);
             let depth = engine.depth();
             if !begin::possible(depth.max(1)) {
                 return;

@@ -20,12 +20,12 @@ pub const CLASSES_OF_READ: Classes = Classes::of(Class::Read);
 #[inline(always)]
 pub unsafe fn begin_repeat(query: *mut pg_sys::QueryDesc, address: usize) -> bool {
     unsafe {
-        if guc::parameters() {
+        if guc::parameters() || !room::is_there() {
+            cold_path();
             return false;
         }
         begin::session_of_query();
         let stmt = (*query).plannedstmt;
-        room::wait_for(|| room::is_about_audit(stmt));
         let mut plan = Plan {
             uses: Uses::NONE,
             query_id: (*stmt).queryId as i64,
@@ -54,7 +54,8 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize
         }
         let stmt = (*query).plannedstmt;
         let classes = classes_of_plan(stmt);
-        let depth = engine_as_it_is().depth();
+        let text = text_of(query);
+        let depth = begin::depth(engine_as_it_is(), text.source);
         let audited = guc::has_role() && is_audited(depth, stmt);
         let wanted = audited || begin::wanted(depth, classes);
         let mut plan = Plan {
@@ -69,7 +70,6 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize
             told = plan.uses.take(stmt);
         }
         let plan = told.then_some(&plan);
-        let text = text_of(query);
         let (id, named) = with_as_it_is(|engine| {
             let (id, frame) = begin::query(engine, text, classes, wanted, plan, address);
             frame.query = query as usize;

@@ -66,7 +66,7 @@ unsafe fn begin_plan(
             .innermost()
             .is_some_and(|frame| frame.wraps != Wraps::Nothing && frame.source == source as usize);
         let classes = planned::classes_of((*query).commandType, (*query).hasModifyingCTE);
-        let wanted = begin::wanted(engine().depth(), classes);
+        let wanted = begin::wanted(begin::depth(engine(), source), classes);
         // What the planner evaluates calls functions, which are then nested in the statement.
         let functions = guc::level().records(functions::CLASSES, false);
         if source.is_null() || !(wanted || functions) {

@@ -285,7 +285,9 @@ pub fn again(known: Known, session: u32, classes: Classes, plan: &Plan) -> Optio
 /// this session's attributes.
 pub fn restore(known: Known, frame: &mut Frame, session: &[u8]) {
     let place = place(known.place.into());
-    if let Some(record) = &place.record {
+    if place.serial == known.serial
+        && let Some(record) = &place.record
+    {
         let again = record.again(known, place.text.len());
         frame.remember(&again, session, Held::NOTHING);
     }

@@ -14,6 +14,14 @@ use crate::pg::{compat, raw, report, ring_file};
 /// Longest pause between two looks at the ring, in microseconds.
 const LOOK_EVERY: i64 = 10_000;
 
+/// Whether [`wait_for`] has nothing to look at. Never throws.
+#[inline]
+pub fn is_there() -> bool {
+    shared().is_none_or(|shared| {
+        shared.crowded.load(Ordering::Relaxed) | shared.trail_full.load(Ordering::Relaxed) == 0
+    })
+}
+
 /// Acts on a ring that is nearly full; `exempt` is asked only then. Throws (the refusal; a cancel
 /// while waiting).
 ///

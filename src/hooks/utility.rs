@@ -129,7 +129,7 @@ unsafe fn begin_utility(
         } else {
             kind.classes.with(Class::Read).with(Class::Write)
         };
-        let depth = engine().depth();
+        let depth = begin::depth(engine(), query_string);
         // Should the server refuse it something of the trail, it is on record whatever the level.
         let mut wanted = begin::wanted(depth, possible)
             || (begin::possible(depth) && guard::is_named_in(own_text(pstmt, query_string)));

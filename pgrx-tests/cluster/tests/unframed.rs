@@ -231,35 +231,175 @@ fn what_is_repeated_is_recorded_as_if_it_had_a_frame() {
     }
 }
 
-/// Several messages before the one that ends their transaction.
+/// Several messages before the one that ends their transaction: none of them is a part of another.
 #[test]
 fn a_pipeline_of_them() {
     let cluster = Cluster::start();
     cluster.psql().run(OBJECTS).ok();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE noted (x int);
+             CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO noted VALUES (1); PERFORM note(6); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON noted DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW WHEN (new.x = 0) EXECUTE FUNCTION late();",
+        )
+        .ok();
+    let pipelines = [
+        "SELECT 1",
+        "SELECT x FROM r",
+        "SELECT 1",
+        "INSERT INTO w VALUES (1)",
+        "INSERT INTO w VALUES (1)",
+        "INSERT INTO noted VALUES (0)", // The trigger runs in the commit of the last one.
+        "SELECT deep(3)",
+        "SELECT x FROM r",
+        "BEGIN",
+        "SELECT x FROM r",
+        "SELECT 1",
+        "COMMIT",
+        "SELECT 1",
+        "INSERT INTO w VALUES (1)",
+        "INSERT INTO noted VALUES (0)",
+    ];
     let script = cluster.data_dir().join("script");
     std::fs::write(
         &script,
-        "\\startpipeline\nSELECT 1;\nSELECT x FROM r;\nSELECT 1;\nSELECT deep(3);\nSELECT 1;\n\
-         INSERT INTO w VALUES (1);\nSELECT x FROM r;\nSELECT 1;\n\\endpipeline\n\
-         SELECT x FROM r;\nSELECT 1;\n",
+        format!(
+            "\\startpipeline\n{};\n\\endpipeline\nSELECT x FROM r;\nSELECT 1;\n",
+            pipelines.join(";\n")
+        ),
     )
     .expect("writes");
-    let run = |role: &str| {
+    let run = |settings: &str| {
         let before = cluster.flush();
         let output = cluster
             .program("pgbench")
-            .env("PGOPTIONS", format!("-c audit.role={role}"))
-            .args(["-n", "-M", "prepared", "-t", "6", "-U", "postgres", "-f"])
+            .env("PGOPTIONS", settings)
+            .args(["-n", "-M", "prepared", "-t", "6", "-f"])
             .arg(&script)
-            .arg("app")
             .output()
             .expect("pgbench");
         assert!(output.status.success(), "{output:?}");
-        let mut events = cluster.trail(EVENTS, &format!("seq > {before}"));
+        let mine = format!("seq > {before}");
+        let top = cluster.trail("statement", &format!("{mine} AND depth = 0"));
+        let mut ids = cluster.trail("statement_id", &format!("{mine} AND depth = 0"));
+        let clients: Vec<_> = pipelines
+            .into_iter()
+            .chain(["SELECT x FROM r", "SELECT 1"])
+            .collect();
+        assert_eq!(top, clients.repeat(6), "{settings}");
+        ids.dedup();
+        assert_eq!(ids.len(), top.len(), "each has a number of its own");
+        let mut events = cluster.trail(EVENTS, &mine);
         events.sort();
         events
     };
-    let framed = run("nobody");
-    assert_eq!(framed.len(), 6 * (10 + 4), "what deep() calls among them");
+    let framed = run("-c audit.role=nobody");
+    // What deep() and the trigger call.
+    assert_eq!(framed.len(), 6 * (17 + 4 + 2 * 4), "{framed:#?}");
     assert_eq!(run(""), framed);
+    assert_eq!(run("-c audit.nested=off").len(), 6 * 17);
+}
+
+/// What comes of one that has run well three times, and now waits until something ends it.
+fn ended(cluster: &Cluster, level: &str, how: impl Fn(u32)) -> Vec<String> {
+    let mut client = cluster.app();
+    client
+        .batch_execute(&format!("SET audit.level = '{level}'"))
+        .expect("sets");
+    let pid = crate::inflight::pid(&mut client);
+    let waits = client
+        .prepare("SELECT count(pg_sleep(n)) FROM naps")
+        .expect("prepares");
+    cluster.psql().run("UPDATE naps SET n = 0").ok();
+    for _ in 0..3 {
+        client.execute(&waits, &[]).expect("runs");
+    }
+    cluster.psql().run("UPDATE naps SET n = 60").ok();
+    let nap = std::thread::spawn(move || client.execute(&waits, &[]).is_err());
+    audit_cluster_tests::eventually("it sleeps", || {
+        cluster.value(&format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
+        )) == "1"
+    });
+    how(pid);
+    assert!(nap.join().expect("ends"), "it is told");
+    cluster.trail(
+        "outcome, coalesce(sqlstate, '~'), transaction_outcome, coalesce(rows::text, '~'), object_name, relations::text, \
+         duration > '0'",
+        &format!("pid = {pid} AND statement LIKE '%pg_sleep%'"),
+    )
+}
+
+#[test]
+fn one_that_comes_to_a_bad_end() {
+    let cluster = Cluster::builder().durable().start();
+    cluster
+        .psql()
+        .run("CREATE TABLE naps (n float8); INSERT INTO naps VALUES (0)")
+        .ok();
+    let names = "public.naps | {public.naps}";
+    let well = format!("success | ~ | committed | 1 | {names} | t");
+    let failed = |state| format!("failed | {state} | rolled back | ~ | {names} | t");
+    let call = |function: &'static str| {
+        let cluster = &cluster;
+        move |pid| {
+            cluster.value(&format!("SELECT {function}({pid})"));
+        }
+    };
+    let all = ended(&cluster, "all", call("pg_cancel_backend"));
+    assert_eq!(all[..3], [&*well; 3]);
+    assert_eq!(all[3..], [failed("57014")]);
+    let all = ended(&cluster, "failed", call("pg_cancel_backend"));
+    assert_eq!(all, [failed("57014")]);
+    let all = ended(&cluster, "all", call("pg_terminate_backend"));
+    assert_eq!(all[..3], [&*well; 3]);
+    assert_eq!(all[3..], [failed("57P01")]);
+    let kill = |pid| assert!(cluster.kill_child(pid));
+    let all = ended(&cluster, "all", kill);
+    assert_eq!(all[..3], [&*well; 3]);
+    // Nobody was there to say when it ended.
+    assert_eq!(
+        all[3..],
+        [format!("unfinished | ~ | rolled back | ~ | {names} | ~")]
+    );
+    check_event_numbers(&cluster, "true");
+}
+
+/// The server looks at what was put off before it ends a portal's query.
+#[test]
+fn one_whose_commit_fails() {
+    let cluster = Cluster::start();
+    cluster.psql().run(OBJECTS).ok();
+    let mut client = cluster.app();
+    let queries = ["SELECT orphan(x) FROM r", "SELECT x FROM r"];
+    let [orphan, plain] = queries.map(|sql| client.prepare(sql).expect("prepares"));
+    for prepared in [&orphan, &plain].repeat(4) {
+        client.execute(prepared, &[]).expect("runs");
+    }
+    cluster
+        .psql()
+        .run(
+            "CREATE OR REPLACE FUNCTION orphan(v int) RETURNS int LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO child VALUES (v + 97); RETURN v; END $$",
+        )
+        .ok();
+    let before = cluster.flush();
+    client.execute(&orphan, &[]).expect_err("its commit fails");
+    client.execute(&plain, &[]).expect("goes on");
+    let all = cluster.trail(
+        "substr(statement, 1, 24), outcome, coalesce(sqlstate, '~'), transaction_outcome",
+        &format!("seq > {before} AND depth = 0"),
+    );
+    assert_eq!(
+        all,
+        [
+            "SELECT orphan(x) FROM r | success | ~ | rolled back",
+            "SELECT 1 FROM ONLY \"publ | failed | 23503 | rolled back",
+            "SELECT x FROM r | success | ~ | committed",
+        ]
+    );
+    check_event_numbers(&cluster, "true");
 }

@@ -176,6 +176,8 @@ impl Engine {
         frame.portal = repeat.portal;
         frame.session_version = repeat.session;
         frame.in_flight = Some(repeat.entry);
+        // Nobody reads the session's attributes anew before this: whoever would has asked for the frame first.
+        debug_assert_eq!(session::version(), repeat.session);
         repeats::restore(repeat.known, frame, session::last_encoded());
     }
 
