@@ -12,7 +12,6 @@ use pgrx::pg_sys;
 
 use super::engine::{self, Engine, Id, Repeat, Source};
 use super::frame::{Frame, State};
-use super::planned::CLASSES_OF_READ;
 use super::repeats::{self, Known, Plan};
 use super::settings;
 use crate::pg::{guc, raw, session, slot, unlock};
@@ -201,7 +200,10 @@ pub unsafe fn depth(engine: &mut Engine, source: *const c_char) -> u32 {
         if engine.committing() {
             engine.end_fast_path();
         }
-        engine.commit_runs(unsafe { runs_in_commit(source) });
+        // A function without a text is for its caller to tell.
+        if !source.is_null() {
+            engine.commit_runs(unsafe { runs_in_commit(source) });
+        }
     }
     engine.depth()
 }
@@ -289,8 +291,8 @@ pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
     engine.begin_lone(query, address);
 }
 
-/// A client's query begins that only reads; where it is the first of its message and repeats a record, it
-/// goes without a frame. `false`: it isn't, and nothing has happened. Never throws.
+/// A client's query begins; where it is the first of its message and repeats a record, it goes without a
+/// frame. `false`: it isn't, and nothing has happened. Never throws.
 ///
 /// # Safety
 /// As for [`statement`].
@@ -298,6 +300,7 @@ pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
 pub unsafe fn repeat(
     engine: &mut Engine,
     text: Text,
+    classes: Classes,
     plan: &Plan,
     query: usize,
     address: usize,
@@ -317,8 +320,7 @@ pub unsafe fn repeat(
     }
     session::encoded(); // Brings its version up to date.
     let session = session::version();
-    let again =
-        repeats::known(own).and_then(|known| repeats::again(known, session, CLASSES_OF_READ, plan));
+    let again = repeats::known(own).and_then(|known| repeats::again(known, session, classes, plan));
     let Some(again) = again else {
         cold_path();
         return false;
@@ -333,6 +335,7 @@ pub unsafe fn repeat(
         position: again.position,
         session,
         level: guc::level(),
+        classes,
         portal: unsafe { pg_sys::ActivePortal } as usize,
         text_from,
         entry,

@@ -73,7 +73,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 unsafe fn start_one_of_many(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let engine = engine_as_it_is();
-        if classes_of_plan((*query).plannedstmt) == CLASSES_OF_READ
+        if (*(*query).plannedstmt).canSetTag // Not the action of a rule.
             && asks::for_level_only()
             && !engine.knows_of_a_query()
             && engine.idle()
@@ -379,8 +379,23 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         // The end of a query that only reads runs nothing: it has no triggers.
         if classes_of_plan((*query).plannedstmt) == CLASSES_OF_READ {
             NEXT_FINISH(query);
+        } else if engine_as_it_is().lone.is(query as usize) {
+            finish_lone(query);
         } else {
             finish_writing(query);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        let marker = 0u8;
+        engine_as_it_is().resume_lone(&raw const marker as usize);
+        NEXT_FINISH(query);
+        guard::check_database(query);
+        if !engine_as_it_is().lone.pause(query as usize) {
+            pause_framed(query, None);
         }
     }
 }

@@ -12,11 +12,11 @@ use super::used::{Objects, learn_names};
 use super::{begin, parameters, room, wrapped};
 use crate::pg::{acl, compat, guc, names};
 
-/// What a query does that only reads.
+/// Of a query that only reads.
 pub const CLASSES_OF_READ: Classes = Classes::of(Class::Read);
 
-/// Begins a client's query that only reads and repeats a record, where nothing is under way and it may go
-/// without a frame; `false`: it doesn't, and nothing has happened. Throws.
+/// Begins a client's query that repeats a record, where nothing is under way and it may go without a frame;
+/// `false`: it doesn't, and nothing has happened. Throws.
 #[inline(always)]
 pub unsafe fn begin_repeat(query: *mut pg_sys::QueryDesc, address: usize) -> bool {
     unsafe {
@@ -33,8 +33,11 @@ pub unsafe fn begin_repeat(query: *mut pg_sys::QueryDesc, address: usize) -> boo
         };
         let text = text_of(query);
         plan.uses.take(stmt)
-            && with_as_it_is(|engine| begin::repeat(engine, text, &plan, query as usize, address))
-                .unwrap_or(false)
+            && with_as_it_is(|engine| {
+                let classes = classes_of_plan(stmt);
+                begin::repeat(engine, text, classes, &plan, query as usize, address)
+            })
+            .unwrap_or(false)
     }
 }
 

@@ -3,10 +3,9 @@
 //! that is done for them. See `engine::lone` for what else may happen.
 
 use super::*;
-use crate::hooks::planned::CLASSES_OF_READ;
 use crate::hooks::repeats::{self, Known};
 use crate::pg::{asks, session};
-use audit_core::event::Numbers;
+use audit_core::event::{Classes, Numbers};
 use audit_core::level::Level;
 
 /// What is known of it besides its number and where it was found ([`Engine::last_source`]).
@@ -18,6 +17,7 @@ pub struct Repeat {
     /// As of a frame.
     pub session: u32,
     pub level: Level,
+    pub classes: Classes,
     pub portal: usize,
     pub text_from: usize,
     /// Its entry in the session's in-flight slot.
@@ -33,6 +33,7 @@ impl Repeat {
         position: 0,
         session: 0,
         level: Level::NONE,
+        classes: Classes(0),
         portal: 0,
         text_from: 0,
         entry: 0,
@@ -79,7 +80,7 @@ impl Engine {
         let now = unsafe { raw::GetCurrentTimestamp() };
         repeat.duration = (now - self.last_source.message_at).max(0);
         repeat.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
-        if !repeat.level.records(CLASSES_OF_READ, false) {
+        if !repeat.level.records(repeat.classes, false) {
             cold_path();
             slot::close(repeat.entry);
             self.lone = Lone::NONE;
@@ -166,7 +167,7 @@ impl Engine {
         let frame = &mut *pool[id];
         frame.numbers = numbers;
         frame.level = repeat.level;
-        frame.classes = CLASSES_OF_READ;
+        frame.classes = repeat.classes;
         frame.captured = true;
         frame.source = last_source.string;
         frame.location = last_source.location;
