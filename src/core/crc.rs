@@ -15,6 +15,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 
 /// CRC-32C of what `crc` is the CRC-32C of, followed by `bytes`. One copy of it: the look
 /// for the instruction at each call would be more code than the loop.
+#[unsafe(link_section = "audit_hot")]
 #[inline(never)]
 pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,7 @@ fn long(crc: u32, bytes: &[u8]) -> u32 {
 /// # Safety
 /// The processor has SSE 4.2.
 #[cfg(target_arch = "x86_64")]
+#[unsafe(link_section = "audit_hot")]
 #[target_feature(enable = "sse4.2")]
 unsafe fn short(crc: u32, bytes: &[u8]) -> u32 {
     use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};

@@ -372,6 +372,8 @@ pub fn begin() {
 
 /// Sends an event as the repeat of an earlier one. `false`: it has to be told in full, as that one is
 /// too far away, or lost.
+#[unsafe(link_section = "audit_hot")]
+#[inline(never)]
 fn send_repeat(numbers: &Numbers, of: u64) -> bool {
     let (Some(ring), Some(shared)) = (ring_file::ring(), shared::shared()) else {
         return false;

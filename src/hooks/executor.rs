@@ -45,6 +45,7 @@ pub unsafe fn install() {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let stmt = (*query).plannedstmt;
@@ -70,6 +71,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 
 /// As [`start_asked_for`]; the commonest have a way of their own.
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 unsafe fn start_one_of_many(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let engine = engine_as_it_is();
@@ -89,6 +91,7 @@ unsafe fn start_one_of_many(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 
 /// Starts a client's query that may repeat a record. Throws.
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
@@ -247,6 +250,7 @@ unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
 
 executor_run_fn! {
     #[inline(never)]
+    #[unsafe(link_section = "audit_hot")]
     run, query, proceed => {
         unsafe { proceed!() }
     },
@@ -276,6 +280,7 @@ unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
 
 executor_run_fn! {
     #[inline(never)]
+    #[unsafe(link_section = "audit_hot")]
     run_lone, query, proceed => {
         unsafe {
             let marker = 0u8;
@@ -374,6 +379,7 @@ fn count(total: &mut i64, rows: i64) {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
@@ -419,6 +425,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if engine_as_it_is().lone.is(query as usize) {
@@ -454,6 +461,7 @@ unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;

@@ -73,6 +73,7 @@ unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const
 }
 
 /// A plain frame; only calls of functions and drops are looked at.
+#[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,

@@ -22,6 +22,7 @@ pub unsafe fn install() {
     }
 }
 
+#[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     // One by one, as the commonest need no table of jumps then.
@@ -147,6 +148,7 @@ fn end(fate: Fate) {
 
 /// A transaction ends of which nothing is known but the lone query.
 #[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 fn end_lone(fate: Fate) {
     if engine_as_it_is().lone.waits() && fate == Fate::Committed {
         with_as_it_is(|engine| engine.send_repeat(fate));

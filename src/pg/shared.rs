@@ -16,19 +16,37 @@ pub const HOME_NONE: u32 = u32::MAX;
 /// Longest message kept by [`Shared::set_last_error`].
 const ERROR_LEN: usize = 512;
 
+/// At the begin of a cache line: PostgreSQL gives it out so.
 #[repr(C)]
 pub struct Shared {
+    // What each statement looks at, in one cache line, which is seldom written to.
     /// OID of the home database, [`HOME_UNKNOWN`] or [`HOME_NONE`].
     home: AtomicU32,
+    /// 1: a push found the ring filled beyond three quarters, and the worker hasn't emptied it since.
+    /// What a statement looks at first, as the ring's own positions change with every push.
+    pub crowded: AtomicU32,
+    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
+    pub trail_full: AtomicU32,
+    /// Counts records that others repeat and that the worker could not read: sessions then refer to none
+    /// that they pushed before.
+    pub originals_lost: AtomicU32,
+    /// 1 while the worker waits for the first record: whoever swaps it to 0 sets the latch.
+    pub worker_sleeping: AtomicU32,
+    /// The worker's latch; null while no worker runs.
+    pub worker_latch: AtomicPtr<pg_sys::Latch>,
     /// The database that the worker attaches to at its next start; 0: it looks for the label first.
     pub attach: AtomicU32,
     pub worker_pid: AtomicI32,
     /// Process that wants the worker off the home, as it renames or copies it; 0 for none.
     detach: AtomicI32,
-    /// The worker's latch; null while no worker runs.
-    pub worker_latch: AtomicPtr<pg_sys::Latch>,
-    /// 1 while the worker waits for the first record: whoever swaps it to 0 sets the latch.
-    pub worker_sleeping: AtomicU32,
+    /// Left-over rings that the worker still has to drain before the current one.
+    pub leftover_rings: AtomicU32,
+    /// Position of the ring in use before which every producer is dead: its head when shared memory
+    /// was made.
+    pub dead_before: AtomicU64,
+    /// The first transaction id that can belong to this run of the server; 0 while nobody has looked.
+    first_xid: AtomicU64,
+    // The worker writes to these with each batch.
     /// Ring position up to which everything is in the trail and flushed.
     pub flushed: AtomicU64,
     /// Ring position that `audit.flush()` waits for: the worker lets nothing gather before it.
@@ -42,8 +60,6 @@ pub struct Shared {
     pub checkpoints_fail: AtomicU32,
     /// Size of the trail that somebody wants a checkpoint of without waiting for the interval.
     pub checkpoint_wanted: AtomicU64,
-    /// Left-over rings that the worker still has to drain before the current one.
-    pub leftover_rings: AtomicU32,
     /// The last seq of the trail.
     pub last_seq: AtomicU64,
     /// When the worker last stored a batch (TimestampTz), 0 before the first.
@@ -56,23 +72,10 @@ pub struct Shared {
     pub panics: AtomicU64,
     /// 1 while the ring is nearly full and somebody has said so.
     pub warned: AtomicU32,
-    /// 1: a push found the ring filled beyond three quarters, and the worker hasn't emptied it since.
-    /// What a statement looks at first, as the ring's own positions change with every push.
-    pub crowded: AtomicU32,
-    /// Counts records that others repeat and that the worker could not read: sessions then refer to none
-    /// that they pushed before.
-    pub originals_lost: AtomicU32,
-    /// 1: the trail has reached `audit.max_size`, and statements are to be refused.
-    pub trail_full: AtomicU32,
     /// 1: periods were dropped of which the trail doesn't tell yet.
     pub news: AtomicU32,
     /// Sessions that found no in-flight slot since server start.
     pub unprotected: AtomicU64,
-    /// Position of the ring in use before which every producer is dead: its head when shared memory
-    /// was made.
-    pub dead_before: AtomicU64,
-    /// The first transaction id that can belong to this run of the server; 0 while nobody has looked.
-    first_xid: AtomicU64,
     /// Nanoseconds that the worker spent on batches since server start.
     pub worker_ns: AtomicU64,
     /// How the server stopped before it started ([`super::witness::LastStop`]); the worker's first START
