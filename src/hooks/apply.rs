@@ -23,6 +23,7 @@ unsafe extern "C" {
 }
 
 /// The event of the transaction that commits, and the LSN of the last one.
+#[unsafe(link_section = "audit_data")]
 static mut READY: Option<Id> = None;
 static mut LAST: u64 = 0;
 

@@ -14,6 +14,7 @@ const YES: u8 = 2;
 
 /// Whether this kind of process is recorded; found out at its first statement. (An atomic only to
 /// be a safe static; a backend is one thread.)
+#[unsafe(link_section = "audit_data")]
 static ELIGIBLE: AtomicU8 = AtomicU8::new(UNKNOWN);
 
 /// Whether statements of this process are captured now. May look for the home in the catalog, once

@@ -91,6 +91,7 @@ pub struct Engine {
 /// TopSubTransactionId (access/xact.h)
 pub const TOP_SUBXACT: u32 = 1;
 
+#[unsafe(link_section = "audit_data")]
 static mut ENGINE: Engine = Engine {
     lone: Lone::NONE,
     running: Vec::new(),

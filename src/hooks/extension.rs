@@ -9,6 +9,7 @@ use super::{drops, functions, guard_objects};
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, home, raw};
 
+#[unsafe(link_section = "audit_data")]
 static mut NEXT: pg_sys::object_access_hook_type = None;
 
 /// # Safety

@@ -346,6 +346,7 @@ const NOBODYS: u32 = u32::MAX;
 /// statement that begins from here on is said to be like them.
 #[inline]
 pub fn are_lost(count: u32) -> bool {
+    #[unsafe(link_section = "audit_data")]
     static mut SEEN: u32 = 0;
     // SAFETY: one thread.
     let seen = unsafe { core::mem::replace(&mut *(&raw mut SEEN), count) };

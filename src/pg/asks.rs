@@ -5,6 +5,7 @@ use audit_core::event::Classes;
 use audit_core::level::Level;
 
 /// [`Level::to_bits`], and of the bits that it leaves: who else asks.
+#[unsafe(link_section = "audit_data")]
 static mut WORD: u32 = Level::NONE.to_bits();
 
 /// Somebody besides `audit.level` who asks.

@@ -43,6 +43,7 @@ use super::{raw, ring_file, shared};
 const ASYNC: c_int = 0;
 const COMMIT: c_int = 1;
 
+#[unsafe(link_section = "audit_data")]
 static mut DURABILITY: c_int = ASYNC;
 static OPTIONS: EnumOptions<3> = EnumOptions([
     guc::entry(c"async", ASYNC),
@@ -52,9 +53,12 @@ static OPTIONS: EnumOptions<3> = EnumOptions([
 
 /// Where the last record ends that this backend has pushed and not yet had synced; 0 for none. And
 /// where the first one begins.
+#[unsafe(link_section = "audit_data")]
 static mut UNSYNCED: u64 = 0;
+#[unsafe(link_section = "audit_data")]
 static mut UNSYNCED_FROM: u64 = 0;
 /// A record of the running transaction found no room in the ring.
+#[unsafe(link_section = "audit_data")]
 static mut DROPPED: bool = false;
 
 /// What backends share about syncing the ring's file.

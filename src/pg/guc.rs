@@ -15,10 +15,13 @@ pub use define::{END, EnumOptions, Int, define, define_int, entry};
 
 static mut LEVEL_TEXT: *mut c_char = null_mut();
 static mut ROLE: *mut c_char = null_mut();
+#[unsafe(link_section = "audit_data")]
 static mut CATALOG: bool = true;
 static mut NESTED: bool = true;
+#[unsafe(link_section = "audit_data")]
 static mut PARAMETERS: bool = false;
 static mut PARAMETER_MAX_SIZE: c_int = 1024;
+#[unsafe(link_section = "audit_data")]
 static mut STATEMENT_MAX_SIZE: c_int = 64 * 1024;
 static mut CONTEXT: *mut c_char = null_mut();
 static mut BRANCH: *mut c_char = null_mut();
@@ -71,6 +74,7 @@ pub const NAMES: &[&core::ffi::CStr] = &[
 ];
 
 /// Counts assignments of what every event of the session carries: `audit.context`, `audit.branch`.
+#[unsafe(link_section = "audit_data")]
 static mut ATTRIBUTES_VERSION: u32 = 0;
 
 /// Changes when `audit.context` or `audit.branch` may have changed.

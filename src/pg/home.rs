@@ -15,6 +15,7 @@ pub const LABEL: &core::ffi::CStr = c"home";
 const SHARED_SEC_LABEL_RELATION_ID: pg_sys::Oid = pg_sys::Oid::from_u32(3592);
 const NO_CHANGE: u32 = 0;
 /// Where the home will be once the running transaction commits: [`NO_CHANGE`], `HOME_NONE`, an OID.
+#[unsafe(link_section = "audit_data")]
 static CHANGE: AtomicU32 = AtomicU32::new(NO_CHANGE);
 
 /// The running transaction moves the home: an OID, or `HOME_NONE`. Never throws.
@@ -46,6 +47,7 @@ fn change() {
 }
 
 /// Whether the running transaction has asked the worker off the home.
+#[unsafe(link_section = "audit_data")]
 static DETACHED: AtomicBool = AtomicBool::new(false);
 
 /// The running transaction renames, moves or copies the home, which nobody may be connected to:

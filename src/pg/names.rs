@@ -65,7 +65,9 @@ static mut CACHE: Cache = Cache {
     functions: HashMap::with_hasher(BuildHasherDefault::new()),
 };
 
+#[unsafe(link_section = "audit_data")]
 static mut ROLES_VERSION: u32 = 0;
+#[unsafe(link_section = "audit_data")]
 static mut RELATIONS_VERSION: u32 = 0;
 
 /// Changes when names of roles may have changed: the cache has forgotten them.

@@ -72,8 +72,10 @@ impl Mapped {
 
 /// Set in the postmaster while no child exists; children inherit it with mapping and descriptor.
 /// Never freed: the ring in use.
+#[unsafe(link_section = "audit_data")]
 static MAPPED: AtomicPtr<Mapped> = AtomicPtr::new(core::ptr::null_mut());
 /// How far this process has come in it.
+#[unsafe(link_section = "audit_data")]
 static mut AHEAD: Ahead = Ahead::new();
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 

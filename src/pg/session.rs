@@ -42,6 +42,7 @@ impl Roles {
 }
 
 /// The roles whose names are known.
+#[unsafe(link_section = "audit_data")]
 static mut LEARNED: Option<Roles> = None;
 
 struct State {
@@ -52,8 +53,10 @@ struct State {
     encoded: Vec<u8>,
 }
 
+#[unsafe(link_section = "audit_data")]
 static mut STATE: Option<State> = None;
 static mut IS_WORKER: bool = false;
+#[unsafe(link_section = "audit_data")]
 static mut VERSION: u32 = 0;
 
 /// Changes with [`encoded`].
@@ -261,6 +264,7 @@ const NEON_BRANCH: &core::ffi::CStr = c"neon.branch_id";
 /// Whether there is such a setting. Never throws.
 #[inline]
 fn neon_is_there() -> bool {
+    #[unsafe(link_section = "audit_data")]
     static mut KNOWN: Option<bool> = None;
     unsafe {
         if let Some(known) = KNOWN {

@@ -238,6 +238,7 @@ impl Shared {
     }
 }
 
+#[unsafe(link_section = "audit_data")]
 static mut SHARED: *mut Shared = core::ptr::null_mut();
 
 /// The shared state; `None` when the library was not preloaded.

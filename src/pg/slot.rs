@@ -27,6 +27,7 @@ struct Mine {
     decisions: usize,
 }
 
+#[unsafe(link_section = "audit_data")]
 static mut MINE: Option<Mine> = None;
 /// [`MINE`] of a session that has given up: see [`freeze`].
 static mut FROZEN: Option<Mine> = None;

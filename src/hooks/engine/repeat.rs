@@ -184,8 +184,8 @@ impl Engine {
 
     /// A query like the one with this frame may come again, without a frame.
     pub fn make_room_for_lone(&mut self, id: Id) {
-        let lone = |frame: &Box<Frame>| frame.aside == Some(Aside::Lone);
-        if let Some(at) = self.pool.iter().position(lone)
+        let is_lone = |id: &Id| self.pool[*id].aside == Some(Aside::Lone);
+        if let Some(at) = (0..self.pool.len()).find(is_lone)
             && let Ok([lone, frame]) = self.pool.get_disjoint_mut([at, id])
         {
             lone.make_room_for_record_of(frame);
