@@ -105,9 +105,7 @@ unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) {
         let marker = 0u8;
         if planned::begin_repeat(query, &raw const marker as usize) {
             start_next(query, eflags);
-            if !engine_as_it_is().lone.pause(query as usize) {
-                pause_framed(query, None);
-            }
+            pause_lone(query);
         } else {
             start_asked_for(query, eflags);
         }
@@ -176,9 +174,7 @@ unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
             &raw const marker as usize,
         );
         start_next(query, eflags);
-        if !engine_as_it_is().lone.pause(query as usize) {
-            pause_framed(query, None);
-        }
+        pause_lone(query);
     }
 }
 
@@ -300,11 +296,21 @@ executor_run_fn! {
             if !engine_as_it_is().lone.pause(query as usize) {
                 pause_framed(query, Some(rows));
             } else if engine_as_it_is().lone.is_recorded() {
-                engine_as_it_is().repeat().count(rows);
+                count(&mut engine_as_it_is().repeat().rows, rows);
             }
         }
     },
     NEXT_RUN
+}
+
+/// The server has come back from a lone query, which has no rows to tell of. Throws.
+#[inline(always)]
+unsafe fn pause_lone(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if !engine_as_it_is().lone.pause(query as usize) {
+            pause_framed(query, None);
+        }
+    }
 }
 
 /// The server has come back from a lone query that was given a frame meanwhile, with these rows. Throws.
@@ -411,9 +417,7 @@ unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
         engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_FINISH(query);
         guard::check_database(query);
-        if !engine_as_it_is().lone.pause(query as usize) {
-            pause_framed(query, None);
-        }
+        pause_lone(query);
     }
 }
 

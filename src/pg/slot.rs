@@ -150,8 +150,8 @@ fn wants_session() -> bool {
     guc::level().records(Classes::of(Class::Session), false)
 }
 
-/// A statement that will be recorded begins; `content` as for [`entry_of`], where it has one. `None`: more statements are
-/// under way than a slot holds.
+/// A statement that will be recorded begins; `content` as for [`entry_of`], where it has one. `None`: more
+/// statements are under way than a slot holds.
 pub fn open(content: Option<u32>, statement: &Statement) -> Option<u8> {
     keep_session();
     let mine = mine()?;

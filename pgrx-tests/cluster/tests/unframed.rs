@@ -303,7 +303,10 @@ fn a_pipeline_of_them() {
     assert_eq!(run("-c audit.nested=off").len(), 6 * 17);
 }
 
-/// What comes of one that has run well three times, and now waits until something ends it.
+/// How often it runs well first: more often than it takes to be known.
+const WELL: usize = 6;
+
+/// What comes of one that has run well so often, and now waits until something ends it.
 fn ended(cluster: &Cluster, level: &str, how: impl Fn(u32)) -> Vec<String> {
     let mut client = cluster.app();
     client
@@ -314,7 +317,7 @@ fn ended(cluster: &Cluster, level: &str, how: impl Fn(u32)) -> Vec<String> {
         .prepare("SELECT count(pg_sleep(n)) FROM naps")
         .expect("prepares");
     cluster.psql().run("UPDATE naps SET n = 0").ok();
-    for _ in 0..3 {
+    for _ in 0..WELL {
         client.execute(&waits, &[]).expect("runs");
     }
     cluster.psql().run("UPDATE naps SET n = 60").ok();
@@ -350,19 +353,19 @@ fn one_that_comes_to_a_bad_end() {
         }
     };
     let all = ended(&cluster, "all", call("pg_cancel_backend"));
-    assert_eq!(all[..3], [&*well; 3]);
-    assert_eq!(all[3..], [failed("57014")]);
+    assert_eq!(all[..WELL], [&*well; WELL]);
+    assert_eq!(all[WELL..], [failed("57014")]);
     let all = ended(&cluster, "failed", call("pg_cancel_backend"));
     assert_eq!(all, [failed("57014")]);
     let all = ended(&cluster, "all", call("pg_terminate_backend"));
-    assert_eq!(all[..3], [&*well; 3]);
-    assert_eq!(all[3..], [failed("57P01")]);
+    assert_eq!(all[..WELL], [&*well; WELL]);
+    assert_eq!(all[WELL..], [failed("57P01")]);
     let kill = |pid| assert!(cluster.kill_child(pid));
     let all = ended(&cluster, "all", kill);
-    assert_eq!(all[..3], [&*well; 3]);
+    assert_eq!(all[..WELL], [&*well; WELL]);
     // Nobody was there to say when it ended.
     assert_eq!(
-        all[3..],
+        all[WELL..],
         [format!("unfinished | ~ | rolled back | ~ | {names} | ~")]
     );
     check_event_numbers(&cluster, "true");

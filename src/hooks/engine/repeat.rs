@@ -41,12 +41,6 @@ impl Repeat {
         duration: -1,
         transaction_id: 0,
     };
-
-    /// Has rows come out of the query.
-    #[inline]
-    pub fn count(&mut self, rows: i64) {
-        self.rows = self.rows.max(0) + rows;
-    }
 }
 
 impl Engine {
@@ -58,7 +52,7 @@ impl Engine {
         self.repeat = repeat;
     }
 
-    /// What the lone query has counted.
+    /// What is known of the lone query, if it is recorded.
     #[inline]
     pub fn repeat(&mut self) -> &mut Repeat {
         &mut self.repeat
