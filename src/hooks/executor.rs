@@ -16,11 +16,15 @@ use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Id, Lone, engine, engine_as_it_is, with, with_as_it_is};
+use super::engine::{Id, engine, engine_as_it_is, with_as_it_is};
 use super::planned::{CLASSES_OF_READ, classes_of_plan};
-use super::{begin, capture, guard, planned, settings};
+use super::{begin, capture, guard, planned};
 use crate::executor_run_fn;
 use crate::pg::{asks, compat, guc, raw, session};
+
+mod lone;
+
+use lone::{end_lone, end_repeat, finish_lone, run_lone, start_lone, start_repeat};
 
 type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
@@ -97,21 +101,6 @@ unsafe fn start_one_of_many(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     }
 }
 
-/// Starts a client's query that may repeat a record. Throws.
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
-unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let marker = 0u8;
-        if planned::begin_repeat(query, &raw const marker as usize) {
-            start_next(query, eflags);
-            pause_lone(query);
-        } else {
-            start_asked_for(query, eflags);
-        }
-    }
-}
-
 /// Starts a query that is to be recorded, or of which the first look doesn't say. Throws.
 #[inline(never)]
 unsafe fn start_asked_for(query: *mut pg_sys::QueryDesc, eflags: c_int) {
@@ -157,25 +146,6 @@ unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 #[inline]
 fn is_nested_left_out(classes: Classes) -> bool {
     asks::for_none_of(classes) || (!begin::possible(1) && !guc::has_role() && !guc::assigned())
-}
-
-/// Starts a top-level query that has no frame unless something asks for one. Throws.
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
-unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let marker = 0u8;
-        begin::session_of_query();
-        let text = planned::text_of(query);
-        begin::lone(
-            engine_as_it_is(),
-            text,
-            query as usize,
-            &raw const marker as usize,
-        );
-        start_next(query, eflags);
-        pause_lone(query);
-    }
 }
 
 /// Starts a nested query that has none. Throws.
@@ -287,54 +257,6 @@ unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
 executor_run_fn! {
     #[inline(never)]
     #[unsafe(link_section = "audit_hot")]
-    run_lone, query, proceed => {
-        unsafe {
-            let marker = 0u8;
-            engine_as_it_is().resume_lone(&raw const marker as usize);
-            proceed!();
-            let rows = (*(*query).estate).es_processed as i64;
-            if !engine_as_it_is().lone.pause(query as usize) {
-                pause_framed(query, Some(rows));
-            } else if engine_as_it_is().lone.is_recorded() {
-                count(&mut engine_as_it_is().repeat().rows, rows);
-            }
-        }
-    },
-    NEXT_RUN
-}
-
-/// The server has come back from a lone query, which has no rows to tell of. Throws.
-#[inline(always)]
-unsafe fn pause_lone(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        if !engine_as_it_is().lone.pause(query as usize) {
-            pause_framed(query, None);
-        }
-    }
-}
-
-/// The server has come back from a lone query that was given a frame meanwhile, with these rows. Throws.
-#[cold]
-#[inline(never)]
-unsafe fn pause_framed(query: *mut pg_sys::QueryDesc, rows: Option<i64>) {
-    unsafe {
-        if let Some(id) = engine_as_it_is().find(query as usize) {
-            with_as_it_is(|engine| {
-                engine.pause(id);
-                if let Some(rows) = rows {
-                    count(&mut engine.frame(id).numbers.rows, rows);
-                }
-            });
-            if engine_as_it_is().frame(id).unwatched_in != 0 {
-                watch(query, id);
-            }
-        }
-    }
-}
-
-executor_run_fn! {
-    #[inline(never)]
-    #[unsafe(link_section = "audit_hot")]
     run_passing, query, proceed => {
         unsafe {
             let marker = 0u8;
@@ -411,17 +333,6 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
 }
 
 #[inline(never)]
-unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        let marker = 0u8;
-        engine_as_it_is().resume_lone(&raw const marker as usize);
-        NEXT_FINISH(query);
-        guard::check_database(query);
-        pause_lone(query);
-    }
-}
-
-#[inline(never)]
 unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
@@ -455,51 +366,6 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             end_known(query);
         }
     }
-}
-
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
-unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        let marker = 0u8;
-        engine_as_it_is().resume_lone(&raw const marker as usize);
-        NEXT_END(query);
-        if engine_as_it_is().lone.pause(query as usize) {
-            engine_as_it_is().lone = Lone::NONE;
-            if guc::assigned() {
-                cold_path();
-                with(settings::check);
-            }
-        } else {
-            end_framed(query);
-        }
-    }
-}
-
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
-unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        let marker = 0u8;
-        engine_as_it_is().resume_lone(&raw const marker as usize);
-        NEXT_END(query);
-        if engine_as_it_is().lone.pause(query as usize) {
-            with_as_it_is(|engine| engine.repeat_ended());
-        } else {
-            end_framed(query);
-        }
-    }
-}
-
-/// As [`pause_framed`], from its end. Never throws.
-#[cold]
-#[inline(never)]
-fn end_framed(query: *mut pg_sys::QueryDesc) {
-    with(|engine| {
-        if let Some(id) = engine.find(query as usize) {
-            engine.query_ended(id);
-        }
-    });
 }
 
 #[inline(never)]

@@ -22,9 +22,9 @@ pub type ExecutorRun =
 #[macro_export]
 #[cfg(not(feature = "pg18"))]
 macro_rules! executor_run_fn {
-    ($(#[$meta:meta])* $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
         $(#[$meta])*
-        unsafe extern "C-unwind" fn $name(
+        $vis unsafe extern "C-unwind" fn $name(
             $qd: *mut pg_sys::QueryDesc,
             direction: pg_sys::ScanDirection::Type,
             count: u64,
@@ -44,9 +44,9 @@ macro_rules! executor_run_fn {
 #[macro_export]
 #[cfg(feature = "pg18")]
 macro_rules! executor_run_fn {
-    ($(#[$meta:meta])* $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
         $(#[$meta])*
-        unsafe extern "C-unwind" fn $name(
+        $vis unsafe extern "C-unwind" fn $name(
             $qd: *mut pg_sys::QueryDesc,
             direction: pg_sys::ScanDirection::Type,
             count: u64,
