@@ -15,6 +15,7 @@
 //!
 //! Nothing here throws or, once the pool is warm, allocates.
 
+mod calm;
 mod ending;
 mod lone;
 mod passing;
@@ -44,28 +45,34 @@ pub type Id = usize;
 pub struct Engine {
     /// The query that is all that is under way, if it has no frame. See `engine::lone`.
     pub lone: Lone,
-    /// Statements being run, the outermost first.
-    pub running: Vec<Id>,
     /// The running subtransaction, as the server's callbacks tell; of one that was aborted, the one around it.
     pub subxact: u32,
+    /// More than a lone query may be under way: see [`Engine::stir`].
+    stirred: bool,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
     pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
-    pub explicit: bool,
+    explicit: bool,
     /// The commit of a statement failed whose event was sent ahead of it.
     pub commit_failed: bool,
+    /// Number of the session's last top-level statement.
+    pub statement_id: u64,
+    /// Nested statements that have passed and are not yet among the numbers of the top-level one.
+    unnumbered: u32,
+    /// A statement may be under way whose queries are its own: see [`Engine::may_pass`].
+    any_wraps: bool,
 
+    /// Statements being run, the outermost first.
+    pub running: Vec<Id>,
     /// Queries begun and not yet ended, running ones included.
     open: Vec<Id>,
-    /// Statements that failed and wait for the verdict caught or failed, in the order they died.
-    dead: Vec<Id>,
     /// A finished statement whose transaction is about to end.
     pub(super) held: Option<Id>,
 
-    /// Number of the session's last top-level statement.
-    pub statement_id: u64,
     /// Where the last top-level statement was found.
     pub last_source: Source,
+    /// Statements that failed and wait for the verdict caught or failed, in the order they died.
+    dead: Vec<Id>,
     /// What the lone query is, if it is recorded.
     repeat: Repeat,
     /// The frame that is set aside for the lone query.
@@ -94,16 +101,19 @@ pub const TOP_SUBXACT: u32 = 1;
 #[unsafe(link_section = "audit_data")]
 static mut ENGINE: Engine = Engine {
     lone: Lone::NONE,
-    running: Vec::new(),
     subxact: TOP_SUBXACT,
+    stirred: true,
     committing: false,
     explicit: false,
     commit_failed: false,
-    open: Vec::new(),
-    dead: Vec::new(),
-    held: None,
     statement_id: 0,
+    unnumbered: 0,
+    any_wraps: false,
+    running: Vec::new(),
+    open: Vec::new(),
+    held: None,
     last_source: Source::NONE,
+    dead: Vec::new(),
     repeat: Repeat::NONE,
     for_lone: None,
     free: Vec::new(),
@@ -190,6 +200,7 @@ impl Engine {
     /// Takes a frame as it was left: it has to be reset.
     #[inline(always)]
     pub fn free_frame(&mut self) -> Id {
+        self.stir();
         match self.free.pop() {
             Some(id) => id,
             None => self.add_frame(),
@@ -233,6 +244,7 @@ impl Engine {
         let Some(id) = self.aside(aside).take() else {
             return self.take_frame();
         };
+        self.stir();
         let frame = self.frame(id);
         frame.reset();
         frame.aside = Some(aside);
@@ -295,6 +307,9 @@ impl Engine {
             }
             self.running.pop();
             self.die(id);
+            if self.running.is_empty() {
+                self.unnumbered = 0; // They were its.
+            }
         }
     }
 
@@ -374,6 +389,10 @@ impl Engine {
     /// and that never came back died of an error which somebody handled.
     #[inline(never)]
     pub fn pause(&mut self, id: Id) {
+        if self.unnumbered != 0 {
+            cold_path();
+            self.number_passed();
+        }
         if self.running.last() == Some(&id) {
             self.running.pop();
         } else {
@@ -411,6 +430,7 @@ impl Engine {
         } else {
             // Nothing ran inside it: its number is free for its execution.
             let number = frame.numbers.substatement_id;
+            self.number_passed();
             if let Some(top) = self.top_level()
                 && top.last_sub == number
             {
@@ -458,39 +478,6 @@ impl Engine {
         Some(&mut self.pool[id])
     }
 
-    /// Whether [`Engine::enter`] has nothing to conclude.
-    #[inline]
-    pub fn undisturbed(&self) -> bool {
-        self.running.len() | self.dead.len() == 0
-    }
-
-    /// Whether nothing is under way: no statement that runs, waits or has died.
-    #[inline]
-    pub fn idle(&self) -> bool {
-        self.undisturbed() && self.held.is_none()
-    }
-
-    /// Whether no statement of this session, nor anything that is known of its transaction, is still to end.
-    #[inline]
-    pub fn is_at_rest(&self) -> bool {
-        let under_way = self.running.len() | self.dead.len() | self.open.len() | self.checks.len();
-        let held = self.held.is_some() | self.explicit;
-        under_way | held as usize == 0 && self.fates.is_at_rest()
-    }
-
-    /// Whether no query has begun and not yet ended.
-    #[inline]
-    pub fn has_no_query(&self) -> bool {
-        self.open.is_empty()
-    }
-
-    /// Whether a hook that looks for the statement of its query would find none, and has none to
-    /// bury.
-    #[inline]
-    pub fn knows_no_query(&self) -> bool {
-        self.running.len() | self.dead.len() | self.open.len() == 0
-    }
-
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own
     /// number whatever came in between.
     fn top_level(&mut self) -> Option<&mut Frame> {
@@ -500,6 +487,7 @@ impl Engine {
 
     /// Numbers a statement that begins inside another.
     pub fn number_nested(&mut self) -> (u64, u32) {
+        self.number_passed();
         let statement_id = self.statement_id;
         match self.top_level() {
             Some(top) => {

@@ -68,13 +68,13 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
             start_one_of_many(query, eflags);
         } else if engine.may_pass() {
             start_passing(query, eflags);
-        } else if classes != CLASSES_OF_READ || !engine.idle() || !capture::on_surely() {
+        } else if classes != CLASSES_OF_READ || !engine.idle() {
             start_asked_for(query, eflags);
-        } else if !asks::for_nothing() && engine.may_be_lone() {
-            start_lone(query, eflags);
-        } else if asks::for_nothing() && (*stmt).rowMarks.is_null() {
+        } else if asks::for_nothing() {
             count_unrecorded(query);
-            NEXT_START(query, eflags); // Neither writes nor locks: nothing for `guard::check_query`.
+            start_next(query, eflags);
+        } else if engine.may_be_lone() && capture::on_surely() {
+            start_lone(query, eflags);
         } else {
             start_asked_for(query, eflags);
         }
@@ -154,7 +154,7 @@ fn is_nested_left_out(classes: Classes) -> bool {
 unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        engine_as_it_is().number_nested();
+        engine_as_it_is().count_passing();
         let calls = engine_as_it_is().pass(&raw const marker as usize);
         start_next(query, eflags);
         engine_as_it_is().passed(calls);

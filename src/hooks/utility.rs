@@ -93,7 +93,9 @@ unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
             return false;
         }
         engine().statement_id += 1;
-        engine().explicit |= describe::begins_transaction(node);
+        if describe::begins_transaction(node) {
+            engine().begin_explicit();
+        }
         true
     }
 }
@@ -162,9 +164,9 @@ unsafe fn begin_utility(
         };
         with(|engine| {
             let id = begin::statement(engine, text, kind.classes, wanted, address);
+            let fetches = (*node).type_ == pg_sys::NodeTag::T_FetchStmt;
+            engine.wraps(id, kind.wraps, fetches);
             let frame = engine.frame(id);
-            frame.wraps = kind.wraps;
-            frame.fetches = (*node).type_ == pg_sys::NodeTag::T_FetchStmt;
             if !kind.source.is_null() {
                 frame.source = kind.source as usize;
             }
@@ -300,7 +302,7 @@ unsafe fn end_utility(id: Id, qc: *mut pg_sys::QueryCompletion) {
         let frame = engine.frame(id);
         frame.numbers.rows = rows.unwrap_or(frame.inner_rows);
         if frame.begins_transaction && frame.numbers.depth == 0 {
-            engine.explicit = true;
+            engine.begin_explicit();
         }
         engine.succeed(id);
     });

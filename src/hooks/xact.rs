@@ -137,16 +137,37 @@ fn end(fate: Fate) {
     durability::transaction_ended();
     let engine = engine_as_it_is();
     engine.subxact = TOP_SUBXACT;
+    if engine.is_stirred() {
+        end_stirred(fate);
+    } else {
+        end_calm(fate);
+    }
+}
+
+/// A transaction ends of which anything may be known.
+#[inline(never)]
+#[unsafe(link_section = "audit_hot")]
+fn end_stirred(fate: Fate) {
+    let engine = engine_as_it_is();
     if !engine.is_at_rest() || engine.fates.has_pending() {
         end_known(fate);
-    } else if engine.lone.is_there() {
+    } else {
+        end_calm(fate);
+    }
+    engine_as_it_is().settle();
+}
+
+/// A transaction ends of which nothing is known, but perhaps the lone query.
+#[inline]
+fn end_calm(fate: Fate) {
+    if engine_as_it_is().lone.is_there() {
         end_lone(fate);
     } else {
         slot::keep_transaction(0);
     }
 }
 
-/// A transaction ends of which nothing is known but the lone query.
+/// As [`end_calm`], where there is one.
 #[inline(never)]
 #[unsafe(link_section = "audit_hot")]
 fn end_lone(fate: Fate) {
@@ -176,7 +197,10 @@ unsafe extern "C-unwind" fn subtransaction(
 ) {
     use pg_sys::SubXactEvent::*;
     match event {
-        SUBXACT_EVENT_START_SUB => engine_as_it_is().subxact = id,
+        SUBXACT_EVENT_START_SUB => {
+            engine_as_it_is().stir();
+            engine_as_it_is().subxact = id;
+        }
         SUBXACT_EVENT_COMMIT_SUB | SUBXACT_EVENT_ABORT_SUB => engine_as_it_is().subxact = parent,
         _ => {}
     }

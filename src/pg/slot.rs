@@ -29,6 +29,9 @@ struct Mine {
 
 #[unsafe(link_section = "audit_data")]
 static mut MINE: Option<Mine> = None;
+/// Whether the slot has a transaction's id.
+#[unsafe(link_section = "audit_data")]
+static mut HAS_XID: bool = false;
 /// [`MINE`] of a session that has given up: see [`freeze`].
 static mut FROZEN: Option<Mine> = None;
 
@@ -232,7 +235,12 @@ pub fn keep_commit(undecided_from: u64, xid: u64) {
 /// The transaction is about to commit, or to be prepared, as `xid`; 0: it has ended.
 #[inline]
 pub fn keep_transaction(xid: u64) {
+    // SAFETY: as for `mine`.
+    if xid == 0 && !unsafe { HAS_XID } {
+        return;
+    }
     if let Some(mine) = mine() {
         mine.slot.set_xid(xid);
+        unsafe { HAS_XID = xid != 0 };
     }
 }

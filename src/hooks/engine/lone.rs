@@ -70,7 +70,7 @@ impl Engine {
     /// Whether a query has begun and not yet ended, be it the one without a frame.
     #[inline]
     pub fn knows_of_a_query(&self) -> bool {
-        self.open.len() | self.lone.query != 0
+        self.lone.query != 0 || !self.has_no_query()
     }
 
     /// Whether a client's query that begins where nothing is under way can go without a frame: one is at
@@ -78,7 +78,7 @@ impl Engine {
     #[inline]
     pub fn may_be_lone(&self) -> bool {
         debug_assert!(self.idle() && !self.knows_of_a_query());
-        self.plan.is_none() && !self.committing && self.for_lone.is_some()
+        !self.is_stirred() || (self.plan.is_none() && !self.committing && self.for_lone.is_some())
     }
 
     /// Such a query begins, and its hook, at this address of the stack, calls the server.

@@ -33,10 +33,43 @@ impl Engine {
     /// statement whose queries are nested in it, and not its own.
     #[inline]
     pub fn may_pass(&self) -> bool {
+        self.is_stirred() && !self.running.is_empty() && !(self.any_wraps && self.is_wrapped())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_wrapped(&self) -> bool {
         self.running.last().is_some_and(|id| {
             let frame = &self.pool[*id];
-            frame.wraps == Wraps::Nothing && !frame.fetches
+            frame.wraps != Wraps::Nothing || frame.fetches
         })
+    }
+
+    /// The queries of this statement, which begins, may be its own.
+    pub fn wraps(&mut self, id: Id, wraps: Wraps, fetches: bool) {
+        let frame = &mut self.pool[id];
+        frame.wraps = wraps;
+        frame.fetches = fetches;
+        self.any_wraps |= wraps != Wraps::Nothing || fetches;
+    }
+
+    /// One that passes begins. (Where its top-level statement keeps its number is three steps away, and not
+    /// in the cache.)
+    #[inline]
+    pub fn count_passing(&mut self) {
+        self.unnumbered += 1;
+    }
+
+    /// Those that have passed are among the numbers of the top-level statement. Before that pauses, or
+    /// another gets one.
+    #[inline(never)]
+    pub(super) fn number_passed(&mut self) {
+        let passed = core::mem::take(&mut self.unnumbered);
+        if passed != 0
+            && let Some(top) = self.top_level()
+        {
+            top.last_sub += passed;
+        }
     }
 
     /// The hook of such a statement, at this address of the stack, calls the server. The result is for [`Engine::passed`],

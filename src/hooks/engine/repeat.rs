@@ -79,6 +79,7 @@ impl Engine {
             slot::close(repeat.entry);
             self.lone = Lone::NONE;
         } else if self.explicit {
+            debug_assert!(self.is_stirred());
             self.send_repeat(Fate::Open);
         } else {
             slot::finish(repeat.entry, repeat.duration, repeat.rows);

@@ -1,0 +1,75 @@
+//! Whether anything is under way, in few looks. Between two transactions nothing is, and most of these begin
+//! no more than one lone query (`engine::lone`): then a bit says so, and the lists need not be looked at.
+
+use super::*;
+
+impl Engine {
+    /// Whether [`Engine::enter`] has nothing to conclude.
+    #[inline]
+    pub fn undisturbed(&self) -> bool {
+        self.running.len() | self.dead.len() == 0
+    }
+
+    /// Whether nothing is under way: no statement that runs, waits or has died.
+    #[inline]
+    pub fn idle(&self) -> bool {
+        !self.is_stirred() || (self.undisturbed() && self.held.is_none())
+    }
+
+    /// From now until a transaction's end says otherwise, more may be under way than a lone query. Until it
+    /// is called, and by all that a frame is taken for, what follows needs no look at the lists: nothing
+    /// runs, waits, is open or has died, and all that is known of a transaction is that it runs.
+    #[inline]
+    pub fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// Whether more may be under way than a lone query.
+    #[inline]
+    pub fn is_stirred(&self) -> bool {
+        debug_assert!(self.stirred || self.is_calm());
+        self.stirred
+    }
+
+    /// What holds as long as the engine isn't stirred.
+    #[inline]
+    fn is_calm(&self) -> bool {
+        let at_rest = self.is_at_rest() & !self.fates.has_pending() & !self.committing;
+        at_rest && self.plan.is_none() && self.for_lone.is_some()
+    }
+
+    /// A transaction has ended, and what was to be done about it is done.
+    #[inline]
+    pub fn settle(&mut self) {
+        self.stirred = !self.is_calm();
+        self.any_wraps &= self.stirred;
+    }
+
+    /// BEGIN … COMMIT has begun.
+    #[inline]
+    pub fn begin_explicit(&mut self) {
+        self.stir();
+        self.explicit = true;
+    }
+
+    /// Whether no statement of this session, nor anything that is known of its transaction, is still to end.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        let under_way = self.running.len() | self.dead.len() | self.open.len() | self.checks.len();
+        let held = self.held.is_some() | self.explicit;
+        under_way | held as usize == 0 && self.fates.is_at_rest()
+    }
+
+    /// Whether no query has begun and not yet ended.
+    #[inline]
+    pub fn has_no_query(&self) -> bool {
+        !self.is_stirred() || self.open.is_empty()
+    }
+
+    /// Whether a hook that looks for the statement of its query would find none, and has none to
+    /// bury.
+    #[inline]
+    pub fn knows_no_query(&self) -> bool {
+        !self.is_stirred() || self.running.len() | self.dead.len() | self.open.len() == 0
+    }
+}
