@@ -3,9 +3,9 @@ good for microseconds. Two servers that are the same differ by as much as the ba
 what tells is the number of rounds, not of turns.
 
 Two sessions on each server, connected for the whole measurement: one runs nested statements, in a DO loop, the
-other its client's own, sent ahead of the answers. They take turns of some hundredths of a second, the processes'
-own CPU time is read before and after. What is compared are turns of the same moment, as a processor is not
-always equally fast: of a round, the median of their differences.
+other its client's own, sent ahead of the answers. They take turns of some milliseconds, the processes' own CPU
+time is read before and after. What is compared are turns of the same moment, as a processor is not always
+equally fast (longer turns are not of the same moment): of a round, the median of their differences.
 """
 
 import statistics
@@ -18,9 +18,9 @@ from workloads import VANILLA, do_loop
 
 NESTED, OWN = "nested", "a client's own"
 # Of a turn.
-STATEMENTS = {NESTED: 10_000, OWN: 2_000}
+STATEMENTS = {NESTED: 2_000, OWN: 400}
 OWN_STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = $1"
-TURNS = 100
+TURNS = 500
 # The levels that leave a SELECT out; the second leaves everything out.
 LEVELS = ["audit_ext write", "audit_ext none"]
 CONFIGURATIONS = [VANILLA, *LEVELS]
