@@ -273,22 +273,9 @@ def play(number, servers, workloads, args, scratch, chance):
             yield combine(turns[server])
 
 
-def run(args, notes):
-    template = args.dir / "template"
-    make_template(template)
-    runs, closed, bare_turns = [], {}, []
+def play_all(servers, args, scratch, runs, bare_turns):
+    """All rounds; adds what they measure to `runs` and `bare_turns`."""
     chance = random.Random(6)
-    scratch = args.dir / "pgbench"
-    scratch.mkdir()
-    servers = [
-        Server(args.dir / f"server{i}", template, configuration, FIRST_PORT + i)
-        for i, configuration in enumerate(args.configurations)
-    ]
-    for server in servers:
-        args.running.append(server)
-        server.start()
-        server.fill(SCALE)
-        server.stop("fast")
     narrow = [s for s in servers if s.configuration.name in NARROW]
     bare = [s for s in servers if s.configuration.name in left_out.CONFIGURATIONS]
     if len(bare) < len(left_out.CONFIGURATIONS):
@@ -314,7 +301,32 @@ def run(args, notes):
             bare_turns += left_out.measure(bare, number, chance, args.patience)
         for server in bare:
             server.stop("fast")
+
+
+def run(args, notes):
+    template = args.dir / "template"
+    make_template(template)
+    runs, closed, bare_turns = [], {}, []
+    scratch = args.dir / "pgbench"
+    scratch.mkdir()
+    servers = [
+        Server(args.dir / f"server{i}", template, configuration, FIRST_PORT + i)
+        for i, configuration in enumerate(args.configurations)
+    ]
     for server in servers:
+        args.running.append(server)
+        server.start()
+        server.fill(SCALE)
+        server.stop("fast")
+    failed = None
+    try:
+        play_all(servers, args, scratch, runs, bare_turns)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        # What was measured until then is not lost.
+        failed = error
+        notes.append(f"ENDED in round {runs[-1]['round'] if runs else 1} of {args.rounds + args.more}, or at its end: {error}")
+    for server in servers:
+        server.stop()
         args.running.remove(server)
         remove(server.folder)
     for workload in args.workloads:
@@ -374,7 +386,7 @@ def run(args, notes):
     print("\n" + text)
     print(f"{args.out}: bench.json, bench.txt, cpu.svg, tps.svg, bytes.svg")
     # That others lose events is a finding, not a failure.
-    return 1 if any(r["configuration"].startswith("audit_ext") for r in void) else 0
+    return 1 if failed or any(r["configuration"].startswith("audit_ext") for r in void) else 0
 
 
 def main():
