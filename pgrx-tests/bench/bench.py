@@ -254,8 +254,11 @@ def start(servers):
 
 def play(number, servers, workloads, args, scratch, chance):
     """A round: each server in each workload. On servers just started: two that are the same in everything
-    differ by 4 % for as long as they live (where their memory lies)."""
-    start(servers)
+    differ by 4 % for as long as they live (where their memory lies), and by when they were started, so that is
+    in another order each time."""
+    begun = list(servers)
+    chance.shuffle(begun)
+    start(begun)
     workloads = list(workloads)
     chance.shuffle(workloads)
     for workload in workloads:
@@ -329,14 +332,15 @@ def run(args, notes):
         server.stop()
         args.running.remove(server)
         remove(server.folder)
-    for workload in args.workloads:
+    measured = [w for w in args.workloads if any(r["workload"] == w.name for r in runs)]
+    for workload in measured:
         for configuration in args.configurations:
             if workload.closed and configuration.name == "audit_ext all" and not (args.quick or args.no_closed):
                 print(f"{workload.name}: size of a closed partition", flush=True)
                 closed[workload.name] = closed_size(args, template, configuration, workload, scratch)
 
     summaries, texts = {}, []
-    for workload in args.workloads:
+    for workload in measured:
         these = []
         for configuration in args.configurations:
             found = report.summarize(runs, workload.name, configuration.name) | {"name": configuration.name}

@@ -105,7 +105,7 @@ COLUMNS = [
     ("WAL/event", lambda s: number(s["wal_added_per_event"], 0)),
     ("recorded/expected", lambda s: "VOID" if s["void"] else
      "–" if s["recorded"] is None else f"{s['recorded']:,}/{s['expected']:,}"),
-    ("others' CPU", lambda s: f"{s['others_cpu']:.0%}"),
+    ("others' CPU", lambda s: "–" if s["others_cpu"] is None else f"{s['others_cpu']:.0%}"),
 ]
 
 
