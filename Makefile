@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test soak test-majors test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-trail clean
+.PHONY: help setup install run stop test soak test-majors test-checked test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-trail clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -31,6 +31,9 @@ soak: ## each fault many times (SOAK=50), then a mixed run of kills (MINUTES=10)
 
 test-majors: ## the main-job test on real servers 16 and 18
 	@scripts/test-majors.sh
+
+test-checked: ## the tests on real clusters against a build that checks each debug_assert!
+	@scripts/test-checked.sh
 
 test-memory: ## a session of a million mixed statements holds no more than one of the plain server: ten minutes
 	@scripts/install.sh
