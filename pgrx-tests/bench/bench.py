@@ -327,7 +327,7 @@ def run(args, notes):
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         # What was measured until then is not lost.
         failed = error
-        notes.append(f"ENDED in round {runs[-1]['round'] if runs else 1} of {args.rounds + args.more}, or at its end: {error}")
+        notes.append(f"ENDED in or after round {runs[-1]['round'] if runs else 1} of {args.rounds + args.more}: {error}")
     for server in servers:
         server.stop()
         args.running.remove(server)
