@@ -49,6 +49,12 @@ upgrade() { # upgrade MAJOR
         as_server "$old_bin/psql" -h "$work" -p "$port" -U postgres -X -q -d "$database" -c \
             "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%'"
     done
+    # Nor can a table that asks for LZ4 be upgraded to a server built without it, as PyPI's are. What is stored
+    # here is too short to be compressed.
+    if ! "$new_config" --configure | grep -q -- --with-lz4; then
+        as_server "$old_bin/psql" -h "$work" -p "$port" -U postgres -X -q -d postgres -c \
+            "UPDATE pg_attribute SET attcompression = '' WHERE attcompression = 'l'"
+    fi
     stop "$old_bin" "$work/old"
 
     # Whoever wants to go on with the old key moves it.
