@@ -246,19 +246,19 @@ def turn(server, workload, round_number, args, scratch):
     return one
 
 
-def start(servers):
-    for server in servers:
+def start(servers, chance):
+    """In another order each time: when a server was started tells where its memory lies."""
+    order = list(servers)
+    chance.shuffle(order)
+    for server in order:
         server.start()
         server.warm()
 
 
 def play(number, servers, workloads, args, scratch, chance):
     """A round: each server in each workload. On servers just started: two that are the same in everything
-    differ by 4 % for as long as they live (where their memory lies), and by when they were started, so that is
-    in another order each time."""
-    begun = list(servers)
-    chance.shuffle(begun)
-    start(begun)
+    differ by 4 % for as long as they live (where their memory lies)."""
+    start(servers, chance)
     workloads = list(workloads)
     chance.shuffle(workloads)
     for workload in workloads:
@@ -298,9 +298,7 @@ def play_all(servers, args, scratch, runs, bare_turns):
         for server in playing:
             server.stop("fast")
         if bare:
-            # All of them just started, in another order each time: what starts first lies best in memory.
-            chance.shuffle(bare)
-            start(bare)
+            start(bare, chance) # all of them anew
             bare_turns += left_out.measure(bare, number, chance, args.patience)
         for server in bare:
             server.stop("fast")

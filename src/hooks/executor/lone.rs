@@ -73,17 +73,12 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        let marker = 0u8;
-        engine_as_it_is().resume_lone(&raw const marker as usize);
-        NEXT_END(query);
-        if engine_as_it_is().lone.pause(query as usize) {
+        if end_next(query) {
             engine_as_it_is().lone = Lone::NONE;
             if guc::assigned() {
                 cold_path();
                 with(settings::check);
             }
-        } else {
-            end_framed(query);
         }
     }
 }
@@ -92,15 +87,25 @@ pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
     unsafe {
+        if end_next(query) {
+            with_as_it_is(|engine| engine.repeat_ended());
+        }
+    }
+}
+
+/// Lets the server end it; `false`: it was given a frame meanwhile, and that has ended. Throws.
+#[inline(always)]
+unsafe fn end_next(query: *mut pg_sys::QueryDesc) -> bool {
+    unsafe {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_END(query);
-        if engine_as_it_is().lone.pause(query as usize) {
-            with_as_it_is(|engine| engine.repeat_ended());
-        } else {
-            end_framed(query);
-        }
     }
+    let alone = engine_as_it_is().lone.pause(query as usize);
+    if !alone {
+        end_framed(query);
+    }
+    alone
 }
 
 /// The server has come back from a lone query, which has no rows to tell of. Throws.
