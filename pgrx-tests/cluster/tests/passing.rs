@@ -34,7 +34,13 @@ fn what_is_recorded_has_its_place_whatever_is_left_out_around_it() {
                      FOR n IN SELECT deep(x) FROM generate_series(63, 64) x LOOP PERFORM note(n); END LOOP;
                  END $$;
              CREATE FUNCTION sql_one(v int) RETURNS bigint LANGUAGE sql AS
-                 $$ SELECT count(*) FROM r WHERE x = deep(v); SELECT count(*) + deep(v) FROM r $$;",
+                 $$ SELECT count(*) FROM r WHERE x = deep(v); SELECT count(*) + deep(v) FROM r $$;
+             CREATE TABLE t (x int);
+             CREATE FUNCTION looks(v int) RETURNS int LANGUAGE plpgsql AS
+                 $$ DECLARE n int; BEGIN SELECT count(*) INTO n FROM r; RETURN v; END $$;
+             CREATE FUNCTION after_t() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM note(70); RETURN NULL; END $$;
+             CREATE TRIGGER late AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION after_t();",
         )
         .ok();
     let script = "
@@ -56,6 +62,7 @@ fn what_is_recorded_has_its_place_whatever_is_left_out_around_it() {
         SELECT deep(16);
         SELECT deep(200);
         SELECT deep(17);
+        INSERT INTO t SELECT looks(19);
         DO $$ DECLARE n int; BEGIN
             SELECT count(*) INTO n FROM r WHERE set_config('audit.level', 'read, write', false) <> '' AND deep(18) > 0;
         END $$;";
