@@ -297,11 +297,11 @@ def play_all(servers, args, scratch, runs, bare_turns):
             )
         for server in playing:
             server.stop("fast")
-        if bare:
-            start(bare, chance) # all of them anew
-            bare_turns += left_out.measure(bare, number, chance, args.patience)
-        for server in bare:
-            server.stop("fast")
+        for again in range(left_out.STARTS if bare else 0):
+            start(bare, chance)
+            bare_turns += left_out.measure(bare, (number, again), chance, args.patience)
+            for server in bare:
+                server.stop("fast")
 
 
 def run(args, notes):

@@ -1,11 +1,11 @@
 """What a statement costs that the level leaves out: nanoseconds, where a server's CPU time as a whole is
 good for microseconds. Two servers that are the same differ by as much as the bar, for as long as they live, so
-what tells is the number of rounds, not of turns.
+what tells is how often they are started, not the number of turns.
 
 Two sessions on each server, connected for the whole measurement: one runs nested statements, in a DO loop, the
 other its client's own, sent ahead of the answers. They take turns of some milliseconds, the processes' own CPU
 time is read before and after. What is compared are turns of the same moment, as a processor is not always
-equally fast (longer turns are not of the same moment): of a round, the median of their differences.
+equally fast (longer turns are not of the same moment): of a start, the median of their differences.
 """
 
 import statistics
@@ -20,7 +20,9 @@ NESTED, OWN = "nested", "a client's own"
 # Of a turn.
 STATEMENTS = {NESTED: 2_000, OWN: 400}
 OWN_STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = $1"
-TURNS = 500
+TURNS = 150
+# In each round of the benchmark the servers are started so many times.
+STARTS = 3
 # The levels that leave a SELECT out; the second leaves everything out.
 LEVELS = ["audit_ext write", "audit_ext none"]
 CONFIGURATIONS = [VANILLA, *LEVELS]
@@ -40,8 +42,8 @@ class Nested:
         self.session.run(do_loop(statements))
 
 
-def measure(servers, round_number, chance, patience):
-    """Of servers that run: [{"what", "configuration", "round", "cpu_ns": of a statement, in each turn}]"""
+def measure(servers, start, chance, patience):
+    """Of servers that run: [{"what", "configuration", "start": which, "cpu_ns": of a statement, in each turn}]"""
     sessions = {}
     for server in servers:
         sessions[NESTED, server] = Nested(server)
@@ -61,19 +63,19 @@ def measure(servers, round_number, chance, patience):
     for session in sessions.values():
         session.close()
     return [
-        {"what": what, "configuration": server.configuration.name, "round": round_number, "cpu_ns": turns}
+        {"what": what, "configuration": server.configuration.name, "start": start, "cpu_ns": turns}
         for (what, server), turns in taken.items()
     ]
 
 
 def differences(runs, what, configuration):
-    """By round: what a statement took more than on the plain server."""
-    by_round = lambda name: {
-        r["round"]: r["cpu_ns"] for r in runs if (r["what"], r["configuration"]) == (what, name)
+    """By start: what a statement took more than on the plain server."""
+    by_start = lambda name: {
+        r["start"]: r["cpu_ns"] for r in runs if (r["what"], r["configuration"]) == (what, name)
     }
-    plain = by_round(VANILLA)
+    plain = by_start(VANILLA)
     return [
         statistics.median(own - other for own, other in zip(turns, plain[number]))
-        for number, turns in by_round(configuration).items()
+        for number, turns in by_start(configuration).items()
         if number in plain
     ]

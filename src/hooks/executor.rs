@@ -66,14 +66,13 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
         // What is left out goes by first, in jumps that need no stack.
         if engine.knows_of_a_query() | !asks::for_none_of(classes) {
             start_one_of_many(query, eflags);
-        } else if engine.may_pass() {
+        } else if engine.may_surely_pass() {
             start_passing(query, eflags);
         } else if classes != CLASSES_OF_READ || !engine.idle() {
             start_asked_for(query, eflags);
         } else if asks::for_nothing() {
-            count_unrecorded(query);
-            start_next(query, eflags);
-        } else if engine.may_be_lone() && capture::on_surely() {
+            start_unrecorded(query, eflags);
+        } else if engine.may_be_lone() && capture::has_begun() {
             start_lone(query, eflags);
         } else {
             start_asked_for(query, eflags);
@@ -116,8 +115,7 @@ unsafe fn start_asked_for(query: *mut pg_sys::QueryDesc, eflags: c_int) {
         } else if !capture::on() {
             start_next(query, eflags);
         } else if asks::for_nothing() && engine_as_it_is().idle() {
-            count_unrecorded(query);
-            start_next(query, eflags);
+            start_unrecorded(query, eflags);
         } else {
             start_recorded(query, eflags);
         }
@@ -170,13 +168,15 @@ unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     }
 }
 
-/// Numbers a statement of which nothing else is taken down, if it is the client's. Never throws.
-#[inline]
-unsafe fn count_unrecorded(query: *mut pg_sys::QueryDesc) {
+/// Starts a statement of which nothing is taken down but its number, if it is the client's. Throws.
+#[inline(never)]
+#[unsafe(link_section = "audit_hot")]
+unsafe fn start_unrecorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         if begin::is_portals((*query).sourceText) || !session::has_client() {
             engine_as_it_is().statement_id += 1;
         }
+        start_next(query, eflags);
     }
 }
 
@@ -244,11 +244,11 @@ unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
         } else {
             run_known // Inside of it, or while it is suspended.
         }
+    } else if engine.has_no_query() && engine.may_surely_pass() {
+        run_passing
     } else if engine.knows_no_query() {
         // No query of ours, so none that this one could be inside of.
         unsafe { NEXT_RUN }
-    } else if engine.has_no_query() && engine.may_pass() {
-        run_passing
     } else {
         run_known
     }

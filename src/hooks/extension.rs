@@ -16,8 +16,11 @@ static mut NEXT: pg_sys::object_access_hook_type = None;
 /// From `_PG_init` only.
 pub unsafe fn install() {
     unsafe {
-        NEXT = pg_sys::object_access_hook;
-        pg_sys::object_access_hook = Some(object_access);
+        let earlier = pg_sys::object_access_hook;
+        NEXT = earlier;
+        // Who was there before us is told of every call.
+        let alone = earlier.is_none();
+        pg_sys::object_access_hook = Some(if alone { object_access } else { accessed });
     }
 }
 
@@ -73,7 +76,7 @@ unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const
     value
 }
 
-/// A plain frame; only calls of functions and drops are looked at.
+/// [`accessed`], where nobody else listens: of the calls of functions only those that may leave something.
 #[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
@@ -85,16 +88,15 @@ unsafe extern "C-unwind" fn object_access(
     unsafe {
         // The server asks for each function of each expression that it makes ready.
         let called = access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE;
-        let next = NEXT;
-        if !(called && next.is_none() && functions::are_surely_left_out(object)) {
+        if !(called && functions::are_surely_left_out(object)) {
             accessed(access, class, object, sub, arg);
         }
     }
 }
 
-/// Throws.
+/// A plain frame; only calls of functions and drops are looked at. Throws.
 #[inline(never)]
-unsafe fn accessed(
+unsafe extern "C-unwind" fn accessed(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
     object: pg_sys::Oid,

@@ -29,7 +29,7 @@ const NO_TEXT: Text = Text {
 /// Whether a call, of a function that is about to run, leaves nothing, as far as a look tells. Never throws.
 #[inline]
 pub fn are_surely_left_out(function: pg_sys::Oid) -> bool {
-    (engine_as_it_is().runs_any() & is_built_in(function)) | asks::for_nothing()
+    (is_built_in(function) && engine_as_it_is().runs_any()) || asks::for_nothing()
 }
 
 /// Whether it does. Never throws.

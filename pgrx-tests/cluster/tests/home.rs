@@ -226,6 +226,74 @@ fn a_statement_that_fails_without_a_trail_leaves_nothing_behind() {
     }
 }
 
+/// A query that the level leaves out doesn't ask whether there is a trail before something would be taken down.
+#[test]
+fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (n int); INSERT INTO t VALUES (0);
+             CREATE FUNCTION put(int, float DEFAULT 0) RETURNS void LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep($2); INSERT INTO t VALUES ($1); END $$;
+             CREATE FUNCTION try(int) RETURNS int LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM 1 / $1; RETURN 1; EXCEPTION WHEN OTHERS THEN RETURN 0; END $$",
+        )
+        .ok();
+    let mut admin = unlocked(&cluster);
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.level = 'write'; SELECT 'begun' FROM t")
+        .expect("begins");
+    admin
+        .batch_execute("DROP EXTENSION audit_ext")
+        .expect("drops");
+    let unrecorded = [
+        "SELECT n FROM t",
+        "SELECT put(1)",
+        "SELECT try(n) FROM t",
+        "SELECT 1 / n FROM t",
+        "BEGIN; SELECT put(2); SAVEPOINT s; SELECT try(0); SELECT 1 / n FROM t",
+        "ROLLBACK TO s; SELECT n FROM t; DECLARE c CURSOR FOR SELECT n, put(3) FROM t; FETCH c; COMMIT",
+        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT n FROM t; SELECT put(4); ROLLBACK",
+        "SELECT set_config('audit.level', 'write', false) FROM t; SELECT try(0)",
+    ];
+    for sql in unrecorded {
+        let failed = client.batch_execute(sql).is_err();
+        assert_eq!(failed, sql.contains("1 / n"), "{sql}");
+    }
+    // One goes on while the trail comes: what it was inside of then nobody knows.
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| client.batch_execute("SELECT put(5, 0.5)"));
+        thread::sleep(Duration::from_millis(150));
+        admin
+            .batch_execute("CREATE EXTENSION audit_ext")
+            .expect("creates");
+        sent.join().expect("ends").expect("runs");
+    });
+    for sql in [
+        "SELECT put(6)",
+        "SELECT 1 / n FROM t",
+        "INSERT INTO t VALUES (7)",
+    ] {
+        let failed = client.batch_execute(sql).is_err();
+        assert_eq!(failed, sql.contains("1 / n"), "{sql}");
+    }
+    cluster.flush();
+    assert_eq!(
+        cluster.query(
+            "postgres",
+            "SELECT depth, outcome, transaction_outcome, statement FROM audit.log
+             WHERE database_name = 'app' AND class IN ('READ', 'WRITE') ORDER BY seq",
+        ),
+        [
+            "0 | success | committed | INSERT INTO t VALUES ($1)",
+            "1 | success | committed | INSERT INTO t VALUES ($1)",
+            "0 | success | committed | INSERT INTO t VALUES (7)",
+        ]
+    );
+}
+
 /// Nor of the end of a transaction of which nothing is on record.
 #[test]
 fn a_subtransaction_that_ends_without_a_trail_decides_nothing_later() {

@@ -36,6 +36,12 @@ impl Engine {
         self.is_stirred() && !self.running.is_empty() && !(self.any_wraps && self.is_wrapped())
     }
 
+    /// As [`Engine::may_pass`], as far as a look tells.
+    #[inline]
+    pub fn may_surely_pass(&self) -> bool {
+        self.is_stirred() && !self.running.is_empty() && !self.any_wraps
+    }
+
     #[cold]
     #[inline(never)]
     fn is_wrapped(&self) -> bool {
@@ -78,18 +84,22 @@ impl Engine {
     pub fn pass(&mut self, address: usize) -> usize {
         let call = Call::at(address);
         let calls = self.passing.len();
-        let inside = self.passing.last().is_none_or(|outer| outer.has(&call));
-        if let Some(room) = self.passing.spare_capacity_mut().first_mut()
-            && inside
-        {
-            room.write(call);
-            // SAFETY: that one is there now. (`push` would have the code to grow in here.)
-            unsafe { self.passing.set_len(calls + 1) };
-            calls
-        } else {
+        if calls == self.passing.capacity() {
             cold_path();
-            self.pass_anew(call)
+            return self.pass_anew(call);
         }
+        // SAFETY: there is room behind the last one, which is there unless there is none. (`push` would have
+        // the code to grow in here, and what is safe would ask twice.)
+        unsafe {
+            let next = self.passing.as_mut_ptr().add(calls);
+            if calls == 0 || (*next.sub(1)).has(&call) {
+                next.write(call);
+                self.passing.set_len(calls + 1);
+                return calls;
+            }
+        }
+        cold_path();
+        self.pass_anew(call)
     }
 
     #[cold]

@@ -20,13 +20,14 @@ pub(super) unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) 
     }
 }
 
-/// Starts a top-level query that has no frame unless something asks for one. Throws.
+/// Starts a top-level query that has no frame unless something asks for one, in a session that has begun.
+/// Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        begin::session_of_query();
+        session::learn();
         let text = planned::text_of(query);
         begin::lone(
             engine_as_it_is(),
@@ -75,7 +76,7 @@ pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if end_next(query) {
             engine_as_it_is().lone = Lone::NONE;
-            if guc::assigned() {
+            if guc::assigned() && capture::on_quietly() {
                 cold_path();
                 with(settings::check);
             }
