@@ -29,6 +29,8 @@ pub struct FateTracker {
     /// First event of the running transaction with an open fate; 0 if there is none.
     undecided_from: u64,
     subs: Vec<Sub>,
+    /// The last subtransaction of the running transaction that began while nobody listened; 0: none did.
+    unheard: u32,
     pending_len: usize,
     pending: [Decision; MOST_PENDING],
 }
@@ -53,6 +55,7 @@ impl FateTracker {
             undecided_from: 0,
             // Grows where a subtransaction starts, never where one aborts.
             subs: Vec::new(),
+            unheard: 0,
             pending_len: 0,
             pending: [NONE; MOST_PENDING],
         }
@@ -122,13 +125,29 @@ impl FateTracker {
         self.subs.retain(|sub| sub.id < id);
     }
 
-    /// A subtransaction is rolled back, with all inside it.
+    /// A subtransaction begins while there is no trail, and none that waits for its fate. (The ids of those
+    /// that begin later are higher.)
+    #[inline]
+    pub fn start_unheard(&mut self, id: u32) {
+        self.unheard = id;
+    }
+
+    /// The transaction has ended, whether or not [`Self::end`] was told.
+    #[inline]
+    pub fn forget_unheard(&mut self) {
+        self.unheard = 0;
+    }
+
+    /// A subtransaction is rolled back, with all inside it: if it began unheard, that is all that is undecided.
     pub fn abort_sub(&mut self, id: u32) {
-        let Some(sub) = self.subs.iter().find(|sub| sub.id >= id).copied() else {
-            return;
+        let known = self.subs.iter().find(|sub| sub.id == id);
+        let first = match known {
+            Some(sub) => sub.last_before + 1,
+            None if id <= self.unheard && self.undecided_from != 0 => self.undecided_from,
+            None => return,
         };
-        self.subs.retain(|other| other.id < sub.id);
-        self.tell(sub.last_before + 1, Fate::RolledBack);
+        self.subs.retain(|other| other.id < id);
+        self.tell(first, Fate::RolledBack);
     }
 
     /// The transaction ends: what is still undecided gets `fate`.
@@ -227,6 +246,30 @@ mod tests {
         assert_eq!(taken(&mut t), []);
         t.end(Fate::RolledBack);
         assert_eq!(taken(&mut t), [(1, 1, Fate::RolledBack)]);
+    }
+
+    #[test]
+    fn rollback_of_what_began_unheard_covers_all_since_somebody_listens() {
+        let mut t = FateTracker::default();
+        t.number_event(false);
+        t.start_unheard(2);
+        t.start_unheard(3);
+        t.number_event(true);
+        t.start_sub(4);
+        t.number_event(true);
+        t.abort_sub(4);
+        assert_eq!(taken(&mut t), [(3, 3, Fate::RolledBack)]);
+        t.abort_sub(3);
+        assert_eq!(taken(&mut t), [(2, 3, Fate::RolledBack)]);
+        t.end(Fate::Committed);
+        assert_eq!(taken(&mut t), [(2, 3, Fate::Committed)]);
+        // The ids begin anew.
+        t.forget_unheard();
+        t.number_event(true);
+        t.start_sub(2);
+        t.commit_sub(2);
+        t.abort_sub(2);
+        assert_eq!(taken(&mut t), []);
     }
 
     #[test]

@@ -49,14 +49,6 @@ pub fn on_surely() -> bool {
     knows_home() && ELIGIBLE.load(Ordering::Relaxed) == YES
 }
 
-/// Whether this session has begun, so that statements were captured. A client's query that is left out
-/// needs to know no more: whether there still is a trail is asked where something would be taken down
-/// (`Engine::frame_lone`), and asking costs more than all else about it: another page of memory.
-#[inline]
-pub fn has_begun() -> bool {
-    ELIGIBLE.load(Ordering::Relaxed) == YES && session::known()
-}
-
 /// Whether errors and the ends of transactions are of interest: statements are captured, or one that was
 /// is still under way as the trail goes. Never throws.
 #[inline]

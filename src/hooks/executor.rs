@@ -72,7 +72,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
             start_asked_for(query, eflags);
         } else if asks::for_nothing() {
             start_unrecorded(query, eflags);
-        } else if engine.may_be_lone() && capture::has_begun() {
+        } else if engine.may_be_lone() && capture::on_surely() {
             start_lone(query, eflags);
         } else {
             start_asked_for(query, eflags);

@@ -208,6 +208,9 @@ unsafe extern "C-unwind" fn subtransaction(
         aborted();
     }
     if !capture::follows() {
+        if event == SUBXACT_EVENT_START_SUB {
+            engine_as_it_is().fates.start_unheard(id);
+        }
         return;
     }
     // What ran in the subtransaction around shall not share its fate.

@@ -226,7 +226,7 @@ fn a_statement_that_fails_without_a_trail_leaves_nothing_behind() {
     }
 }
 
-/// A query that the level leaves out doesn't ask whether there is a trail before something would be taken down.
+/// Nor do statements that the level leaves out.
 #[test]
 fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
     let cluster = Cluster::start();
@@ -256,7 +256,6 @@ fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
         "BEGIN; SELECT put(2); SAVEPOINT s; SELECT try(0); SELECT 1 / n FROM t",
         "ROLLBACK TO s; SELECT n FROM t; DECLARE c CURSOR FOR SELECT n, put(3) FROM t; FETCH c; COMMIT",
         "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT n FROM t; SELECT put(4); ROLLBACK",
-        "SELECT set_config('audit.level', 'write', false) FROM t; SELECT try(0)",
     ];
     for sql in unrecorded {
         let failed = client.batch_execute(sql).is_err();
@@ -291,6 +290,64 @@ fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
             "1 | success | committed | INSERT INTO t VALUES ($1)",
             "0 | success | committed | INSERT INTO t VALUES (7)",
         ]
+    );
+}
+
+/// What begins while there is no trail, and is rolled back when there is one.
+#[test]
+fn a_savepoint_that_began_without_a_trail_decides_what_came_after_it() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let mut client = cluster.app();
+    for round in 1..=2 {
+        let mut admin = unlocked(&cluster);
+        admin
+            .batch_execute("DROP EXTENSION audit_ext")
+            .expect("drops");
+        // In the first round of a session that has never had one.
+        if round == 1 {
+            client = cluster.app();
+        }
+        client
+            .batch_execute("BEGIN; INSERT INTO t VALUES (0); SAVEPOINT a; SAVEPOINT b")
+            .expect("begins");
+        admin
+            .batch_execute("CREATE EXTENSION audit_ext")
+            .expect("creates");
+        for sql in [
+            "INSERT INTO t VALUES (1)",
+            "SAVEPOINT c",
+            "INSERT INTO t VALUES (2)",
+            "ROLLBACK TO c",
+            "INSERT INTO t VALUES (3)",
+            "RELEASE b",
+            "ROLLBACK TO a",
+            "INSERT INTO t VALUES (4)",
+            "COMMIT",
+            "INSERT INTO t VALUES (5)",
+        ] {
+            client.batch_execute(sql).expect(sql);
+        }
+        cluster.flush();
+        assert_eq!(
+            cluster.query(
+                "postgres",
+                "SELECT statement, depth, outcome, transaction_outcome FROM audit.log
+                 WHERE command = 'INSERT' ORDER BY seq",
+            ),
+            [
+                "INSERT INTO t VALUES (1) | 0 | success | rolled back",
+                "INSERT INTO t VALUES (2) | 0 | success | rolled back",
+                "INSERT INTO t VALUES (3) | 0 | success | rolled back",
+                "INSERT INTO t VALUES (4) | 0 | success | committed",
+                "INSERT INTO t VALUES (5) | 0 | success | committed",
+            ],
+            "round {round}"
+        );
+    }
+    assert_eq!(
+        cluster.query("app", "SELECT n FROM t ORDER BY n"),
+        ["0", "0", "4", "4", "5", "5"]
     );
 }
 

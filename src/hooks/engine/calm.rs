@@ -41,6 +41,7 @@ impl Engine {
     /// A transaction has ended, and what was to be done about it is done.
     #[inline]
     pub fn settle(&mut self) {
+        self.fates.forget_unheard();
         self.stirred = !self.is_calm();
         self.any_wraps &= self.stirred;
     }

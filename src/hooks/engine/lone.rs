@@ -104,17 +104,10 @@ impl Engine {
         self.running.len() | self.lone.address != 0
     }
 
-    /// Gives it a frame. Allocates nothing: one was set aside, and each has its room everywhere. Where the
-    /// trail is gone, perhaps since before it began ([`capture::has_begun`]), it is forgotten: nothing would
-    /// be taken down, nor its end noticed.
+    /// Gives it a frame. Allocates nothing: one was set aside, and each has its room everywhere.
     #[cold]
     #[inline(never)]
     pub(super) fn frame_lone(&mut self) {
-        if !self.lone.recorded && !capture::on_quietly() {
-            self.lone = Lone::NONE;
-            self.passing.clear();
-            return;
-        }
         let Lone { query, address, .. } = self.lone;
         let id = self.make_frame_of_lone();
         if query == ENDED {

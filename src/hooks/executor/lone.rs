@@ -20,14 +20,13 @@ pub(super) unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) 
     }
 }
 
-/// Starts a top-level query that has no frame unless something asks for one, in a session that has begun.
-/// Throws.
+/// Starts a top-level query that has no frame unless something asks for one. Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
-        session::learn();
+        begin::session_of_query();
         let text = planned::text_of(query);
         begin::lone(
             engine_as_it_is(),
