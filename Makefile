@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test soak test-majors test-checked test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-trail clean
+.PHONY: help setup install run stop test soak test-majors test-checked test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-sampled bench-trail clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -62,6 +62,10 @@ bench: ## the whole table of spec/performance.md, 11 rounds: an hour
 bench-growth: ## whether an event costs the same with more clients, texts, tables and a trail of 10 million: half an hour
 	@scripts/install.sh
 	@scripts/bench-growth.sh
+
+bench-sampled: ## ns that a session spends in audit_ext.so for a statement, sampled by perf: five minutes
+	@scripts/install.sh
+	@scripts/bench-sampled.sh
 
 microbench: ## ns per phase of an event, without a server: texts, redaction, encoding, ring (p99.99), hashing
 	@cargo bench -q -p audit_core_tests --bench phases

@@ -5,7 +5,7 @@ use pgrx::{PgSqlErrorCode, pg_extern, pg_sys};
 
 use super::flush::flush;
 use crate::pg::report::refuse;
-use crate::pg::shared::shared;
+use crate::pg::shared::{Shared, shared};
 use crate::pg::{announce, ring_file, unlock};
 
 /// Opens the trail for this session: until audit.lock(), RESET ALL, DISCARD ALL or its end. Comes
@@ -15,6 +15,8 @@ use crate::pg::{announce, ring_file, unlock};
 fn unlock(reason: Option<&str>) {
     let reason = required_reason(reason, "audit.unlock('what for')");
     require_superuser();
+    // Before the look: should the trail be another by the end, it stays closed.
+    let trail = shared().map_or(0, Shared::trail);
     require_home();
     let details = |details: &mut Object| {
         details.text("reason", reason.as_bytes());
@@ -34,7 +36,7 @@ fn unlock(reason: Option<&str>) {
     pgrx::log!(
         "audit_ext: the trail is unlocked for this session after event {seq}; reason: {reason}"
     );
-    unlock::set_open(true);
+    unlock::open(trail);
 }
 
 /// Closes the trail again.
@@ -43,7 +45,7 @@ fn lock() {
     if !unlock::is_open() {
         return;
     }
-    unlock::set_open(false);
+    unlock::close();
     let details = |details: &mut Object| {
         details.text("by", b"audit.lock()");
     };

@@ -4,7 +4,7 @@
 //! [`look_up`] throws and owns nothing; what it found waits in a static (`hooks::found`) until the
 //! statement has its frame.
 
-use audit_core::event::{Class, Classes};
+use audit_core::event::{Class, Classes, Fate};
 use core::ffi::c_char;
 use pgrx::pg_sys::{self, NodeTag::*};
 
@@ -142,7 +142,6 @@ pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
         .gid
         .extend_from_slice(unsafe { raw::bytes((*stmt).gid) });
     match unsafe { (*stmt).kind } {
-        _ if unsafe { begins_transaction(node) } => frame.begins_transaction = true,
         TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK | TRANS_STMT_PREPARE => {
             frame.ends_transaction = true;
         }
@@ -151,6 +150,43 @@ pub unsafe fn transaction(node: *mut pg_sys::Node, frame: &mut Frame) {
             frame.to_savepoint = true;
         }
         _ => {}
+    }
+}
+
+/// What a statement that succeeds does to the block of BEGIN … COMMIT that those after it are in.
+#[derive(Clone, Copy)]
+pub enum Block {
+    Stays,
+    Begins,
+    /// Another begins where the transaction, which is about to end, ends so.
+    Chains(Fate),
+}
+
+/// Of a statement that is about to run. Never throws.
+///
+/// # Safety
+/// `node` is a utility statement.
+pub unsafe fn block(node: *mut pg_sys::Node) -> Block {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT, TRANS_STMT_ROLLBACK};
+    unsafe {
+        if (*node).type_ != T_TransactionStmt {
+            return Block::Stays;
+        }
+        let stmt = node.cast::<pg_sys::TransactionStmt>();
+        let fate = match (*stmt).kind {
+            _ if begins_transaction(node) => return Block::Begins,
+            TRANS_STMT_COMMIT if (*stmt).chain => Fate::Committed,
+            TRANS_STMT_ROLLBACK if (*stmt).chain => Fate::RolledBack,
+            _ => return Block::Stays,
+        };
+        if !raw::IsAbortedTransactionBlockState() {
+            Block::Chains(fate)
+        } else if raw::IsSubTransaction() {
+            // Only what is inside of a savepoint has failed so far.
+            Block::Chains(Fate::RolledBack)
+        } else {
+            Block::Begins // A transaction that has failed has told so then.
+        }
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Engine {
     for_failure: Option<Id>,
     /// The top-level statement that was just planned: its execution is the same statement.
     pub plan: Option<Planned>,
+    /// Inside of COMMIT or ROLLBACK AND CHAIN, which is about to end the transaction so.
+    chains: Option<Fate>,
     pub error: LastError,
 }
 
@@ -123,6 +125,7 @@ static mut ENGINE: Engine = Engine {
     fates: FateTracker::new(),
     for_failure: None,
     plan: None,
+    chains: None,
     error: LastError::new(),
 };
 

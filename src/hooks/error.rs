@@ -139,7 +139,9 @@ unsafe extern "C-unwind" fn reported(_arg: *mut c_void) {
             if (*error).elevel >= pgrx::PgLogLevel::ERROR as i32 {
                 shield(|| keep(error));
             }
-        } else if (*error).elevel >= pgrx::PgLogLevel::FATAL as i32 {
+        } else if (*error).elevel >= pgrx::PgLogLevel::FATAL as i32
+            && pg_sys::Mode == pg_sys::ProcessingMode::InitProcessing
+        {
             let message = raw::bytes((*error).message);
             shield(|| sessions::logon_failed((*error).sqlerrcode as u32, message));
         }

@@ -272,7 +272,8 @@ executor_run_fn! {
     #[inline(never)]
     run_known, query, proceed => {
         unsafe {
-            if !capture::on() {
+            // Also of what began before the trail went.
+            if !capture::follows() {
                 proceed!();
                 return;
             }
@@ -402,7 +403,7 @@ unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id>
 /// As [`resume_to`], where there is a query of ours. `end`: to its end. Never throws.
 #[inline(never)]
 unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
-    if !capture::on() {
+    if !capture::follows() {
         return None;
     }
     with_as_it_is(|engine| {

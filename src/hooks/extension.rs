@@ -25,7 +25,7 @@ pub unsafe fn install() {
 }
 
 /// A statement that the server refuses while anybody is connected to the home makes the worker leave
-/// it. Throws.
+/// it, if its user may do that to the home. Throws.
 ///
 /// # Safety
 /// `node` is a utility statement; in a transaction that is not aborted.
@@ -52,8 +52,13 @@ pub unsafe fn make_way(node: *mut pg_sys::Node) {
             _ => return,
         };
         let Some(shared) = shared() else { return };
-        let home = raw::get_database_name(pg_sys::Oid::from(shared.home()));
-        if !database.is_null() && !home.is_null() && raw::bytes(database) == raw::bytes(home) {
+        let oid = pg_sys::Oid::from(shared.home());
+        let home = raw::get_database_name(oid);
+        if !database.is_null()
+            && !home.is_null()
+            && raw::bytes(database) == raw::bytes(home)
+            && compat::owns_database(oid, raw::GetUserId())
+        {
             home::detach_worker();
         }
     }

@@ -82,7 +82,6 @@ pub struct State {
     pub in_aborted: bool,
     /// It may end a transaction or a subtransaction: its fate is known only at the callback.
     pub ends_transaction: bool,
-    pub begins_transaction: bool,
     /// ROLLBACK TO: the transaction goes on.
     pub to_savepoint: bool,
     /// The subtransaction that it ran in was rolled back.
@@ -106,6 +105,10 @@ pub struct State {
     pub catcher: usize,
     /// The portal that was active when it began.
     pub portal: usize,
+    /// [`Wraps::OwnPortal`]: [`super::wrapped::hash_of`] the text that is run through it, and which it is; 0: not
+    /// there yet.
+    pub wrapped_text: u64,
+    pub wrapped_in: usize,
     /// The subtransaction that it runs in.
     pub subxact: u32,
     /// The subtransaction that its query began in, where nobody tells when the query's memory goes without

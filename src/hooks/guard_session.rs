@@ -58,7 +58,7 @@ pub fn close(engine: &mut Engine, by: &str) {
     if !unlock::is_open() {
         return;
     }
-    unlock::set_open(false);
+    unlock::close();
     emit::audit_event(engine, b"LOCK", false, |frame| {
         frame.details.text("by", by.as_bytes());
     });

@@ -8,14 +8,15 @@ use audit_core::event::{Class, Classes};
 use core::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine, with};
+use super::describe::Block;
+use super::engine::{Id, engine, engine_as_it_is, with};
 use super::found::found;
 use super::frame::Wraps;
 use super::{
     begin, capture, describe, details, drops, error, extension, guard, guard_utility, replication,
-    room,
+    room, wrapped,
 };
-use crate::pg::{compat, durability, guc, raw};
+use crate::pg::{compat, durability, guc, raw, session};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -44,6 +45,7 @@ unsafe extern "C-unwind" fn process(
         let marker = 0u8;
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
+        let block = describe::block((*pstmt).utilityStmt);
         let id = if !own || !capture::on() || passes(pstmt) {
             None
         } else {
@@ -73,6 +75,11 @@ unsafe extern "C-unwind" fn process(
             ),
         }
         guard_utility::leave(outer);
+        match block {
+            Block::Stays => {}
+            Block::Begins => engine_as_it_is().begin_explicit(),
+            Block::Chains(fate) => engine_as_it_is().chain(fate),
+        }
         if let Some(id) = id {
             end_utility(id, qc);
             replication::listen();
@@ -93,9 +100,6 @@ unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
             return false;
         }
         engine().statement_id += 1;
-        if describe::begins_transaction(node) {
-            engine().begin_explicit();
-        }
         true
     }
 }
@@ -116,6 +120,9 @@ unsafe fn begin_utility(
 ) -> Option<Id> {
     unsafe {
         begin::session();
+        if !session::known() {
+            return None; // In a transaction that failed before there was a trail: nothing can be read.
+        }
         error::watch();
         with(|engine| engine.enter(address))?;
         let node = (*pstmt).utilityStmt;
@@ -167,6 +174,11 @@ unsafe fn begin_utility(
             let fetches = (*node).type_ == pg_sys::NodeTag::T_FetchStmt;
             engine.wraps(id, kind.wraps, fetches);
             let frame = engine.frame(id);
+            if kind.wraps == Wraps::OwnPortal {
+                let other = !kind.source.is_null();
+                frame.wrapped_text =
+                    wrapped::hash_of(if other { kind.source } else { query_string });
+            }
             if !kind.source.is_null() {
                 frame.source = kind.source as usize;
             }
@@ -301,9 +313,6 @@ unsafe fn end_utility(id: Id, qc: *mut pg_sys::QueryCompletion) {
         engine.pause(id);
         let frame = engine.frame(id);
         frame.numbers.rows = rows.unwrap_or(frame.inner_rows);
-        if frame.begins_transaction && frame.numbers.depth == 0 {
-            engine.begin_explicit();
-        }
         engine.succeed(id);
     });
 }

@@ -2,15 +2,17 @@
 //! statement: it adds its relations, its classes and its parameters.
 
 use audit_core::event::{Class, Classes};
-use core::ffi::c_int;
+use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 
 use super::engine::{Engine, engine, with};
-use super::frame::Wraps;
+use super::frame::{Frame, Wraps};
 use super::parameters;
 use super::planned::classes_of_plan;
 use super::used::learn_names;
-use crate::pg::{acl, compat, guc, names};
+use crate::pg::{acl, compat, guc, names, raw};
 
 /// Whether the innermost statement is a utility statement that runs just this query. Never throws.
 ///
@@ -24,13 +26,31 @@ pub unsafe fn is_there(query: *mut pg_sys::QueryDesc) -> bool {
     match frame.wraps {
         Wraps::Nothing => false,
         Wraps::SameText => frame.source == source,
-        Wraps::OwnPortal => unsafe {
-            let portal = pg_sys::ActivePortal;
-            !portal.is_null()
-                && portal as usize != frame.portal
-                && (*portal).sourceText as usize == source
-        },
+        Wraps::OwnPortal => unsafe { is_own_portal(frame, source) },
     }
+}
+
+/// Whether the active portal is the wrapper's own: the first that runs its text. (Cursors of functions that
+/// the query calls, or that make its parameters, have portals, too.)
+unsafe fn is_own_portal(frame: &mut Frame, source: usize) -> bool {
+    let portal = unsafe { pg_sys::ActivePortal };
+    if portal.is_null() || portal as usize == frame.portal {
+        return false;
+    }
+    let text = unsafe { (*portal).sourceText };
+    if frame.wrapped_in == 0 && unsafe { hash_of(text) } == frame.wrapped_text {
+        frame.wrapped_in = portal as usize;
+    }
+    frame.wrapped_in == portal as usize && text as usize == source
+}
+
+/// What a text is known by, which may be gone when it is asked for; nobody can make another with the same.
+///
+/// # Safety
+/// It is NULL or a string.
+pub unsafe fn hash_of(text: *const c_char) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(unsafe { raw::bytes(text) })
 }
 
 /// Takes down what a query adds to the event of the utility statement that runs it. Throws.

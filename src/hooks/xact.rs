@@ -48,6 +48,7 @@ unsafe fn rare(event: pg_sys::XactEvent::Type) {
     match event {
         // PREPARE TRANSACTION is told once it is done, as its event says what it prepared.
         XACT_EVENT_PRE_PREPARE => unsafe {
+            home::about_to_prepare();
             apply::before_commit();
             about_to_commit(false);
         },
@@ -78,6 +79,7 @@ unsafe fn before_commit() {
 
 /// No end of a statement was seen: what was noted for its time is over.
 fn aborted() {
+    home::reattach();
     guard_utility::aborted();
     unlock::aborted();
 }
@@ -91,6 +93,7 @@ unsafe fn about_to_commit(send_held: bool) {
         if xid == 0 {
             return; // Nor has the slot one: the end of each transaction takes it away.
         }
+        home::about_to_commit();
         slot::keep_transaction(xid);
         if durability::on_commit() {
             if capture::on_quietly() && session::known() {
@@ -154,7 +157,7 @@ fn end_stirred(fate: Fate) {
     } else {
         end_calm(fate);
     }
-    engine_as_it_is().settle();
+    engine_as_it_is().settle(fate);
 }
 
 /// A transaction ends of which nothing is known, but perhaps the lone query.

@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use super::raw;
+
 mod nodes;
 mod query;
 
@@ -523,4 +525,19 @@ pub fn timeline() -> u32 {
 pub fn timeline() -> u32 {
     // SAFETY: reads shared memory.
     unsafe { pg_sys::GetWALInsertionTimeLine() }
+}
+
+/// Whether the role owns the database, as superusers do. Throws (there is none).
+///
+/// # Safety
+/// Where catalogs can be read.
+pub unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    unsafe {
+        raw::pg_database_ownercheck(database, role)
+    }
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    unsafe {
+        raw::object_ownercheck(pg_sys::DatabaseRelationId, database, role)
+    }
 }

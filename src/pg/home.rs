@@ -4,7 +4,10 @@
 
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::report::refuse;
+use super::shared::{HOME_NONE, shared};
 
 /// Name of the label provider.
 pub const PROVIDER: &core::ffi::CStr = c"audit_ext";
@@ -18,9 +21,65 @@ const NO_CHANGE: u32 = 0;
 #[unsafe(link_section = "audit_data")]
 static CHANGE: AtomicU32 = AtomicU32::new(NO_CHANGE);
 
+/// Whether it is the label that moves, which a savepoint can take back.
+static BY_LABEL: AtomicBool = AtomicBool::new(false);
+/// Whether a trail was made meanwhile: that in the same database is another.
+static MADE: AtomicBool = AtomicBool::new(false);
+
 /// The running transaction moves the home: an OID, or `HOME_NONE`. Never throws.
 pub fn will_be(home: u32) {
     CHANGE.store(home, Ordering::Relaxed);
+}
+
+/// The running transaction is about to commit. If it moves the home, a part of it may have been rolled back
+/// since: what the catalog says by now counts. Throws.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+#[inline]
+pub unsafe fn about_to_commit() {
+    if BY_LABEL.load(Ordering::Relaxed) {
+        unsafe { look_again() };
+    }
+}
+
+/// As [`about_to_commit`], of PREPARE TRANSACTION, which is refused: whoever ends what is prepared would have
+/// to tell everybody, and nothing tells him.
+///
+/// # Safety
+/// As there.
+pub unsafe fn about_to_prepare() {
+    unsafe { about_to_commit() };
+    if CHANGE.load(Ordering::Relaxed) != NO_CHANGE {
+        unsafe { refuse_prepare() };
+    }
+}
+
+#[cold]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn refuse_prepare() {
+    refuse(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "cannot PREPARE a transaction that has created or dropped the extension \"audit_ext\"",
+        "End it with COMMIT.",
+    );
+}
+
+#[cold]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn look_again() {
+    let found = unsafe {
+        pg_sys::CommandCounterIncrement();
+        find()
+    };
+    let made = MADE.load(Ordering::Relaxed);
+    if found == pg_sys::InvalidOid {
+        will_be(HOME_NONE);
+    } else if !made && shared().is_some_and(|shared| shared.home() == found.to_u32()) {
+        forget_change();
+    } else {
+        will_be(found.to_u32());
+    }
 }
 
 /// From now on everybody knows. Runs in a commit callback: never throws.
@@ -34,13 +93,14 @@ pub fn committed() {
 #[cold]
 #[inline(never)]
 fn change() {
-    let change = CHANGE.swap(NO_CHANGE, Ordering::Relaxed);
+    let change = CHANGE.load(Ordering::Relaxed);
+    forget_change();
     if change != NO_CHANGE
-        && let Some(shared) = super::shared::shared()
+        && let Some(shared) = shared()
     {
-        shared.set_home(change);
         // Whoever opened the trail that was there has not opened the next one.
-        super::unlock::set_open(false);
+        shared.close_trail();
+        shared.set_home(change);
         shared.set_worker_latch();
     }
     reattach();
@@ -53,16 +113,17 @@ static DETACHED: AtomicBool = AtomicBool::new(false);
 /// The running transaction renames, moves or copies the home, which nobody may be connected to:
 /// asks the worker off. The server itself waits some seconds for others to leave. Never throws.
 pub fn detach_worker() {
-    if let Some(shared) = super::shared::shared() {
+    if let Some(shared) = shared() {
         DETACHED.store(true, Ordering::Relaxed);
         shared.ask_to_detach();
     }
 }
 
-/// The transaction has ended: the worker may come back. Never throws.
-fn reattach() {
+/// The transaction has ended, or a part of it was rolled back that may have asked: the worker may come back.
+/// Never throws.
+pub fn reattach() {
     if DETACHED.swap(false, Ordering::Relaxed)
-        && let Some(shared) = super::shared::shared()
+        && let Some(shared) = shared()
     {
         shared.end_detach();
     }
@@ -70,8 +131,14 @@ fn reattach() {
 
 /// Nothing has changed. Never throws.
 pub fn aborted() {
-    CHANGE.store(NO_CHANGE, Ordering::Relaxed);
+    forget_change();
     reattach();
+}
+
+fn forget_change() {
+    CHANGE.store(NO_CHANGE, Ordering::Relaxed);
+    BY_LABEL.store(false, Ordering::Relaxed);
+    MADE.store(false, Ordering::Relaxed);
 }
 
 /// Attribute numbers of pg_shseclabel (catalog/pg_shseclabel.h).
@@ -98,6 +165,8 @@ pub unsafe fn install_for_upgrade() {
 pub unsafe fn mark() {
     unsafe {
         label_this_database(LABEL.as_ptr());
+        BY_LABEL.store(true, Ordering::Relaxed);
+        MADE.store(true, Ordering::Relaxed);
         will_be(pg_sys::MyDatabaseId.to_u32());
     }
 }
@@ -109,7 +178,8 @@ pub unsafe fn mark() {
 pub unsafe fn unmark() {
     unsafe {
         label_this_database(core::ptr::null());
-        will_be(super::shared::HOME_NONE);
+        BY_LABEL.store(true, Ordering::Relaxed);
+        will_be(HOME_NONE);
     }
 }
 

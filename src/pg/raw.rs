@@ -271,6 +271,11 @@ unsafe extern "C-unwind" {
     pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
+    pub fn IsSubTransaction() -> bool;
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    pub fn pg_database_ownercheck(database: pg_sys::Oid, role: pg_sys::Oid) -> bool;
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    pub fn object_ownercheck(class: pg_sys::Oid, object: pg_sys::Oid, role: pg_sys::Oid) -> bool;
     pub fn GetCommandTagName(tag: pg_sys::CommandTag::Type) -> *const c_char;
     pub fn pg_mbcliplen(text: *const c_char, len: c_int, limit: c_int) -> c_int;
     pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);

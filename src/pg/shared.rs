@@ -74,6 +74,9 @@ pub struct Shared {
     pub warned: AtomicU32,
     /// 1: periods were dropped of which the trail doesn't tell yet.
     pub news: AtomicU32,
+    /// Counts the trails that have begun or gone since server start: `audit.unlock()` opens the one that it
+    /// was called for.
+    trails: AtomicU32,
     /// Sessions that found no in-flight slot since server start.
     pub unprotected: AtomicU64,
     /// Nanoseconds that the worker spent on batches since server start.
@@ -106,12 +109,27 @@ impl Shared {
         self.home.store(home, Ordering::Release);
     }
 
+    /// Which trail this is: another number after each change.
+    pub fn trail(&self) -> u32 {
+        self.trails.load(Ordering::Acquire)
+    }
+
+    /// The trail is about to be another: nobody's `audit.unlock()` holds any more.
+    pub fn close_trail(&self) {
+        self.trails.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// As [`Self::set_home`], unless it has changed since it was this.
+    pub fn replace_home(&self, old: u32, home: u32) {
+        let _ = self
+            .home
+            .compare_exchange(old, home, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// As [`Self::set_home`], unless somebody has come first: what CREATE EXTENSION or the worker
     /// know is newer than what a look at the catalog found.
     pub fn settle_home(&self, home: u32) {
-        let _ = self
-            .home
-            .compare_exchange(HOME_UNKNOWN, home, Ordering::AcqRel, Ordering::Acquire);
+        self.replace_home(HOME_UNKNOWN, home);
     }
 
     /// Notes the next transaction id, unless somebody has since (re)start: whatever ran before the

@@ -5,26 +5,46 @@
 use pgrx::pg_sys;
 
 use super::asks::{self, Asker};
+use super::shared::shared;
 use super::{foreign, session};
 
 /// Inside a statement of the extension's own functions on its own tables.
 static mut OWN: bool = false;
 
-/// Whether `audit.unlock()` has opened the trail for this session.
+/// The trail that was opened: its number.
+static mut OPENED: u32 = 0;
+
+/// Whether `audit.unlock()` has opened the trail for this session, and that is still the same.
 #[inline]
 pub fn is_open() -> bool {
-    asks::has(Asker::Unlocked)
+    asks::has(Asker::Unlocked) && is_same()
 }
 
-/// Opens the trail for this session, or closes it.
-pub fn set_open(open: bool) {
-    asks::set(Asker::Unlocked, open);
+#[cold]
+#[inline(never)]
+fn is_same() -> bool {
+    // SAFETY of all uses: a backend is one thread.
+    let same = shared().is_some_and(|shared| shared.trail() == unsafe { OPENED });
+    if !same {
+        close();
+    }
+    same
+}
+
+/// Opens the trail that had this number to this session.
+pub fn open(trail: u32) {
+    unsafe { OPENED = trail };
+    asks::set(Asker::Unlocked, true);
+}
+
+/// Closes it again.
+pub fn close() {
+    asks::set(Asker::Unlocked, false);
 }
 
 /// While `on`, this process writes the extension's own tables (`audit.hold()` and the like). Ended by
 /// [`aborted`] where an ERROR jumps over the end.
 pub fn set_own(on: bool) {
-    // SAFETY of all uses: a backend is one thread.
     unsafe { OWN = on };
 }
 

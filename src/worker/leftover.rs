@@ -60,8 +60,11 @@ impl Drop for Mapping {
 
 /// Drains all left-over rings. `false`: the worker has to end before it is done.
 pub fn drain_all(worker: &mut Worker) -> bool {
+    // A file that can't be removed or renamed is met again by the next worker.
+    let mut done: Vec<PathBuf> = Vec::new();
     loop {
-        let paths = ring_file::leftovers();
+        let mut paths = ring_file::leftovers();
+        paths.retain(|path| !done.contains(path));
         worker.set_leftovers(paths.len());
         let Some((path, later)) = paths.split_first() else {
             return true;
@@ -69,6 +72,7 @@ pub fn drain_all(worker: &mut Worker) -> bool {
         if !drain(worker, path, later) {
             return false;
         }
+        done.push(path.clone());
     }
 }
 
@@ -76,11 +80,17 @@ pub fn drain_all(worker: &mut Worker) -> bool {
 fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
     let mapping = match Mapping::open(path) {
         Ok(mapping) => mapping,
-        Err(error) => return set_aside(worker, path, &error.to_string()),
+        Err(error) => {
+            set_aside(worker, path, &error.to_string());
+            return true;
+        }
     };
     let ring = match Leftover::open(mapping.bytes()) {
         Ok(ring) => ring,
-        Err(error) => return set_aside(worker, path, &error.to_string()),
+        Err(error) => {
+            set_aside(worker, path, &error.to_string());
+            return true;
+        }
     };
     let Some(known) = worker.known_progress(ring.id()) else {
         return false;
@@ -137,7 +147,7 @@ fn of_each<T>(paths: &[PathBuf], f: impl Fn(&Leftover) -> T) -> impl Iterator<It
 
 /// A file that is no ring would be met again and again: it is kept under another name, and a GAP
 /// says so.
-fn set_aside(worker: &mut Worker, path: &Path, reason: &str) -> bool {
+fn set_aside(worker: &mut Worker, path: &Path, reason: &str) {
     worker.note_unreadable_ring(path, reason);
     let mut name = path.as_os_str().to_owned();
     name.push(".unreadable");
@@ -146,9 +156,7 @@ fn set_aside(worker: &mut Worker, path: &Path, reason: &str) -> bool {
             "audit_ext cannot rename the unreadable ring \"{}\": {error}",
             path.display()
         );
-        return false;
     }
-    true
 }
 
 /// Removes a drained ring. If that fails it is drained again at the next start, from the position

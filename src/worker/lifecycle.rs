@@ -125,16 +125,17 @@ fn look_for_home(shared: &Shared, at_once: bool) {
             wait(Some(RETRY));
             continue;
         }
+        let before = shared.home();
         let found = find_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message));
         if found != pg_sys::InvalidOid {
             if !at_once {
                 sleep(RETRY);
             }
-            shared.set_home(found.to_u32());
+            shared.replace_home(before, found.to_u32());
             shared.attach.store(found.to_u32(), Ordering::SeqCst);
             return;
         }
-        shared.set_home(HOME_NONE);
+        shared.replace_home(before, HOME_NONE);
         wait(None);
     }
 }
@@ -165,12 +166,14 @@ fn attached(shared: &'static Shared, database: pg_sys::Oid) {
     }
     shared.attach.store(0, Ordering::SeqCst);
     pin_settings();
+    // Whoever commits a change of the home after the look says so after it, too.
+    let before = shared.home();
     if !is_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message)) {
-        shared.set_home(HOME_NONE);
+        shared.replace_home(database.to_u32(), HOME_NONE);
         sleep(RETRY);
         return;
     }
-    shared.set_home(database.to_u32());
+    shared.replace_home(before, database.to_u32());
     match Worker::new(shared).run() {
         // The next process is to go on here, without a look around first.
         End::Terminated => shared.attach.store(database.to_u32(), Ordering::SeqCst),
@@ -181,7 +184,12 @@ fn attached(shared: &'static Shared, database: pg_sys::Oid) {
 
 /// Settings that ALTER SYSTEM, DATABASE or ROLE could have changed to the trail's harm.
 pub fn pin_settings() {
-    const SETTINGS: [(&CStr, &CStr); 24] = [
+    const SETTINGS: &[(&CStr, &CStr)] = &[
+        // Its owner may set it for the database.
+        (c"role", c"none"),
+        (c"exit_on_error", c"off"),
+        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        (c"transaction_timeout", c"0"),
         // The ring is freed after a commit, so a commit has to mean "on this disk". It must not
         // mean "on a standby": a standby that is gone would stop the trail, and gain nothing, as
         // the ring isn't there either.

@@ -118,10 +118,15 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
             let oldest = o.oldest_open().unwrap_or(i64::MAX as u64);
             // No number of an event is that large.
             let open = o.undecided_from.unwrap_or(i64::MAX as u64);
+            let numbers = o.open.iter().map(|open| &open.numbers);
+            let begun: Vec<_> = numbers
+                .map(|n| format!("'{}.{}'", n.statement_id, n.substatement_id))
+                .collect();
             format!(
-                "({i}, '{}'::timestamptz, {}, {oldest}::bigint, {open}::bigint)",
+                "({i}, '{}'::timestamptz, {}, {oldest}::bigint, {open}::bigint, ARRAY[{}]::text[])",
                 rfc3339(o.started_at),
-                o.pid
+                o.pid,
+                begun.join(", ")
             )
         })
         .collect();
@@ -130,12 +135,15 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
         "SELECT o.i::bigint, max(audit.event_no(e.numbers)), \
                 bool_or(t.class = 'SESSION' AND t.command = 'DISCONNECT' \
                         OR t.class = 'AUDIT' AND t.command = 'FATE' AND e.details ? 'reason'), \
-                string_agg(audit.event_statement_id(e.numbers) || '.' \
+                string_agg(DISTINCT audit.event_statement_id(e.numbers) || '.' \
                            || audit.event_substatement_id(e.numbers), ',') \
-                FILTER (WHERE audit.event_statement_id(e.numbers) >= o.oldest), \
+                FILTER (WHERE audit.event_statement_id(e.numbers) >= o.oldest \
+                        AND audit.event_statement_id(e.numbers) || '.' \
+                            || audit.event_substatement_id(e.numbers) = ANY (o.begun)), \
+                max(audit.event_statement_id(e.numbers)), \
                 max(audit.event_transaction_id(e.numbers)::text::bigint) \
                 FILTER (WHERE audit.event_no(e.numbers) >= o.open) \
-         FROM (VALUES {}) AS o (i, started_at, pid, oldest, open) \
+         FROM (VALUES {}) AS o (i, started_at, pid, oldest, open, begun) \
          JOIN audit.session s ON s.started_at = o.started_at AND s.pid = o.pid \
          JOIN audit.event e ON e.session = s.ref \
          LEFT JOIN audit.statement t ON t.ref = e.statement \
@@ -156,7 +164,11 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
             .filter_map(|pair| pair.split_once('.'))
             .filter_map(|(id, sub)| Some((id.parse().ok()?, sub.parse().ok()?)))
             .collect();
-        known.transaction_id = row.number(5).map(|xid| xid as u64);
+        // The last one, whichever part of it: a session that has got there was not killed before.
+        known
+            .statements
+            .extend(row.number(5).map(|id| (id as u64, 0)));
+        known.transaction_id = row.number(6).map(|xid| xid as u64);
     });
     known
 }

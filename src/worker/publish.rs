@@ -34,6 +34,7 @@ pub struct Publisher {
     /// Size of the last checkpoint.
     published: u64,
     due: Instant,
+    insert: Option<Plan>,
 }
 
 impl Publisher {
@@ -53,6 +54,7 @@ impl Publisher {
             problem: None,
             published: 0,
             due: Instant::now(),
+            insert: None,
         };
         shared.checkpoints_fail.store(0, Ordering::SeqCst);
         // It may have been of a trail that is no more.
@@ -178,13 +180,16 @@ impl Publisher {
             format!("\"{}\" cannot be written: {e}", path.display())
         })?;
         pgrx::log!("audit trail checkpoint\n{note}");
+        let insert = &mut self.insert;
         transaction(|| {
             use pg_sys::{BYTEAOID, INT8OID, TEXTOID, TIMESTAMPTZOID};
-            Plan::new(
-                c"INSERT INTO audit.checkpoint (size, published_at, root, note) VALUES ($1, $2, $3, $4)",
-                &[INT8OID, TIMESTAMPTZOID, BYTEAOID, TEXTOID],
-            )
-            .execute([
+            let plan = insert.get_or_insert_with(|| {
+                Plan::new(
+                    c"INSERT INTO audit.checkpoint (size, published_at, root, note) VALUES ($1, $2, $3, $4)",
+                    &[INT8OID, TIMESTAMPTZOID, BYTEAOID, TEXTOID],
+                )
+            });
+            plan.execute([
                 Some(Datum::from(checkpoint.size as i64)),
                 Some(Datum::from(now)),
                 Some(text_datum(&checkpoint.root)),

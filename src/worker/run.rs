@@ -206,7 +206,12 @@ impl Worker {
         let mut progress = known.unwrap_or(Progress {
             ring_id: id,
             position: ring.drained(),
-            dropped: ring.dropped_total(),
+            // A new trail has nothing to do with what was lost before it; any other was told of nothing yet.
+            dropped: if self.tree.size() == 0 {
+                ring.dropped_total()
+            } else {
+                0
+            },
         });
         let leftovers = ring_file::leftovers().len();
         self.orphans_wait = !ring.slots().orphans().is_empty();
@@ -384,10 +389,16 @@ impl Worker {
         self.gather(ring, live);
     }
 
-    /// Notices that the extension was dropped, or the home moved.
+    /// Notices that the extension was dropped, or the home moved; and that it was not, whatever others say.
     fn look_at_home(&mut self) {
-        if self.shared.home() != unsafe { pg_sys::MyDatabaseId }.to_u32() {
-            self.home_lost = matches!(is_home(), Ok(false));
+        let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let said = self.shared.home();
+        if said != here {
+            let found = is_home();
+            self.home_lost = matches!(found, Ok(false));
+            if matches!(found, Ok(true)) {
+                self.shared.replace_home(said, here);
+            }
         }
     }
 

@@ -394,6 +394,60 @@ fn chained_transactions() {
     );
 }
 
+/// AND CHAIN begins a block as BEGIN does: what ends well in it has, whatever ends the session.
+#[test]
+fn what_follows_and_chain_is_in_a_block() {
+    let cluster = with_table();
+    for level in ["all", "write"] {
+        for (number, chain) in [
+            "BEGIN; COMMIT AND CHAIN",
+            "BEGIN; ROLLBACK AND CHAIN",
+            "BEGIN; SELECT 1 / 0; ROLLBACK AND CHAIN",
+            "BEGIN; SELECT 1 / 0; COMMIT AND CHAIN",
+            "BEGIN; SAVEPOINT s; SELECT 1 / 0; ROLLBACK AND CHAIN",
+            "BEGIN; SAVEPOINT s; SELECT 1 / 0; COMMIT AND CHAIN",
+            "BEGIN; INSERT INTO t VALUES (1); COMMIT AND CHAIN; ROLLBACK AND CHAIN",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let name = format!("{level}{number}");
+            let mut client = cluster.app();
+            client
+                .batch_execute(&format!("SET audit.level = '{level}'; TRUNCATE t"))
+                .expect("sets");
+            for sql in chain.split("; ") {
+                let failed = client.batch_execute(sql).is_err();
+                assert_eq!(failed, sql.contains('/'), "{sql}");
+            }
+            let sql = format!("/* {name} */ INSERT INTO t VALUES (2)");
+            client.batch_execute(&sql).expect("inserts");
+            // In a block it is on record once it ends.
+            assert_eq!(
+                fates(&cluster).last(),
+                Some(&format!("{name} | success | ~"))
+            );
+            drop(client);
+            audit_cluster_tests::eventually("the fate is known", || {
+                fates(&cluster).last() == Some(&format!("{name} | success | rolled back"))
+            });
+        }
+        // Where it fails there is none.
+        let mut client = cluster.app();
+        client
+            .batch_execute(&format!("SET audit.level = '{level}'"))
+            .expect("sets");
+        fails(&mut client, "ROLLBACK AND CHAIN");
+        fails(&mut client, "COMMIT AND CHAIN");
+        let sql = format!("/* {level} */ INSERT INTO t VALUES (3)");
+        client.batch_execute(&sql).expect("inserts");
+        assert_eq!(
+            fates(&cluster).last(),
+            Some(&format!("{level} | success | committed"))
+        );
+    }
+}
+
 #[test]
 fn a_level_without_transaction_control_still_knows_the_fate() {
     let cluster = with_table();

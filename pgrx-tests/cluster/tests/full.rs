@@ -404,3 +404,53 @@ fn a_stop_is_bounded_where_the_trail_can_not_be_written() {
     assert_eq!(cluster.count("statement LIKE 'SELECT % AS waiting'"), 50);
     check_order(&cluster);
 }
+
+/// The trail doesn't know the ring yet, and the worker that saw records being dropped is not the one that
+/// stores the first batch.
+#[test]
+fn drops_before_the_first_batch_of_a_ring_are_told() {
+    let cluster = Cluster::builder()
+        .setting("audit.ring_size", "'1MB'")
+        .setting("audit.on_full", "'drop'")
+        .setting("max_prepared_transactions", "5")
+        .start();
+    // A lock that outlives the server's restart.
+    cluster
+        .psql()
+        .db("postgres")
+        .run("SELECT audit.unlock('to lock it'); BEGIN; LOCK TABLE audit.batch; PREPARE TRANSACTION 'x'")
+        .ok();
+    cluster.restart(Shutdown::Fast);
+    let mut client = cluster.app();
+    for n in 0..400 {
+        client.simple_query(&large(n)).expect("goes on");
+    }
+    let mut admin = cluster.connect("postgres", "postgres");
+    let dropped: i64 = admin
+        .query_one("SELECT dropped FROM audit.worker_status()", &[])
+        .expect("tells")
+        .get(0);
+    assert!(dropped > 100, "{dropped}");
+    let worker = cluster.worker_pid();
+    admin
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'audit_ext worker'",
+        )
+        .expect("ends it");
+    eventually("another worker", || {
+        cluster.worker_pid().is_some_and(|pid| Some(pid) != worker)
+    });
+    admin
+        .batch_execute("ROLLBACK PREPARED 'x'")
+        .expect("gives the lock back");
+    cluster.flush();
+    let told: i64 = cluster
+        .value("SELECT sum((details->>'count')::int) FROM audit.log WHERE command = 'GAP'")
+        .parse()
+        .expect("a number");
+    assert!(told >= dropped, "{told} told, {dropped} dropped");
+    assert_eq!(
+        cluster.value(&format!("SELECT dropped = {told} FROM audit.status")),
+        "t"
+    );
+}

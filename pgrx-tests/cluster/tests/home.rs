@@ -2,14 +2,14 @@
 //! started again and again, and a trail that begins anew holds everything from its beginning on
 //! (spec/delivery.md, failure matrix).
 
-use std::thread;
-use std::time::Duration;
-
 use audit_cluster_tests::{Cluster, eventually};
 use postgres::Client;
+use postgres::error::SqlState;
 
+use crate::fails;
 use crate::load::Load;
 use crate::soak::{a_while, series};
+use crate::under_way::{run, writes};
 
 /// How often processes of the extension ended in a way that the server's log mentions.
 fn complaints(cluster: &Cluster) -> usize {
@@ -39,7 +39,7 @@ fn assert_no_restart_loop(cluster: &Cluster, most: usize) {
     );
 }
 
-fn unlocked(cluster: &Cluster) -> Client {
+pub fn unlocked(cluster: &Cluster) -> Client {
     let mut admin = cluster.connect("postgres", "postgres");
     admin
         .batch_execute("SELECT audit.unlock('a test')")
@@ -96,296 +96,6 @@ fn an_extension_that_is_dropped_and_made_again_under_load() {
         load.check(&cluster);
         assert_no_restart_loop(&cluster, 4 * faults as usize);
     });
-}
-
-/// Nobody hears the end of that transaction. What the session does next may have its memory where the
-/// statement had its own.
-#[test]
-fn a_transaction_that_ends_without_a_trail_leaves_nothing_behind() {
-    let cluster = Cluster::start();
-    cluster
-        .psql()
-        .run(
-            "CREATE TABLE t (n int);
-             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
-             CREATE CONSTRAINT TRIGGER c AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
-             FOR EACH ROW WHEN (new.n = 1) EXECUTE FUNCTION slow()",
-        )
-        .ok();
-    let mut admin = unlocked(&cluster);
-    let mut client = cluster.app();
-    for round in 1..=6 {
-        client.batch_execute("SELECT 'before'").expect("runs");
-        // The extension goes while the transaction commits, and comes while a query runs.
-        thread::scope(|scope| {
-            let sent = scope.spawn(|| {
-                client.batch_execute("INSERT INTO t SELECT 1 FROM generate_series(1, 5)")?;
-                client.batch_execute("INSERT INTO t SELECT 2 FROM pg_sleep(0.6)")
-            });
-            thread::sleep(Duration::from_millis(200));
-            admin
-                .batch_execute("DROP EXTENSION audit_ext")
-                .expect("drops");
-            thread::sleep(Duration::from_millis(550));
-            admin
-                .batch_execute("CREATE EXTENSION audit_ext")
-                .expect("creates");
-            sent.join().expect("ends").expect("both run");
-        });
-        for n in 1..=3 {
-            let nested = format!("DO $$ BEGIN PERFORM {n}; END $$");
-            client.batch_execute(&nested).expect("runs");
-        }
-        cluster.flush();
-        let found = cluster.query(
-            "postgres",
-            "SELECT depth, statement, outcome, transaction_outcome, count(*) FROM audit.log
-             WHERE statement ~ '^(DO|SELECT [1-3]$)' GROUP BY 1, 2, 3, 4 ORDER BY 2",
-        );
-        let mut expected = Vec::new();
-        for n in 1..=3 {
-            let end = "success | committed | 1";
-            expected.push(format!("0 | DO $$ BEGIN PERFORM {n}; END $$ | {end}"));
-        }
-        for n in 1..=3 {
-            expected.push(format!("1 | SELECT {n} | success | committed | 1"));
-        }
-        assert_eq!(found, expected, "round {round}");
-        admin = unlocked(&cluster);
-    }
-}
-
-/// Nor does anybody hear of the error.
-#[test]
-fn a_statement_that_fails_without_a_trail_leaves_nothing_behind() {
-    let cluster = Cluster::start();
-    cluster
-        .psql()
-        .run(
-            "CREATE TABLE t (n int); INSERT INTO t VALUES (0);
-             CREATE FUNCTION fail() RETURNS int IMMUTABLE LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep(0.3); RAISE 'as it should'; END $$;
-             CREATE FUNCTION fail(int) RETURNS int LANGUAGE sql AS 'SELECT fail()'",
-        )
-        .ok();
-    let failing = [
-        "SELECT fail()",
-        "SELECT fail(n) FROM t",
-        "DO $$ BEGIN PERFORM fail(); END $$",
-        "BEGIN; UPDATE t SET n = fail(n)",
-        "BEGIN; SAVEPOINT s; SELECT fail(n) FROM t",
-        "SET audit.level = 'write'; SELECT fail(n) FROM t",
-        "SET audit.level = 'write'; BEGIN; SAVEPOINT s; DO $$ BEGIN PERFORM fail(); END $$",
-    ];
-    for round in 0..14 {
-        let mut admin = unlocked(&cluster);
-        let mut client = cluster.app();
-        let failing = failing[round % 7];
-        thread::scope(|scope| {
-            let sent = scope.spawn(|| client.batch_execute(failing));
-            thread::sleep(Duration::from_millis(150));
-            admin
-                .batch_execute("DROP EXTENSION audit_ext")
-                .expect("drops");
-            sent.join().expect("ends").expect_err("fails");
-        });
-        if failing.contains("BEGIN;") {
-            client.batch_execute("ROLLBACK").expect("ends");
-        }
-        if failing.contains("SET") {
-            client.batch_execute("RESET ALL").expect("resets");
-        }
-        admin
-            .batch_execute("CREATE EXTENSION audit_ext")
-            .expect("creates");
-        let mut next = [
-            format!("SELECT n + {round} FROM t"),
-            format!("INSERT INTO t VALUES (1 + {round})"),
-            format!("DO $$ BEGIN PERFORM {round}; END $$"),
-            format!("CREATE TABLE t{round} ()"),
-        ];
-        next.rotate_left(2 * (round / 7));
-        for sql in &next {
-            client.batch_execute(sql).expect(sql);
-        }
-        cluster.flush();
-        let found = cluster.query(
-            "postgres",
-            &format!(
-                "SELECT depth, substatement_id, outcome, transaction_outcome, statement FROM audit.log
-                 WHERE database_name = 'app' AND statement ~ '^(SELECT n|INSERT|DO|CREATE).*{round}'
-                 ORDER BY seq"
-            ),
-        );
-        let expected: Vec<_> = next
-            .iter()
-            .map(|sql| format!("0 | 1 | success | committed | {sql}"))
-            .collect();
-        assert_eq!(found, expected, "after {failing}");
-    }
-}
-
-/// Nor do statements that the level leaves out.
-#[test]
-fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
-    let cluster = Cluster::start();
-    cluster
-        .psql()
-        .run(
-            "CREATE TABLE t (n int); INSERT INTO t VALUES (0);
-             CREATE FUNCTION put(int, float DEFAULT 0) RETURNS void LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep($2); INSERT INTO t VALUES ($1); END $$;
-             CREATE FUNCTION try(int) RETURNS int LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM 1 / $1; RETURN 1; EXCEPTION WHEN OTHERS THEN RETURN 0; END $$",
-        )
-        .ok();
-    let mut admin = unlocked(&cluster);
-    let mut client = cluster.app();
-    client
-        .batch_execute("SET audit.level = 'write'; SELECT 'begun' FROM t")
-        .expect("begins");
-    admin
-        .batch_execute("DROP EXTENSION audit_ext")
-        .expect("drops");
-    let unrecorded = [
-        "SELECT n FROM t",
-        "SELECT put(1)",
-        "SELECT try(n) FROM t",
-        "SELECT 1 / n FROM t",
-        "BEGIN; SELECT put(2); SAVEPOINT s; SELECT try(0); SELECT 1 / n FROM t",
-        "ROLLBACK TO s; SELECT n FROM t; DECLARE c CURSOR FOR SELECT n, put(3) FROM t; FETCH c; COMMIT",
-        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT n FROM t; SELECT put(4); ROLLBACK",
-    ];
-    for sql in unrecorded {
-        let failed = client.batch_execute(sql).is_err();
-        assert_eq!(failed, sql.contains("1 / n"), "{sql}");
-    }
-    // One goes on while the trail comes: what it was inside of then nobody knows.
-    thread::scope(|scope| {
-        let sent = scope.spawn(|| client.batch_execute("SELECT put(5, 0.5)"));
-        thread::sleep(Duration::from_millis(150));
-        admin
-            .batch_execute("CREATE EXTENSION audit_ext")
-            .expect("creates");
-        sent.join().expect("ends").expect("runs");
-    });
-    for sql in [
-        "SELECT put(6)",
-        "SELECT 1 / n FROM t",
-        "INSERT INTO t VALUES (7)",
-    ] {
-        let failed = client.batch_execute(sql).is_err();
-        assert_eq!(failed, sql.contains("1 / n"), "{sql}");
-    }
-    cluster.flush();
-    assert_eq!(
-        cluster.query(
-            "postgres",
-            "SELECT depth, outcome, transaction_outcome, statement FROM audit.log
-             WHERE database_name = 'app' AND class IN ('READ', 'WRITE') ORDER BY seq",
-        ),
-        [
-            "0 | success | committed | INSERT INTO t VALUES ($1)",
-            "1 | success | committed | INSERT INTO t VALUES ($1)",
-            "0 | success | committed | INSERT INTO t VALUES (7)",
-        ]
-    );
-}
-
-/// What begins while there is no trail, and is rolled back when there is one.
-#[test]
-fn a_savepoint_that_began_without_a_trail_decides_what_came_after_it() {
-    let cluster = Cluster::start();
-    cluster.psql().run("CREATE TABLE t (n int)").ok();
-    let mut client = cluster.app();
-    for round in 1..=2 {
-        let mut admin = unlocked(&cluster);
-        admin
-            .batch_execute("DROP EXTENSION audit_ext")
-            .expect("drops");
-        // In the first round of a session that has never had one.
-        if round == 1 {
-            client = cluster.app();
-        }
-        client
-            .batch_execute("BEGIN; INSERT INTO t VALUES (0); SAVEPOINT a; SAVEPOINT b")
-            .expect("begins");
-        admin
-            .batch_execute("CREATE EXTENSION audit_ext")
-            .expect("creates");
-        for sql in [
-            "INSERT INTO t VALUES (1)",
-            "SAVEPOINT c",
-            "INSERT INTO t VALUES (2)",
-            "ROLLBACK TO c",
-            "INSERT INTO t VALUES (3)",
-            "RELEASE b",
-            "ROLLBACK TO a",
-            "INSERT INTO t VALUES (4)",
-            "COMMIT",
-            "INSERT INTO t VALUES (5)",
-        ] {
-            client.batch_execute(sql).expect(sql);
-        }
-        cluster.flush();
-        assert_eq!(
-            cluster.query(
-                "postgres",
-                "SELECT statement, depth, outcome, transaction_outcome FROM audit.log
-                 WHERE command = 'INSERT' ORDER BY seq",
-            ),
-            [
-                "INSERT INTO t VALUES (1) | 0 | success | rolled back",
-                "INSERT INTO t VALUES (2) | 0 | success | rolled back",
-                "INSERT INTO t VALUES (3) | 0 | success | rolled back",
-                "INSERT INTO t VALUES (4) | 0 | success | committed",
-                "INSERT INTO t VALUES (5) | 0 | success | committed",
-            ],
-            "round {round}"
-        );
-    }
-    assert_eq!(
-        cluster.query("app", "SELECT n FROM t ORDER BY n"),
-        ["0", "0", "4", "4", "5", "5"]
-    );
-}
-
-/// Nor of the end of a transaction of which nothing is on record.
-#[test]
-fn a_subtransaction_that_ends_without_a_trail_decides_nothing_later() {
-    let cluster = Cluster::start();
-    cluster.psql().run("CREATE TABLE t (n int)").ok();
-    let mut admin = unlocked(&cluster);
-    let mut client = cluster.app();
-    client
-        .batch_execute("SET audit.level = 'write'; BEGIN; SAVEPOINT s")
-        .expect("begins");
-    admin
-        .batch_execute("DROP EXTENSION audit_ext")
-        .expect("drops");
-    client.batch_execute("COMMIT").expect("ends");
-    admin
-        .batch_execute("CREATE EXTENSION audit_ext")
-        .expect("creates");
-    client
-        .batch_execute(
-            "BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2);
-             ROLLBACK TO s; INSERT INTO t VALUES (3); COMMIT",
-        )
-        .expect("runs");
-    cluster.flush();
-    assert_eq!(
-        cluster.query(
-            "postgres",
-            "SELECT statement, transaction_outcome FROM audit.log WHERE command = 'INSERT' ORDER BY seq",
-        ),
-        [
-            "INSERT INTO t VALUES (1) | committed",
-            "INSERT INTO t VALUES (2) | rolled back",
-            "INSERT INTO t VALUES (3) | committed",
-        ]
-    );
 }
 
 /// The worker never sees the database without an extension, and still must not add to the new trail
@@ -477,4 +187,212 @@ fn create_extension_rolled_back_under_load() {
         load.check(&cluster);
         assert_no_restart_loop(&cluster, 4);
     });
+}
+
+/// The drop that a savepoint or a handler takes back has not happened: everybody
+/// records, and the guard stands.
+#[test]
+fn a_drop_that_is_taken_back_changes_nothing() {
+    let cluster = Cluster::builder()
+        .setting("max_prepared_transactions", "5")
+        .start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let mut client = cluster.app();
+    let mut other = cluster.connect("postgres", "postgres");
+    let mut admin = unlocked(&cluster);
+    let mut expected = Vec::new();
+    let taken_back: [&[&str]; 3] = [
+        &[
+            "BEGIN",
+            "SAVEPOINT s",
+            "DROP EXTENSION audit_ext",
+            "ROLLBACK TO s",
+            "COMMIT",
+        ],
+        &["DO $$ BEGIN DROP EXTENSION audit_ext; RAISE 'as it should';
+           EXCEPTION WHEN OTHERS THEN NULL; END $$"],
+        &[
+            "BEGIN",
+            "SAVEPOINT s",
+            "DROP EXTENSION audit_ext",
+            "CREATE EXTENSION audit_ext",
+            "ROLLBACK TO s",
+            "COMMIT",
+        ],
+    ];
+    for (n, parts) in taken_back.iter().enumerate() {
+        for part in *parts {
+            run(&mut admin, part);
+        }
+        run(&mut client, &format!("INSERT INTO t VALUES ({n})"));
+        expected.push(format!(
+            "INSERT INTO t VALUES ({n}) | 0 | success | committed"
+        ));
+        assert_eq!(writes(&cluster), expected, "{parts:?}");
+        fails(&mut other, "DELETE FROM audit.period");
+        // In the third a trail was made, too: the one that is open may be another.
+        admin = unlocked(&cluster);
+    }
+}
+
+/// Whoever ends it would have to tell everybody.
+#[test]
+fn the_extension_is_not_made_nor_dropped_by_a_prepared_transaction() {
+    let cluster = Cluster::builder()
+        .setting("max_prepared_transactions", "5")
+        .start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let mut client = cluster.app();
+    let mut admin = unlocked(&cluster);
+    run(&mut admin, "BEGIN; DROP EXTENSION audit_ext");
+    let error = admin
+        .batch_execute("PREPARE TRANSACTION 'x'")
+        .expect_err("is refused");
+    assert_eq!(error.code().map(SqlState::code), Some("0A000"), "{error:?}");
+    run(&mut client, "INSERT INTO t VALUES (1)");
+    assert_eq!(
+        writes(&cluster),
+        ["INSERT INTO t VALUES (1) | 0 | success | committed"]
+    );
+    // Taken back, it may be prepared.
+    run(
+        &mut admin,
+        "BEGIN; SAVEPOINT s; DROP EXTENSION audit_ext; ROLLBACK TO s",
+    );
+    run(&mut admin, "PREPARE TRANSACTION 'x'");
+    run(&mut admin, "COMMIT PREPARED 'x'");
+    run(&mut client, "INSERT INTO t VALUES (2)");
+    assert_eq!(writes(&cluster).len(), 2);
+    run(&mut admin, "DROP EXTENSION audit_ext");
+    run(&mut admin, "BEGIN; CREATE EXTENSION audit_ext");
+    admin
+        .batch_execute("PREPARE TRANSACTION 'x'")
+        .expect_err("is refused");
+    run(&mut admin, "CREATE EXTENSION audit_ext");
+    run(&mut client, "INSERT INTO t VALUES (3)");
+    assert_eq!(
+        writes(&cluster),
+        ["INSERT INTO t VALUES (3) | 0 | success | committed"]
+    );
+}
+
+/// The trail that was made is not there.
+#[test]
+fn a_trail_whose_making_is_taken_back_is_none() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE t (n int)").ok();
+    let mut admin = unlocked(&cluster);
+    let mut client = cluster.app();
+    run(&mut admin, "DROP EXTENSION audit_ext");
+    for part in [
+        "BEGIN",
+        "SAVEPOINT s",
+        "CREATE EXTENSION audit_ext",
+        "ROLLBACK TO s",
+        "COMMIT",
+    ] {
+        run(&mut admin, part);
+    }
+    run(&mut client, "INSERT INTO t VALUES (1)");
+    run(&mut admin, "CREATE EXTENSION audit_ext");
+    run(&mut client, "INSERT INTO t VALUES (2)");
+    assert_eq!(
+        writes(&cluster),
+        ["INSERT INTO t VALUES (2) | 0 | success | committed"]
+    );
+}
+
+/// The trail is open to who has unlocked it, and not the next one.
+#[test]
+fn an_open_trail_is_open_to_nobody_once_it_is_another() {
+    let cluster = Cluster::start();
+    for remade in [
+        "DROP EXTENSION audit_ext; CREATE EXTENSION audit_ext",
+        "BEGIN; DROP EXTENSION audit_ext; CREATE EXTENSION audit_ext; COMMIT",
+        "BEGIN; DROP EXTENSION audit_ext; CREATE EXTENSION audit_ext; SAVEPOINT s; DROP EXTENSION audit_ext; ROLLBACK TO s; COMMIT",
+    ] {
+        let mut other = unlocked(&cluster);
+        run(&mut other, "DELETE FROM audit.period WHERE false");
+        let mut admin = unlocked(&cluster);
+        for part in remade.split("; ") {
+            run(&mut admin, part);
+        }
+        fails(&mut other, "DELETE FROM audit.period WHERE false");
+        fails(&mut admin, "DELETE FROM audit.period WHERE false");
+        run(&mut other, "SELECT audit.unlock('this one')");
+        run(&mut other, "DELETE FROM audit.period WHERE false");
+    }
+}
+
+/// A statement that the worker has to leave for asks it to, whoever its user; not for longer than it takes.
+#[test]
+fn nobody_keeps_the_worker_off_by_a_rename_that_fails() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE ROLE joe LOGIN").ok();
+    let rename = "ALTER DATABASE postgres RENAME TO app"; // There is one.
+    for user in ["joe", "postgres"] {
+        let mut client = cluster.connect(user, "app");
+        run(&mut client, "BEGIN; SAVEPOINT s");
+        fails(&mut client, rename);
+        let mut other = cluster.connect("postgres", "postgres");
+        run(
+            &mut other,
+            "SET statement_timeout = '20s'; SELECT audit.flush()",
+        );
+        run(&mut client, "ROLLBACK TO s");
+        run(&mut other, "SELECT audit.flush()");
+    }
+    // Nor does it even go for who may not do that.
+    let worker = cluster.worker_pid();
+    let mut client = cluster.connect("joe", "app");
+    for _ in 0..20 {
+        fails(&mut client, rename);
+    }
+    cluster.flush();
+    assert_eq!(cluster.worker_pid(), worker);
+}
+
+#[test]
+fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run("CREATE ROLE joe; CREATE TABLE t (n int)")
+        .ok();
+    let mut admin = cluster.connect("postgres", "postgres");
+    let mut client = cluster.app();
+    // Whoever connects to the home from then on is joe, so it is for this session to look.
+    let worker = |admin: &mut Client| -> Option<i32> {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_ext worker'";
+        let found = admin.query_opt(sql, &[]).expect("tells");
+        found.map(|row| row.get(0))
+    };
+    let before = worker(&mut admin);
+    run(
+        &mut admin,
+        "ALTER DATABASE postgres SET role = 'joe'; ALTER DATABASE postgres SET exit_on_error = on",
+    );
+    run(
+        &mut admin,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'audit_ext worker'",
+    );
+    eventually("another worker", || {
+        let now = worker(&mut admin);
+        now.is_some() && now != before
+    });
+    run(&mut client, "INSERT INTO t VALUES (1)");
+    run(
+        &mut admin,
+        "SET statement_timeout = '20s'; SELECT audit.flush()",
+    );
+    run(&mut admin, "ALTER DATABASE postgres RESET ALL");
+    assert_eq!(
+        writes(&cluster),
+        ["INSERT INTO t VALUES (1) | 0 | success | committed"]
+    );
+    assert!(
+        !cluster.log().contains("cannot store events"),
+        "{}",
+        cluster.log()
+    );
 }

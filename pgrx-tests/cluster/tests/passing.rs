@@ -143,3 +143,40 @@ fn what_a_statement_that_is_left_out_failed_with_is_not_put_on_its_caller() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(run("read"), all);
 }
+
+/// A cursor of a function has a portal of its own, as EXECUTE has: nothing hides behind that.
+#[test]
+fn what_a_function_runs_through_a_cursor_under_execute_is_its_own() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (x int); INSERT INTO t SELECT generate_series(1, 9);
+             CREATE FUNCTION f(n int) RETURNS int LANGUAGE plpgsql AS
+             $$ DECLARE r record; BEGIN
+                  FOR r IN EXECUTE 'DELETE FROM t WHERE x = ' || n || ' RETURNING x' LOOP END LOOP;
+                  FOR r IN DELETE FROM t WHERE x = n + 1 RETURNING x LOOP END LOOP;
+                  RETURN n; END $$;
+             PREPARE p(int) AS SELECT f(3), $1;
+             PREPARE q AS DELETE FROM t WHERE x = 9;
+             EXECUTE p(f(1)); CREATE TABLE made AS EXECUTE p(5); EXECUTE q;",
+        )
+        .ok();
+    assert_eq!(
+        cluster.trail(
+            "command, depth, rows, class",
+            "command IN ('EXECUTE', 'DELETE', 'CREATE TABLE AS') AND class <> 'FUNCTION'"
+        ),
+        [
+            "DELETE | 1 | 1 | WRITE",
+            "DELETE | 1 | 1 | WRITE",
+            "DELETE | 1 | 1 | WRITE",
+            "DELETE | 1 | 1 | WRITE",
+            "EXECUTE | 0 | 1 | READ",
+            "DELETE | 1 | 0 | WRITE",
+            "DELETE | 1 | 0 | WRITE",
+            "CREATE TABLE AS | 0 | 1 | DDL",
+            "EXECUTE | 0 | 1 | WRITE",
+        ]
+    );
+}

@@ -13,7 +13,8 @@ pub struct Known {
     pub last_event: u64,
     /// Its end is there.
     pub ended: bool,
-    /// Its statements, by statement_id and substatement_id.
+    /// Those of its statements that were under way in its slot, by statement_id and substatement_id; and its
+    /// last top-level one, as part 0.
     pub statements: Vec<(u64, u32)>,
     /// Id of the transaction that waits for its fate, from the trail's events of it.
     pub transaction_id: Option<u64>,

@@ -38,19 +38,26 @@ impl Engine {
         at_rest && self.plan.is_none() && self.for_lone.is_some()
     }
 
-    /// A transaction has ended, and what was to be done about it is done.
+    /// A transaction has ended so, and what was to be done about it is done.
     #[inline]
-    pub fn settle(&mut self) {
+    pub fn settle(&mut self, fate: Fate) {
+        self.explicit = self.chains.take() == Some(fate);
         self.fates.forget_unheard();
         self.stirred = !self.is_calm();
         self.any_wraps &= self.stirred;
     }
 
-    /// BEGIN … COMMIT has begun.
+    /// BEGIN … COMMIT has begun. To be told also while there is no trail: what follows may be recorded.
     #[inline]
     pub fn begin_explicit(&mut self) {
         self.stir();
         self.explicit = true;
+    }
+
+    /// Where the transaction ends so, the next is such a block, too: AND CHAIN.
+    pub fn chain(&mut self, fate: Fate) {
+        self.stir();
+        self.chains = Some(fate);
     }
 
     /// Whether no statement of this session, nor anything that is known of its transaction, is still to end.

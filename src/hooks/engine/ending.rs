@@ -166,7 +166,7 @@ impl Engine {
     pub fn end_transaction(&mut self, fate: Fate) {
         if self.knows_no_query() && self.held.is_none() && self.checks.is_empty() {
             // Nothing was recorded, or all that was has left: what remains is its fate.
-            self.explicit = false;
+            self.committing = false;
             self.fates.end(fate);
             if !self.fates.has_pending() {
                 // Else its id, which is committed, would decide about the next transaction's events.
@@ -193,7 +193,6 @@ impl Engine {
             slot::keep_transaction(0);
             return;
         }
-        self.explicit = false;
         if fate == Fate::RolledBack {
             cold_path();
             if self.held().is_some_and(|held| held.command != b"ROLLBACK") {

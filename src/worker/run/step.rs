@@ -52,7 +52,8 @@ impl Worker {
 
     /// Queues a RETENTION event for each dropped period that the trail doesn't tell of yet.
     fn note_dropped(&mut self) -> Result<(), Failure> {
-        if self.shared.news.swap(0, Ordering::SeqCst) == 0 || !self.telling.is_empty() {
+        // In this order: what waits to be told again is no news, but the flag is.
+        if !self.telling.is_empty() || self.shared.news.swap(0, Ordering::SeqCst) == 0 {
             return Ok(());
         }
         let untold = transaction(retention::untold).inspect_err(|_| {
