@@ -184,8 +184,12 @@ fn attached(shared: &'static Shared, database: pg_sys::Oid) {
 
 /// Settings that ALTER SYSTEM, DATABASE or ROLE could have changed to the trail's harm.
 pub fn pin_settings() {
+    // Its owner may set session_authorization for the database, too, which nothing but this takes back.
+    unsafe {
+        let first = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+        pg_sys::SetSessionAuthorization(first, true);
+    }
     const SETTINGS: &[(&CStr, &CStr)] = &[
-        // Its owner may set it for the database.
         (c"role", c"none"),
         (c"exit_on_error", c"off"),
         #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]

@@ -445,7 +445,7 @@ fn cursors_closed_out_of_order_and_read_in_pieces() {
     ] {
         client.batch_execute(step).expect(step);
     }
-    client.batch_execute("FETCH 1 FROM c").expect_err("closed");
+    crate::fails(&mut client, "FETCH 1 FROM c");
     let mut events = cluster.trail(
         "event_no, command, rows, outcome, transaction_outcome",
         "depth = 0 AND command IN ('BEGIN', 'DECLARE CURSOR', 'FETCH', 'MOVE', 'CLOSE CURSOR', 'INSERT',

@@ -370,7 +370,8 @@ fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
     let before = worker(&mut admin);
     run(
         &mut admin,
-        "ALTER DATABASE postgres SET role = 'joe'; ALTER DATABASE postgres SET exit_on_error = on",
+        "ALTER DATABASE postgres SET role = 'joe'; ALTER DATABASE postgres SET exit_on_error = on;
+         ALTER DATABASE postgres SET session_authorization = 'joe'",
     );
     run(
         &mut admin,

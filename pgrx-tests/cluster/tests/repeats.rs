@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use audit_cluster_tests::{Cluster, eventually, kill};
 use postgres::Client;
 
+use crate::fails;
 use crate::load::{check_event_numbers, check_order};
 
 const TEXT: &str = "SELECT n FROM t WHERE n > 0";
@@ -179,7 +180,7 @@ fn what_changes_between_two_of_them_is_on_record() {
     assert_eq!(cluster.count(&kinds), 4);
     // And one that fails says why.
     run(&mut client, "ALTER VIEW t RENAME TO v", 1);
-    client.batch_execute(TEXT).expect_err("no such relation");
+    fails(&mut client, TEXT);
     let failed = format!("statement = '{TEXT}' AND outcome = 'failed' AND sqlstate = '42P01'");
     assert_eq!(cluster.count(&failed), 1);
     check_event_numbers(&cluster, "true");
