@@ -25,7 +25,7 @@ import chart
 import left_out
 import report
 from server import (
-    Server, machine_busy, make_template, pg_config, quiet, remove, stop, wait_for_calm,
+    Server, clear, machine_busy, make_template, pg_config, quiet, remove, wait_for_calm,
 )
 from workloads import (
     AGAIN, CONFIGURATIONS, NARROW, QUICK_CONFIGURATIONS, QUICK_WORKLOADS, SCALE, VANILLA, WORKLOADS,
@@ -396,10 +396,7 @@ def main():
     args.dir, args.out = Path(args.dir), Path(args.out)
     args.configurations, notes = available(args.configurations)
     args.running = []
-    for data in args.dir.glob("*/data"): # of a benchmark that was killed
-        stop(Path(pg_config("--bindir")), data)
-    for old in args.dir.glob("*"):
-        remove(old)
+    clear(args.dir)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return run(args, notes)

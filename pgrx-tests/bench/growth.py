@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import pgbench
 from report import interval
-from server import Server, make_template, pg_config, remove, stop, wait_for_calm
+from server import Server, clear, make_template, remove, wait_for_calm
 from workloads import ACCOUNTS, CONFIGURATIONS, SCALE, SELECT, VANILLA, Workload
 
 FIRST_PORT = 54700
@@ -105,10 +105,7 @@ def main():
     parser.add_argument("--series", default=",".join([*SERIES, "trail"]), help="which things grow")
     args = parser.parse_args()
     folder, out_folder, out = Path(args.dir), Path(args.out), []
-    for data in folder.glob("*/data"):
-        stop(Path(pg_config("--bindir")), data)
-    for old in folder.glob("*"):
-        remove(old)
+    clear(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     make_template(folder / "template")
     scratch = folder / "pgbench"

@@ -19,7 +19,7 @@ from statistics import mean, stdev
 
 from left_out import NESTED, OWN, OWN_STATEMENT, STATEMENTS, Nested
 from pipeline import Pipeline
-from server import Server, make_template, pg_config, remove, stop
+from server import Server, clear, make_template, remove
 from workloads import CONFIGURATIONS, SCALE
 
 FIRST_PORT = 54700 # of unix sockets
@@ -62,10 +62,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=6, help="of a turn")
     args = parser.parse_args()
     folder, chance = Path(args.dir), random.Random(6)
-    for data in folder.glob("*/data"): # of a run that was killed
-        stop(Path(pg_config("--bindir")), data)
-    for old in folder.glob("*"):
-        remove(old)
+    clear(folder)
     make_template(folder / "template")
     chosen = [c for c in CONFIGURATIONS if c.name in LEVELS]
     servers = [Server(folder / f"server{i}", folder / "template", c, FIRST_PORT + i) for i, c in enumerate(chosen)]

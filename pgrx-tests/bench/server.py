@@ -274,6 +274,14 @@ def stop(bin, data, how="immediate"):
         pass
 
 
+def clear(folder):
+    """Stops what a run that was killed has left there, and removes all."""
+    for data in folder.glob("*/data"):
+        stop(Path(pg_config("--bindir")), data)
+    for old in folder.glob("*"):
+        remove(old)
+
+
 def make_template(folder):
     as_server(
         [Path(pg_config("--bindir")) / "initdb", "-D", folder, "-U", "postgres", "-A", "trust",

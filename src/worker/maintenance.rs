@@ -6,7 +6,7 @@
 
 use super::lifecycle::{definition, pin_settings};
 use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
-use super::retention;
+use super::retention::{self, BEFORE_LAST_BATCH};
 use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
 use crate::pg::{guc, heap, schedule, session, signal};
@@ -112,26 +112,19 @@ fn summarise(period: &Period, from: u32) -> u32 {
     }
 }
 
-/// Suffixes of periods that ended before `current` and aren't closed. Throws; in a transaction.
+/// Suffixes of periods that ended before `current`, are not written to any more, whatever the clock says, and
+/// aren't closed. Throws; in a transaction.
 fn ended_periods(current: i64) -> Vec<String> {
     let mut suffixes = Vec::new();
     query(
         &format!(
-            "SELECT suffix FROM audit.period WHERE ends_at <= '{}' AND frozen_at IS NULL ORDER BY starts_at",
+            "SELECT p.suffix FROM audit.period p \
+             WHERE p.ends_at <= '{}' AND {BEFORE_LAST_BATCH} AND p.frozen_at IS NULL ORDER BY p.starts_at",
             audit_core::calendar::rfc3339(current)
         ),
         |row| suffixes.extend(row.text(1)),
     );
     suffixes
-}
-
-/// When the last batch was stored. Throws; in a transaction.
-fn last_batch() -> Option<i64> {
-    let mut at = None;
-    query("SELECT max(recorded_at) FROM audit.batch", |row| {
-        at = row.number(1);
-    });
-    at
 }
 
 /// The process that closes periods, as seen by the worker that started it.
@@ -208,9 +201,7 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
 
 fn close_all() -> Result<(), Failure> {
     let now = super::now();
-    // What is written to is one that holds the last batch or a later time, whatever the clock says.
-    let ended = transaction(|| last_batch().map_or_else(Vec::new, |at| ended_periods(now.min(at))));
-    for suffix in ended? {
+    for suffix in transaction(|| ended_periods(now))? {
         close(&suffix)?;
     }
     for table in TABLES {

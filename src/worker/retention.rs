@@ -127,7 +127,7 @@ struct Candidate {
 }
 
 /// Condition on a period `p`: neither it nor one after it holds the last batch.
-const BEFORE_LAST_BATCH: &str = "p.ends_at <= (SELECT max(recorded_at) FROM audit.batch)";
+pub const BEFORE_LAST_BATCH: &str = "p.ends_at <= (SELECT max(recorded_at) FROM audit.batch)";
 
 /// Periods that the limits condemn and no hold keeps, the oldest first. `size`: of the trail. Throws;
 /// in a transaction.

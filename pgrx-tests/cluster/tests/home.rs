@@ -189,8 +189,8 @@ fn create_extension_rolled_back_under_load() {
     });
 }
 
-/// The drop that a savepoint or a handler takes back has not happened: everybody
-/// records, and the guard stands.
+/// The drop that a savepoint or a handler takes back has not happened: everybody records, and the guard
+/// stands.
 #[test]
 fn a_drop_that_is_taken_back_changes_nothing() {
     let cluster = Cluster::builder()
