@@ -125,7 +125,7 @@ fn look_for_home(shared: &shared::Shared) -> bool {
         {
             return false;
         }
-        let home = home::find_in_hook();
+        let home = home::look_for_in_hook();
         shared.settle_home(if home == pg_sys::InvalidOid {
             HOME_NONE
         } else {

@@ -341,7 +341,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let id = resume_to(query, address);
         let calls = pass_without(id, address);
         NEXT_FINISH(query);
-        guard::check_database(query);
+        guard::check_outcome(query);
         if let Some(calls) = calls {
             engine_as_it_is().passed(calls);
         }

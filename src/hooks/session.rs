@@ -32,12 +32,15 @@ pub unsafe fn connected() {
         session::learn();
         begun();
         replication::listen();
-        if guc::level().records(Classes::of(Class::Session), false) {
+        let session = Classes::of(Class::Session);
+        let before = settings::level_before();
+        if before.records(session, false) || guc::level().records(session, false) {
             let mut details = Object::new();
             connect_details(&mut details);
             let started_at = pg_sys::MyStartTimestamp;
             emit::session_event(engine(), b"CONNECT", started_at, &details.finish());
         }
+        settings::check(engine());
     }
 }
 

@@ -3,7 +3,7 @@
 use core::ffi::c_char;
 use pgrx::pg_sys;
 
-use super::raw;
+use super::{compat, raw};
 
 /// A peer's numeric address and port; none for a unix socket.
 pub struct Peer {
@@ -80,6 +80,43 @@ pub fn request() -> Option<Request> {
             peer: Peer::read(&raw const port.raddr),
         })
     }
+}
+
+/// Whether the start-up packet asks for a setting. Never throws.
+pub fn asks_for(setting: &[u8]) -> bool {
+    // SAFETY: as in `request`; the list has names and values in turn.
+    unsafe {
+        let Some(port) = pg_sys::libpq::be::MyProcPort.as_ref() else {
+            return false;
+        };
+        // As the server reads the line (pg_split_opts): a backslash stands for what follows it.
+        let line = raw::bytes(port.cmdline_options);
+        let mut found = holds(line.iter().copied().filter(|byte| *byte != b'\\'), setting);
+        let mut is_name = true;
+        compat::for_each_pointer(port.guc_options, |text: *mut c_char| {
+            found |= is_name && raw::bytes(text).eq_ignore_ascii_case(setting);
+            is_name = !is_name;
+        });
+        found
+    }
+}
+
+fn holds(mut text: impl Iterator<Item = u8> + Clone, word: &[u8]) -> bool {
+    loop {
+        if starts_with(text.clone(), word) {
+            return true;
+        }
+        if text.next().is_none() {
+            return false;
+        }
+    }
+}
+
+fn starts_with(mut text: impl Iterator<Item = u8>, word: &[u8]) -> bool {
+    word.iter().all(|byte| {
+        text.next()
+            .is_some_and(|found| found.eq_ignore_ascii_case(byte))
+    })
 }
 
 /// Version and cipher of TLS; `None` without it. Never throws.

@@ -64,7 +64,7 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_FINISH(query);
-        guard::check_database(query);
+        guard::check_outcome(query);
         pause_lone(query);
     }
 }
