@@ -3,7 +3,7 @@
 use core::ffi::c_char;
 use pgrx::pg_sys;
 
-use super::{compat, raw};
+use super::{compat, parallel, raw};
 
 /// A peer's numeric address and port; none for a unix socket.
 pub struct Peer {
@@ -17,14 +17,22 @@ impl Peer {
         port: None,
     };
 
-    /// The peer of a session that was let in. Never throws.
-    pub fn of_session() -> Peer {
+    /// The peer of a session that was let in; in a process that helps another, that one's. Throws.
+    ///
+    /// # Safety
+    /// In a transaction.
+    pub unsafe fn of_session() -> Peer {
         // SAFETY: MyBEEntry is NULL or this backend's own entry in shared memory.
         unsafe {
-            if pg_sys::MyBEEntry.is_null() {
+            let entry = if parallel::is_worker() {
+                parallel::leader_status()
+            } else {
+                pg_sys::MyBEEntry.cast_const()
+            };
+            if entry.is_null() {
                 return Peer::LOCAL;
             }
-            Peer::read(&raw const (*pg_sys::MyBEEntry).st_clientaddr)
+            Peer::read(&raw const (*entry).st_clientaddr)
         }
     }
 

@@ -100,8 +100,8 @@ pub unsafe fn begin() {
         names::register();
         names::learn_role(raw::GetAuthenticatedUserId());
         let database = raw::get_database_name(pg_sys::MyDatabaseId);
-        // From here on nothing throws.
         let peer = Peer::of_session();
+        // From here on nothing throws.
         STATE = Some(State {
             user_name: names::role(raw::GetAuthenticatedUserId())
                 .unwrap_or_default()

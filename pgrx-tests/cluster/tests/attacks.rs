@@ -225,7 +225,9 @@ fn a_script_lends_its_rights_to_nothing_that_fires_in_it() {
             .expect("makes");
         let within = cluster.trail_of(
             "command",
-            &format!("database_name = '{database}' AND (class = 'DDL' OR depth > 0) AND seq > {before}"),
+            &format!(
+                "database_name = '{database}' AND (class = 'DDL' OR depth > 0) AND seq > {before}"
+            ),
         );
         assert_eq!(
             within,
