@@ -229,7 +229,7 @@ unsafe fn check_catalogs_written(stmt: *const pg_sys::PlannedStmt) {
 }
 
 /// What a catalog must not say, in any database: that the home's row is another, that a table is where
-/// the shared catalogs are. Throws.
+/// the shared catalogs are, that a subscription writes to catalogs. Throws.
 ///
 /// # Safety
 /// After a statement that may have written to it; in a transaction that is not aborted.
@@ -243,9 +243,16 @@ pub unsafe fn check_catalog(command: &CStr, catalog: Oid) {
             if guarded::database_touched(home) {
                 refuse(command, pg_sys::DatabaseRelationId, home);
             }
-        } else if catalog == pg_sys::RelationRelationId
-            && let Some(relid) = guarded::in_shared_tablespace()
-        {
+            return;
+        }
+        let wrong = if catalog == pg_sys::RelationRelationId {
+            guarded::in_shared_tablespace()
+        } else if catalog == guarded::SUBSCRIBED {
+            guarded::subscribed_catalog()
+        } else {
+            None
+        };
+        if let Some(relid) = wrong {
             refuse(command, pg_sys::RelationRelationId, relid);
         }
     }

@@ -34,8 +34,8 @@ pub struct Outer {
     command: &'static CStr,
     /// The mode of LOCK TABLE, else 0.
     lock: c_int,
-    /// What COPY FROM writes to, else InvalidOid.
-    copied: Oid,
+    /// See [`written_by`].
+    written: Oid,
 }
 
 /// A utility statement begins. Throws.
@@ -49,7 +49,7 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
             running: RUNNING,
             command: COMMAND,
             lock: 0,
-            copied: pg_sys::InvalidOid,
+            written: pg_sys::InvalidOid,
         };
         let kind = (*node).type_;
         if kind == T_TransactionStmt || guard::home().is_none() {
@@ -58,7 +58,7 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
         RUNNING = kind;
         COMMAND = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
         if raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState() {
-            outer.copied = copied_into(node);
+            outer.written = written_by(node);
             outer.lock = check(node);
         }
         outer
@@ -75,17 +75,19 @@ pub unsafe fn leave(outer: Outer) {
         if outer.lock != 0 {
             check_locks(outer.lock);
         }
-        if outer.copied != pg_sys::InvalidOid {
-            guard::check_catalog(COMMAND, outer.copied);
+        if outer.written != pg_sys::InvalidOid {
+            guard::check_catalog(COMMAND, outer.written);
         }
         (RUNNING, COMMAND) = (outer.running, outer.command);
     }
 }
 
-/// What COPY FROM writes to, InvalidOid for others. Throws: the catalog with the home's label is nobody's.
-unsafe fn copied_into(node: *mut pg_sys::Node) -> Oid {
+/// What COPY FROM writes to, and what a subscription is told of; InvalidOid for others. Throws: the catalog with
+/// the home's label is nobody's.
+unsafe fn written_by(node: *mut pg_sys::Node) -> Oid {
     unsafe {
         let name = match (*node).type_ {
+            T_CreateSubscriptionStmt | T_AlterSubscriptionStmt => return guarded::SUBSCRIBED,
             T_CopyStmt if field!(node as CopyStmt.is_from) => field!(node as CopyStmt.relation),
             _ => core::ptr::null_mut(),
         };

@@ -42,6 +42,8 @@ const CATALOGS: [u32; 27] = [
     3466, // pg_event_trigger
 ];
 const SHARED_LABELS: u32 = 3592;
+/// pg_subscription_rel
+pub const SUBSCRIBED: Oid = Oid::from_u32(6102);
 const CONSTRAINTS: u32 = 2606;
 const RULES: u32 = 2618;
 const TRIGGERS: u32 = 2620;
@@ -261,6 +263,26 @@ pub unsafe fn database_touched(database: Oid) -> bool {
         });
     }
     touched
+}
+
+/// A relation of the server's that a subscription of this database is to write to: no hook hears of its
+/// rows, and not every server refuses it. Throws.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn subscribed_catalog() -> Option<Oid> {
+    let mut found = None;
+    unsafe {
+        scan(SUBSCRIBED, 0, Now::Itself, &mut [], |tuple, desc| {
+            // srrelid (catalog/pg_subscription_rel.h)
+            let relid = raw::oid_column(tuple, 2, desc);
+            if relid.to_u32() < pg_sys::FirstNormalObjectId {
+                found = Some(relid);
+            }
+            found.is_none()
+        });
+    }
+    found
 }
 
 /// A relation of somebody's that is said to be where the shared catalogs are: it could be one of their
