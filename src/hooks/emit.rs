@@ -357,16 +357,16 @@ fn small(
 /// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
 const STAGE: usize = 16 * 1024;
 
-/// Where a payload is put together. Allocated by [`begin`].
+/// Where a payload is put together. Allocated by [`make_room`].
 static mut STAGED: Vec<u8> = Vec::new();
 
 fn staged() -> &'static mut Vec<u8> {
-    // SAFETY: one thread; no reference outlives `begin` or `send`, which call nothing of ours.
+    // SAFETY: one thread; no reference outlives `make_room` or `send`, which call nothing of ours.
     unsafe { &mut *(&raw mut STAGED) }
 }
 
-/// A session begins: sets aside what pushing needs.
-pub fn begin() {
+/// Sets aside what pushing needs, in the postmaster.
+pub fn make_room() {
     staged().reserve(STAGE);
 }
 

@@ -226,7 +226,7 @@ impl Engine {
         self.pool.len() - 1
     }
 
-    /// Sets a frame aside, when a session begins.
+    /// Sets a frame aside, in the postmaster.
     pub fn set_aside(&mut self, aside: Aside) -> &mut Frame {
         let id = self.take_frame();
         self.pool[id].aside = Some(aside);

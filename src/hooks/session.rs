@@ -120,7 +120,7 @@ pub fn logon_failed(sqlstate: u32, message: &[u8]) {
 /// # Safety
 /// Once per backend.
 pub unsafe fn begun() {
-    error::begin();
+    error::watch();
     settings::begin();
     // After the abort of an open transaction (a before_shmem_exit callback), before the backend
     // gives its PGPROC back.
