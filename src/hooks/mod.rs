@@ -58,6 +58,7 @@ pub unsafe fn install() {
     unsafe {
         error::install();
         session::install();
+        settings::install();
         executor::install();
         analyze::install();
         planner::install();

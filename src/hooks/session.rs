@@ -9,7 +9,7 @@ use std::io::Write;
 
 use super::engine::{Engine, engine, with};
 use super::{apply, capture, emit, error, guard_session, replication, settings};
-use crate::pg::{connection, guc, raw, session, slot};
+use crate::pg::{connection, guc, raw, ring_file, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
 ///
@@ -33,6 +33,9 @@ pub unsafe fn connected() {
         begun();
         replication::listen();
         if guc::level().records(Classes::of(Class::Session), false) {
+            if let Some(ring) = ring_file::ring() {
+                ring.meet();
+            }
             let mut details = Object::new();
             connect_details(&mut details);
             let started_at = pg_sys::MyStartTimestamp;

@@ -4,12 +4,13 @@
 
 use audit_core::json::Object;
 use core::ffi::CStr;
+use core::hint::cold_path;
 
 use super::emit;
 use super::engine::Engine;
 use crate::pg::{guc, raw};
 
-/// The values as last seen, in the order of [`guc::NAMES`]; empty before the session begins.
+/// The values as last seen, in the order of [`guc::NAMES`].
 static mut SEEN: Vec<Vec<u8>> = Vec::new();
 
 fn seen() -> &'static mut Vec<Vec<u8>> {
@@ -22,10 +23,31 @@ fn value(name: &CStr) -> &'static [u8] {
     unsafe { raw::bytes(raw::GetConfigOption(name.as_ptr(), true, false)) }
 }
 
-/// A session begins with the values that it finds.
-pub fn begin() {
+/// Looks at the values in the postmaster, whose children inherit what was seen.
+pub fn install() {
     *seen() = guc::NAMES.iter().map(|name| value(name).to_vec()).collect();
     guc::take_assigned();
+}
+
+/// A session begins with the values that it finds.
+pub fn begin() {
+    if guc::assigned() {
+        cold_path();
+        look_again();
+    }
+}
+
+/// Some were assigned since: by a reload, for this role, by the client.
+#[cold]
+fn look_again() {
+    guc::take_assigned();
+    for (name, seen) in guc::NAMES.iter().zip(seen().iter_mut()) {
+        let now = value(name);
+        if seen != now {
+            seen.clear();
+            seen.extend_from_slice(now);
+        }
+    }
 }
 
 /// Called where statements begin and end.

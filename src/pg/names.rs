@@ -87,9 +87,12 @@ fn cache() -> &'static mut Cache {
     unsafe { &mut *(&raw mut CACHE) }
 }
 
-/// Registers the callbacks that empty the caches. Called once per backend, in a transaction.
+/// Registers the callbacks that empty the caches, in the postmaster: its children inherit them.
 /// Throws when there is no slot left (FATAL).
-pub unsafe fn register() {
+///
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
     fn relations_changed() {
         unsafe { RELATIONS_VERSION = RELATIONS_VERSION.wrapping_add(1) };
     }

@@ -97,7 +97,6 @@ pub fn known() -> bool {
 /// In a transaction that is not aborted, connected to a database.
 pub unsafe fn begin() {
     unsafe {
-        names::register();
         names::learn_role(raw::GetAuthenticatedUserId());
         let database = raw::get_database_name(pg_sys::MyDatabaseId);
         // From here on nothing throws.
