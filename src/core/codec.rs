@@ -64,6 +64,7 @@ pub struct Encoded<'a> {
 impl<'a> Encoded<'a> {
     /// Lays out an event. `sections` in the order of [`Section`]; `None` is absent. Allocates
     /// nothing, so it may run in an error path.
+    #[unsafe(link_section = "audit_session")]
     pub fn new(numbers: &Numbers, sections: [Option<&'a [u8]>; SECTIONS]) -> Self {
         let mut fixed = [0; FIXED_LEN];
         fixed[0] = FORMAT_VERSION;
@@ -293,6 +294,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Encodes a session's attributes into `out` (cleared first).
+#[unsafe(link_section = "audit_session")]
 pub fn encode_session(session: &Session, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&session.started_at.to_le_bytes());
@@ -352,6 +354,7 @@ pub struct ShapeWriter<'v> {
 
 impl<'v> ShapeWriter<'v> {
     /// Begins a shape in `out` (cleared first).
+    #[unsafe(link_section = "audit_session")]
     pub fn new(
         out: &'v mut Vec<u8>,
         classes: Classes,

@@ -29,6 +29,7 @@ pub unsafe fn install() {
 }
 
 /// A plain frame.
+#[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn analyzed(
     state: *mut pg_sys::ParseState,
     query: *mut pg_sys::Query,

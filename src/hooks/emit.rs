@@ -28,6 +28,7 @@ const SMALL_SHAPE: usize = 64;
 /// Sends a statement's event. `known` is the transaction's fate as far as it is decided; with
 /// `tracked`, an open fate is decided by a later event.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let fate = engine.frame(id).fate(known);
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
@@ -96,6 +97,7 @@ pub fn whole(engine: &mut Engine, id: Id) {
 
 /// Sends an event with all that belongs to it.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn send_whole(frame: &mut Frame, decisions: &[u8]) {
     finish(frame, decisions.len());
     let frame = &*frame;
@@ -265,6 +267,7 @@ pub fn refused_event(
 }
 
 /// Sends an event of the session itself. It carries the decisions that wait.
+#[unsafe(link_section = "audit_session")]
 pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, details: &[u8]) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
@@ -318,6 +321,7 @@ pub fn logon_failed(
 }
 
 /// Sends an event without a statement.
+#[unsafe(link_section = "audit_session")]
 fn small(
     engine: &Engine,
     numbers: &Numbers,
@@ -394,6 +398,7 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
 
 /// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted. The
 /// record's position, if it is there.
+#[unsafe(link_section = "audit_session")]
 fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Option<u64> {
     let (ring, shared) = (ring_file::ring()?, shared::shared()?);
     let encoded = Encoded::new(numbers, sections);

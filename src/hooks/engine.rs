@@ -194,6 +194,7 @@ impl Engine {
 
     /// Takes a frame from the pool.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     pub fn take_frame(&mut self) -> Id {
         let id = self.free_frame();
         self.frame(id).reset();
@@ -211,6 +212,7 @@ impl Engine {
     }
 
     #[cold]
+    #[unsafe(link_section = "audit_session")]
     fn add_frame(&mut self) -> Id {
         self.pool.push(Box::default());
         // Room for every frame, so that giving one back never allocates, nor does what an error path does.
@@ -391,6 +393,7 @@ impl Engine {
     /// A hook has come back from the server: its statement runs no more. Statements that it called
     /// and that never came back died of an error which somebody handled.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     pub fn pause(&mut self, id: Id) {
         if self.unnumbered != 0 {
             cold_path();
@@ -419,6 +422,7 @@ impl Engine {
     }
 
     /// A statement was planned: what runs it takes another frame, under the same number.
+    #[unsafe(link_section = "audit_session")]
     pub fn planned(&mut self, id: Id) {
         let frame = &self.pool[id];
         if frame.numbers.depth == 0 {

@@ -200,6 +200,7 @@ impl std::ops::DerefMut for Frame {
 
 impl Frame {
     /// Makes a used frame as new, keeping its buffers.
+    #[unsafe(link_section = "audit_session")]
     pub fn reset(&mut self) {
         self.forget();
         self.renew(State::default());
@@ -237,6 +238,7 @@ impl Frame {
 
     /// Empties the buffers that [`Frame::remember`] fills.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     pub fn forget(&mut self) {
         for buffer in [
             &mut self.session,
@@ -319,6 +321,7 @@ impl Frame {
     }
 
     /// Adds a relation unless it is there; `true`: it was not.
+    #[unsafe(link_section = "audit_session")]
     pub fn add_relation(&mut self, name: &[u8]) -> bool {
         let known = !self.relations.is_empty()
             && self.relations.split(|b| *b == 0).any(|have| have == name);
@@ -365,6 +368,7 @@ impl Frame {
 
     /// Writes all of the statement down.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     fn open_entry(&self) -> Option<u8> {
         let s = &self.state;
         let statement = Statement {
@@ -433,6 +437,7 @@ impl Frame {
     }
 
     /// Lays out the shape from what is known now.
+    #[unsafe(link_section = "audit_session")]
     pub fn write_shape(&mut self) {
         let object_type = self.state.object_type.as_bytes();
         let object =

@@ -115,6 +115,7 @@ unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
 
 /// Gives a query that has begun the names of its relations, which were looked up after `version` was.
 /// `true`: it is known by them from now on. Never throws.
+#[unsafe(link_section = "audit_session")]
 unsafe fn name(
     frame: &mut Frame,
     stmt: *const pg_sys::PlannedStmt,

@@ -24,6 +24,7 @@ pub unsafe fn install() {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     source: *const c_char,
@@ -54,6 +55,7 @@ unsafe extern "C-unwind" fn plan(
 
 /// A frame for the statement being planned; `None` where it is the query of a utility statement, whose
 /// own failure it would be, or not wanted. Throws.
+#[unsafe(link_section = "audit_session")]
 unsafe fn begin_plan(
     query: *mut pg_sys::Query,
     source: *const c_char,

@@ -164,6 +164,7 @@ fn place_of(text: &[u8]) -> usize {
 
 /// Whether `text`, which is new, can be kept as it is; if so it takes the place.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn remember(place: &mut Place, text: &[u8]) -> bool {
     let harmless = !redact::may_hold_secret(text);
     if harmless && text.len() <= MOST {
@@ -362,6 +363,7 @@ pub fn are_lost(count: u32) -> bool {
 }
 
 /// The record at `position` says everything of this statement.
+#[unsafe(link_section = "audit_session")]
 pub fn keep(frame: &Frame, position: u64) {
     let Some(known) = frame.known else { return };
     let place = place(known.place.into());

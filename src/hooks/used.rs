@@ -42,6 +42,7 @@ impl<'f> Objects<'f> {
 
     /// A relation with the privileges (`ACL_*`) that the statement needs on it. Never throws: names
     /// were looked up before.
+    #[unsafe(link_section = "audit_session")]
     pub fn add(&mut self, relid: pg_sys::Oid, privileges: u64) {
         const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
         let Some(relation) = names::relation(relid) else {

@@ -68,6 +68,7 @@ unsafe fn rare(event: pg_sys::XactEvent::Type) {
 
 /// The first commit of a session is that of its start-up: role and database settings are loaded,
 /// catalogs can still be read. Throws.
+#[unsafe(link_section = "audit_session")]
 unsafe fn before_commit() {
     if !session::known() && capture::on() {
         cold_path();
@@ -87,6 +88,7 @@ fn aborted() {
 /// From here on the transaction may turn out to be committed even if nobody is left to say so: the
 /// slot gets the id by which that can be looked up. With `audit.durability = commit` its records are
 /// on disk when this returns. Throws: the transaction is then aborted.
+#[unsafe(link_section = "audit_session")]
 unsafe fn about_to_commit(send_held: bool) {
     unsafe {
         let xid = raw::GetTopFullTransactionIdIfAny().value;
@@ -184,6 +186,7 @@ fn end_lone(fate: Fate) {
 
 /// A transaction ends of which something is known.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn end_known(fate: Fate) {
     if capture::follows() && session::known() {
         with(|engine| engine.end_transaction(fate));

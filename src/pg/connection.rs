@@ -18,6 +18,7 @@ impl Peer {
     };
 
     /// The peer of a session that was let in. Never throws.
+    #[unsafe(link_section = "audit_session")]
     pub fn of_session() -> Peer {
         // SAFETY: MyBEEntry is NULL or this backend's own entry in shared memory.
         unsafe {
@@ -30,6 +31,7 @@ impl Peer {
 
     /// Reads struct sockaddr_in or sockaddr_in6: family in host order, then port and address in
     /// network order. By hand, since getnameinfo would be told to look up nothing anyway.
+    #[unsafe(link_section = "audit_session")]
     unsafe fn read(address: *const pg_sys::SockAddr) -> Peer {
         const AF_INET: u16 = 2;
         const AF_INET6: u16 = 10;
@@ -100,6 +102,7 @@ pub fn tls() -> Option<(&'static [u8], &'static [u8])> {
 
 /// The authentication method that pg_hba.conf chose, as it is spelled there; `None` before that.
 /// Never throws.
+#[unsafe(link_section = "audit_session")]
 pub fn method() -> Option<&'static [u8]> {
     // SAFETY: returns a static string for every value, NULL for none.
     let name: *const c_char = unsafe { raw::hba_authname(auth_method()?) };

@@ -250,6 +250,7 @@ unsafe extern "C-unwind" {
     pub fn GetSystemUser() -> *const c_char;
 
     // --- never throw --------------------------------------------------------------------------
+    pub fn RecoveryInProgress() -> bool;
     pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
     pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;

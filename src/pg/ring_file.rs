@@ -130,6 +130,7 @@ pub fn pushed(end: u64) {
 
 #[cold]
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn look_ahead(ahead: &mut Ahead, end: u64) {
     let Some(mapped) = mapped() else { return };
     let positions = ahead.look(end, mapped.ring.capacity());

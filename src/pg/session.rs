@@ -95,6 +95,7 @@ pub fn known() -> bool {
 ///
 /// # Safety
 /// In a transaction that is not aborted, connected to a database.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn begin() {
     unsafe {
         names::learn_role(raw::GetAuthenticatedUserId());
@@ -128,6 +129,7 @@ pub unsafe fn learn() {
 }
 
 #[cold]
+#[unsafe(link_section = "audit_session")]
 unsafe fn learn_roles() {
     unsafe {
         let roles = Roles::now();
@@ -184,6 +186,7 @@ impl State {
     }
 
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     unsafe fn encode(&mut self) {
         unsafe {
             VERSION = VERSION.wrapping_add(1);

@@ -97,6 +97,7 @@ impl Ring {
     ///
     /// Waits for nobody and allocates nothing. `pid` is what the consumer is told: who to look for
     /// if the record is never published; not 0.
+    #[unsafe(link_section = "audit_session")]
     pub fn try_push(&self, parts: &[&[u8]], pid: u32, limit: Limit) -> Result<Pushed, PushError> {
         self.push(parts, pid, limit, None)
     }

@@ -210,6 +210,7 @@ impl Slots {
     }
 
     /// Takes a free slot for this process; `None` if there is none.
+    #[unsafe(link_section = "audit_session")]
     pub fn claim(self, pid: u32, started_at: i64) -> Option<Slot> {
         // Spread by pid: neighbours are mostly taken by others that begin at the same time.
         let begin = pid as usize % (self.count.max(1) as usize);
@@ -300,6 +301,7 @@ impl Slot {
             .is_ok()
     }
 
+    #[unsafe(link_section = "audit_session")]
     fn begin(&self, started_at: i64) {
         for at in [
             head::PUSHING,
@@ -331,6 +333,7 @@ impl Slot {
     }
 
     /// Gives the slot back: the session has ended in order, or its end is in the trail.
+    #[unsafe(link_section = "audit_session")]
     pub fn release(&self) {
         self.word(head::STATE).store(0, Ordering::Release);
         // No secret outlives its session here.
@@ -349,6 +352,7 @@ impl Slot {
     }
 
     /// Keeps the session's attributes, encoded; at most [`SESSION_ROOM`] bytes.
+    #[unsafe(link_section = "audit_session")]
     pub fn set_session(&self, encoded: &[u8]) {
         if encoded.len() > SESSION_ROOM {
             return;

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 impl Slot {
     /// A statement begins: what is known of it goes into entry `at` (below [`ENTRIES`]).
+    #[unsafe(link_section = "audit_session")]
     pub fn open(&self, at: usize, statement: &Statement, wants_session: bool) {
         self.set_content(at, statement);
         let s = statement;
