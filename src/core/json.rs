@@ -234,7 +234,7 @@ impl Short {
     }
 
     /// In decimal digits.
-    #[inline]
+    #[unsafe(link_section = "audit_session")]
     pub fn number(&mut self, number: u64) -> &mut Self {
         let mut digits = [0; 20];
         let (mut at, mut rest) = (digits.len(), number);

@@ -331,11 +331,7 @@ fn small(
     details: Option<&[u8]>,
     decisions: Option<&[u8]>,
 ) {
-    static mut SHAPE: Vec<u8> = Vec::new();
-    // SAFETY: one thread; the buffer is used by this function only, which calls nothing that could
-    // come back here. It is allocated at its first use, at the session's start.
-    let shape = unsafe { &mut *(&raw mut SHAPE) };
-    shape.reserve(SMALL_SHAPE);
+    let shape = small_shape();
     ShapeWriter::new(shape, classes, 0, command, object);
     let sections = [
         Some(session::encoded()),
@@ -362,6 +358,7 @@ fn small(
 const STAGE: usize = 16 * 1024;
 
 /// Where a payload is put together. Allocated by [`make_room`].
+#[unsafe(link_section = "audit_data")]
 static mut STAGED: Vec<u8> = Vec::new();
 
 fn staged() -> &'static mut Vec<u8> {
@@ -369,9 +366,19 @@ fn staged() -> &'static mut Vec<u8> {
     unsafe { &mut *(&raw mut STAGED) }
 }
 
+/// The shape of an event without a statement. Allocated by [`make_room`].
+#[unsafe(link_section = "audit_data")]
+static mut SHAPE: Vec<u8> = Vec::new();
+
+fn small_shape() -> &'static mut Vec<u8> {
+    // SAFETY: one thread; used by `small` only, which calls nothing that could come back there.
+    unsafe { &mut *(&raw mut SHAPE) }
+}
+
 /// Sets aside what pushing needs, in the postmaster.
 pub fn make_room() {
     staged().reserve(STAGE);
+    small_shape().reserve(SMALL_SHAPE);
 }
 
 /// Sends an event as the repeat of an earlier one. `false`: it has to be told in full, as that one is

@@ -236,6 +236,13 @@ impl Engine {
         &mut self.pool[id]
     }
 
+    /// Adds a frame for the first statement, in the postmaster.
+    pub fn provide_frame(&mut self) -> &mut Frame {
+        let id = self.take_frame();
+        self.give_back(id);
+        &mut self.pool[id]
+    }
+
     /// The frame that is set aside for this, if it isn't under way.
     fn aside(&mut self, aside: Aside) -> &mut Option<Id> {
         match aside {

@@ -272,6 +272,7 @@ executor_run_fn! {
 
 executor_run_fn! {
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     run_known, query, proceed => {
         unsafe {
             // Also of what began before the trail went.

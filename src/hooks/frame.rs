@@ -277,6 +277,20 @@ impl Frame {
         self.truncated.reserve(fit::NOTES);
     }
 
+    /// Room for a statement as most are.
+    pub fn make_room_for_statement(&mut self) {
+        for (buffer, room) in [
+            (&mut self.session, 256),
+            (&mut self.command, 32),
+            (&mut self.object_name, 96),
+            (&mut self.relations, 192),
+            (&mut self.text, 512),
+            (&mut self.shape, 320),
+        ] {
+            buffer.reserve(room);
+        }
+    }
+
     /// Room for all that is known of a statement which fails before any hook has seen it.
     pub fn make_room_for_failure(&mut self, text: usize, error: usize) {
         const SHORT: usize = 1024;

@@ -59,6 +59,7 @@ pub unsafe fn install() {
         error::install();
         session::install();
         settings::install();
+        repeats::install();
         executor::install();
         analyze::install();
         planner::install();

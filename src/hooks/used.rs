@@ -6,6 +6,7 @@ use super::frame::Frame;
 use crate::pg::{compat, guc, names};
 
 /// Looks up the names that [`Objects`] will need. Throws.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
     unsafe {
         compat::for_each_used_relation(stmt, |relid, _| {

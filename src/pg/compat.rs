@@ -341,6 +341,7 @@ pub unsafe fn for_each_used_relation(
 ///
 /// # Safety
 /// `query` is a valid rewritten query.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn for_each_query_relation(
     query: *const pg_sys::Query,
     f: &mut dyn FnMut(pg_sys::Oid, u64),
@@ -365,6 +366,7 @@ pub unsafe fn for_each_query_relation(
 }
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
+#[unsafe(link_section = "audit_session")]
 unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
     unsafe {
         for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
@@ -376,6 +378,7 @@ unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys:
 }
 
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+#[unsafe(link_section = "audit_session")]
 unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
     unsafe {
         for_each_pointer(

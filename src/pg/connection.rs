@@ -84,6 +84,20 @@ pub fn request() -> Option<Request> {
     }
 }
 
+/// Role and database of the session, as its client asked for them; `None` without a client, or where a name
+/// may have been cut. Never throws.
+pub fn logged_on() -> Option<(&'static [u8], &'static [u8])> {
+    // SAFETY: as in `request`.
+    unsafe {
+        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
+        if port.user_name.is_null() || port.database_name.is_null() {
+            return None;
+        }
+        let names = (raw::bytes(port.user_name), raw::bytes(port.database_name));
+        (names.0.len().max(names.1.len()) < raw::NAMEDATALEN - 1).then_some(names)
+    }
+}
+
 /// Version and cipher of TLS; `None` without it. Never throws.
 pub fn tls() -> Option<(&'static [u8], &'static [u8])> {
     // SAFETY: as in `Peer::of_session`; the status is there whenever st_ssl is set.

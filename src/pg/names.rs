@@ -270,8 +270,9 @@ pub unsafe fn learn_role(roleid: pg_sys::Oid) {
     }
 }
 
+/// What a role is called, which the server has just found. Never throws.
 #[unsafe(link_section = "audit_session")]
-fn remember_role(roleid: pg_sys::Oid, name: &[u8]) {
+pub fn remember_role(roleid: pg_sys::Oid, name: &[u8]) {
     const FEW_ROLES: usize = 4;
     let roles = &mut cache().roles;
     if roles.len() >= MOST {

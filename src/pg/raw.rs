@@ -8,6 +8,9 @@
 use core::ffi::{c_char, c_int, c_void};
 use pgrx::pg_sys;
 
+/// What holds a name, its NUL included.
+pub const NAMEDATALEN: usize = pg_sys::NAMEDATALEN as usize;
+
 /// From 17 on it says whether it was signalled.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 pub type CancelSleep = ();
