@@ -214,7 +214,7 @@ impl Engine {
     #[cold]
     #[unsafe(link_section = "audit_session")]
     fn add_frame(&mut self) -> Id {
-        self.pool.push(Box::default());
+        self.pool.push(Box::new(Frame::with_room()));
         // Room for every frame, so that giving one back never allocates, nor does what an error path does.
         let frames = self.pool.len();
         for list in [
@@ -232,13 +232,6 @@ impl Engine {
     pub fn set_aside(&mut self, aside: Aside) -> &mut Frame {
         let id = self.take_frame();
         self.pool[id].aside = Some(aside);
-        self.give_back(id);
-        &mut self.pool[id]
-    }
-
-    /// Adds a frame for the first statement, in the postmaster.
-    pub fn provide_frame(&mut self) -> &mut Frame {
-        let id = self.take_frame();
         self.give_back(id);
         &mut self.pool[id]
     }

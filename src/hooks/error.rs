@@ -106,7 +106,6 @@ pub unsafe fn install() {
         .set_aside(Aside::Failure)
         .make_room_for_failure(UNSEEN_TEXT_MAX, ERROR_MAX);
     engine().set_aside(Aside::Lone);
-    engine().provide_frame().make_room_for_statement();
     engine().error.reserve();
     emit::make_room();
     watch();

@@ -199,6 +199,21 @@ impl std::ops::DerefMut for Frame {
 }
 
 impl Frame {
+    /// With room for a statement as most are: its first time none of its buffers has to grow.
+    pub fn with_room() -> Frame {
+        Frame {
+            session: Vec::with_capacity(256),
+            command: Vec::with_capacity(32),
+            object_name: Vec::with_capacity(96),
+            relations: Vec::with_capacity(128),
+            text: Vec::with_capacity(256),
+            details: Object::with_room(DETAILS_ROOM),
+            truncated: Object::with_room(fit::NOTES),
+            shape: Vec::with_capacity(320),
+            ..Frame::default()
+        }
+    }
+
     /// Makes a used frame as new, keeping its buffers.
     #[unsafe(link_section = "audit_session")]
     pub fn reset(&mut self) {
@@ -275,20 +290,6 @@ impl Frame {
     pub fn make_room(&mut self) {
         self.details.reserve(DETAILS_ROOM);
         self.truncated.reserve(fit::NOTES);
-    }
-
-    /// Room for a statement as most are.
-    pub fn make_room_for_statement(&mut self) {
-        for (buffer, room) in [
-            (&mut self.session, 256),
-            (&mut self.command, 32),
-            (&mut self.object_name, 96),
-            (&mut self.relations, 192),
-            (&mut self.text, 512),
-            (&mut self.shape, 320),
-        ] {
-            buffer.reserve(room);
-        }
     }
 
     /// Room for all that is known of a statement which fails before any hook has seen it.

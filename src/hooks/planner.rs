@@ -53,6 +53,13 @@ unsafe extern "C-unwind" fn plan(
     }
 }
 
+/// Throws.
+#[unsafe(link_section = "audit_session")]
+fn learn(relid: pg_sys::Oid, _privileges: u64) {
+    // SAFETY: the planner's hook runs in a transaction that is not aborted.
+    unsafe { names::learn_relation(relid) };
+}
+
 /// A frame for the statement being planned; `None` where it is the query of a utility statement, whose
 /// own failure it would be, or not wanted. Throws.
 #[unsafe(link_section = "audit_session")]
@@ -74,7 +81,7 @@ unsafe fn begin_plan(
         if source.is_null() || !(wanted || functions) {
             return None;
         }
-        compat::for_each_query_relation(query, &mut |relid, _| names::learn_relation(relid));
+        compat::for_each_query_relation(query, &mut learn);
         if wrapped {
             with(|engine| join_wrapper(engine, query, classes));
             return None;

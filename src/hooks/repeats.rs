@@ -177,6 +177,9 @@ fn place_of(text: &[u8]) -> usize {
 fn remember(place: &mut Place, text: &[u8]) -> bool {
     let harmless = !redact::may_hold_secret(text);
     if harmless && text.len() <= MOST {
+        if place.text.capacity() < text.len() {
+            place.text = Vec::with_capacity(text.len());
+        }
         place.text.clear();
         place.text.extend_from_slice(text);
         place.serial = place.serial.wrapping_add(1);

@@ -17,8 +17,8 @@ use crate::pg::{durability, home, raw, session, slot, unlock};
 /// From `_PG_init` only.
 pub unsafe fn install() {
     unsafe {
-        pg_sys::RegisterXactCallback(Some(transaction), core::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(subtransaction), core::ptr::null_mut());
+        raw::RegisterXactCallback(Some(transaction), core::ptr::null_mut());
+        raw::RegisterSubXactCallback(Some(subtransaction), core::ptr::null_mut());
     }
 }
 

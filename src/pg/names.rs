@@ -124,13 +124,13 @@ pub unsafe fn install() {
     cache().relations.reserve(FEW);
     let none = pg_sys::Datum::from(0);
     unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), none);
-        pg_sys::CacheRegisterSyscacheCallback(
+        raw::CacheRegisterRelcacheCallback(Some(relation_changed), none);
+        raw::CacheRegisterSyscacheCallback(
             pg_sys::SysCacheIdentifier::NAMESPACEOID as c_int,
             Some(schema_changed),
             none,
         );
-        pg_sys::CacheRegisterSyscacheCallback(
+        raw::CacheRegisterSyscacheCallback(
             pg_sys::SysCacheIdentifier::AUTHOID as c_int,
             Some(role_changed),
             none,
@@ -139,7 +139,7 @@ pub unsafe fn install() {
             pg_sys::SysCacheIdentifier::PROCOID,
             pg_sys::SysCacheIdentifier::TYPEOID,
         ] {
-            pg_sys::CacheRegisterSyscacheCallback(catalog as c_int, Some(function_changed), none);
+            raw::CacheRegisterSyscacheCallback(catalog as c_int, Some(function_changed), none);
         }
     }
 }

@@ -52,6 +52,68 @@ unsafe extern "C-unwind" {
         qc: *mut pg_sys::QueryCompletion,
     );
 
+    // --- throw, at server start alone: of pgrx's imports the first would have each child of the postmaster
+    // run a handler at its fork ------------------------------------------------------------------
+    pub fn DefineCustomStringVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut *mut c_char,
+        boot: *const c_char,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucStringCheckHook,
+        assign: pg_sys::GucStringAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn DefineCustomIntVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut c_int,
+        boot: c_int,
+        least: c_int,
+        most: c_int,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucIntCheckHook,
+        assign: pg_sys::GucIntAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn DefineCustomBoolVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut bool,
+        boot: bool,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucBoolCheckHook,
+        assign: pg_sys::GucBoolAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn DefineCustomEnumVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut c_int,
+        boot: c_int,
+        options: *const pg_sys::config_enum_entry,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucEnumCheckHook,
+        assign: pg_sys::GucEnumAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn CacheRegisterSyscacheCallback(
+        cache: c_int,
+        function: pg_sys::SyscacheCallbackFunction,
+        arg: pg_sys::Datum,
+    );
+    pub fn RegisterXactCallback(callback: pg_sys::XactCallback, arg: *mut c_void);
+    pub fn RegisterSubXactCallback(callback: pg_sys::SubXactCallback, arg: *mut c_void);
+    pub fn RegisterBackgroundWorker(worker: *mut pg_sys::BackgroundWorker);
+
     // --- throw: catalog look-ups, allocation -------------------------------------------------
     pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
     pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
@@ -254,6 +316,7 @@ unsafe extern "C-unwind" {
 
     // --- never throw --------------------------------------------------------------------------
     pub fn RecoveryInProgress() -> bool;
+    pub fn pg_strong_random(buffer: *mut c_void, len: usize) -> bool;
     pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
     pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;
