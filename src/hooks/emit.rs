@@ -8,6 +8,7 @@ use audit_core::fit;
 use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
 use core::hint::cold_path;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{Ordering, fence};
 
 use super::begin;
@@ -354,17 +355,9 @@ fn small(
     slot::end_push();
 }
 
-/// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
-const STAGE: usize = 16 * 1024;
-
-/// Where a payload is put together. Allocated by [`make_room`].
-#[unsafe(link_section = "audit_data")]
-static mut STAGED: Vec<u8> = Vec::new();
-
-fn staged() -> &'static mut Vec<u8> {
-    // SAFETY: one thread; no reference outlives `make_room` or `send`, which call nothing of ours.
-    unsafe { &mut *(&raw mut STAGED) }
-}
+/// A payload in one piece is copied and checked in one go; it is put together on the stack. Longer ones go in
+/// pieces.
+const STAGE: usize = 2048;
 
 /// The shape of an event without a statement. Allocated by [`make_room`].
 #[unsafe(link_section = "audit_data")]
@@ -377,7 +370,6 @@ fn small_shape() -> &'static mut Vec<u8> {
 
 /// Sets aside what pushing needs, in the postmaster.
 pub fn make_room() {
-    staged().reserve(STAGE);
     small_shape().reserve(SMALL_SHAPE);
 }
 
@@ -410,13 +402,10 @@ fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Option<u64> {
     let (ring, shared) = (ring_file::ring()?, shared::shared()?);
     let encoded = Encoded::new(numbers, sections);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
-    let staged = staged();
-    let pushed = if encoded.len() <= staged.capacity() {
-        staged.clear();
-        encoded.append_to(staged);
-        ring.try_push(&[staged.as_slice()], pid, Limit::Whole)
-    } else {
-        ring.try_push(&encoded.parts(), pid, Limit::Whole)
+    let mut staged = [MaybeUninit::uninit(); STAGE];
+    let pushed = match encoded.write_to(&mut staged) {
+        Some(payload) => ring.try_push(&[payload], pid, Limit::Whole),
+        None => ring.try_push(&encoded.parts(), pid, Limit::Whole),
     };
     pushed_or_dropped(ring, shared, numbers, pushed, None)
 }

@@ -200,6 +200,7 @@ impl std::ops::DerefMut for Frame {
 
 impl Frame {
     /// With room for a statement as most are: its first time none of its buffers has to grow.
+    #[unsafe(link_section = "audit_session")]
     pub fn with_room() -> Frame {
         Frame {
             session: Vec::with_capacity(256),

@@ -5,7 +5,7 @@ use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Engine, Id, engine_as_it_is, with_as_it_is};
+use super::engine::{Id, engine_as_it_is, with_as_it_is};
 use super::repeats::{self, Plan, Uses};
 use super::used::{Objects, learn_names};
 use super::{begin, parameters, room, wrapped};
@@ -95,7 +95,7 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize
             // The statement has begun: should this fail, its event has no names.
             let version = names::relations_version();
             learn_names(stmt);
-            with_as_it_is(|engine| name(engine, id, stmt, plan, version))?;
+            name(id, stmt, plan, version)?;
         }
         Some(id)
     }
@@ -112,13 +112,12 @@ unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
 /// be known by them from now on. Never throws.
 #[unsafe(link_section = "audit_session")]
 unsafe fn name(
-    engine: &mut Engine,
     id: Id,
     stmt: *const pg_sys::PlannedStmt,
     plan: Option<&Plan>,
     version: u32,
-) {
-    unsafe {
+) -> Option<()> {
+    with_as_it_is(|engine| unsafe {
         let frame = engine.frame(id);
         let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
         compat::for_each_used_relation(stmt, |relid, privileges| {
@@ -132,7 +131,7 @@ unsafe fn name(
         {
             engine.make_room_for_lone(id);
         }
-    }
+    })
 }
 
 /// READ or WRITE: a data-modifying CTE makes a SELECT write.

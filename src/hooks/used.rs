@@ -16,6 +16,22 @@ pub unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
     }
 }
 
+/// As a part of what is run.
+impl compat::Told for Frame {
+    fn relation(&mut self, relid: pg_sys::Oid, _privileges: u64) {
+        if let Some(relation) = names::relation(relid) {
+            self.add_relation(&relation.name);
+        }
+    }
+}
+
+impl compat::Told for Objects<'_> {
+    #[unsafe(link_section = "audit_session")]
+    fn relation(&mut self, relid: pg_sys::Oid, privileges: u64) {
+        self.add(relid, privileges);
+    }
+}
+
 /// Relations and main object of a statement, found one relation after the other.
 pub struct Objects<'f> {
     frame: &'f mut Frame,

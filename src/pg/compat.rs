@@ -79,6 +79,7 @@ pub struct Use {
 /// # Safety
 /// `stmt` is a valid planned statement.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
+#[inline(always)]
 pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(Use)) {
     unsafe {
         for_each_pointer((*stmt).rtable, |node: *mut pg_sys::RangeTblEntry| {
@@ -100,6 +101,7 @@ pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(U
 /// # Safety
 /// `stmt` is a valid planned statement.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+#[inline(always)]
 pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(Use)) {
     unsafe {
         for_each_pointer((*stmt).permInfos, |info: *mut pg_sys::RTEPermissionInfo| {
@@ -328,11 +330,18 @@ unsafe fn integer(node: *const pg_sys::Node) -> i32 {
 ///
 /// # Safety
 /// `stmt` is a valid planned statement.
+#[inline(always)]
 pub unsafe fn for_each_used_relation(
     stmt: *const pg_sys::PlannedStmt,
     mut f: impl FnMut(pg_sys::Oid, u64),
 ) {
     unsafe { for_each_use(stmt, |usage| f(usage.relid, usage.privileges)) };
+}
+
+/// Is told of a query's relations. (No closure: that is put wherever the compiler likes, and each place where
+/// a session's first statement comes by is a page fault.)
+pub trait Told {
+    fn relation(&mut self, relid: pg_sys::Oid, privileges: u64);
 }
 
 /// As [`for_each_used_relation`], for a statement that is not planned yet: subqueries in FROM and CTEs
@@ -342,24 +351,21 @@ pub unsafe fn for_each_used_relation(
 /// # Safety
 /// `query` is a valid rewritten query.
 #[unsafe(link_section = "audit_session")]
-pub unsafe fn for_each_query_relation(
-    query: *const pg_sys::Query,
-    f: &mut dyn FnMut(pg_sys::Oid, u64),
-) {
+pub unsafe fn for_each_query_relation(query: *const pg_sys::Query, told: &mut dyn Told) {
     unsafe {
         if (*query).hasSubLinks {
-            return for_each_named_relation(query, f);
+            return for_each_named_relation(query, told);
         }
-        query_relations(query, f);
+        query_relations(query, told);
         for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
             if (*node).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !(*node).subquery.is_null() {
-                for_each_query_relation((*node).subquery, f);
+                for_each_query_relation((*node).subquery, told);
             }
         });
         for_each_pointer((*query).cteList, |cte: *mut pg_sys::CommonTableExpr| {
             let inner = (*cte).ctequery;
             if !inner.is_null() && (*inner).type_ == pg_sys::NodeTag::T_Query {
-                for_each_query_relation(inner.cast(), f);
+                for_each_query_relation(inner.cast(), told);
             }
         });
     }
@@ -367,11 +373,11 @@ pub unsafe fn for_each_query_relation(
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 #[unsafe(link_section = "audit_session")]
-unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
+unsafe fn query_relations(query: *const pg_sys::Query, told: &mut dyn Told) {
     unsafe {
         for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
             if (*node).rtekind == pg_sys::RTEKind::RTE_RELATION && (*node).requiredPerms != 0 {
-                f((*node).relid, (*node).requiredPerms as u64);
+                told.relation((*node).relid, (*node).requiredPerms as u64);
             }
         });
     }
@@ -379,13 +385,13 @@ unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys:
 
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 #[unsafe(link_section = "audit_session")]
-unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
+unsafe fn query_relations(query: *const pg_sys::Query, told: &mut dyn Told) {
     unsafe {
         for_each_pointer(
             (*query).rteperminfos,
             |info: *mut pg_sys::RTEPermissionInfo| {
                 if (*info).requiredPerms != 0 {
-                    f((*info).relid, (*info).requiredPerms as u64);
+                    told.relation((*info).relid, (*info).requiredPerms as u64);
                 }
             },
         );

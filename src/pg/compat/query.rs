@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
-use super::query_relations;
+use super::{Told, query_relations};
 
 type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
 
@@ -29,20 +29,17 @@ unsafe extern "C-unwind" {
     ) -> bool;
 }
 
-struct Visit<'f> {
-    f: &'f mut dyn FnMut(pg_sys::Oid, u64),
+struct Visit<'t> {
+    told: &'t mut dyn Told,
 }
 
-/// Calls `f` with each relation that a query, or a query inside of it, names, and the privileges that
-/// it needs on it. Throws where the query is too deep for the stack, and what `f` throws.
+/// Tells of each relation that a query, or a query inside of it, names, and the privileges that
+/// it needs on it. Throws where the query is too deep for the stack, and what `told` throws.
 ///
 /// # Safety
 /// `query` is a valid query.
-pub unsafe fn for_each_named_relation(
-    query: *const pg_sys::Query,
-    f: &mut dyn FnMut(pg_sys::Oid, u64),
-) {
-    let mut visit = Visit { f };
+pub unsafe fn for_each_named_relation(query: *const pg_sys::Query, told: &mut dyn Told) {
+    let mut visit = Visit { told };
     unsafe { walk(query.cast_mut().cast(), (&raw mut visit).cast()) };
 }
 
@@ -53,7 +50,7 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
         }
         if (*node).type_ == pg_sys::NodeTag::T_Query {
             let visit = &mut *context.cast::<Visit>();
-            query_relations(node.cast(), visit.f);
+            query_relations(node.cast(), visit.told);
             return query_tree_walker(node.cast(), walk, context, 0);
         }
         expression_tree_walker(node, walk, context)
