@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Speed, cost and size of audit_ext beside the plain server and pgaudit (spec/performance.md).
 
-Each configuration has a server of its own. In each round all are started anew and take turns of a
-second (two with 64 clients) in each workload, so that what the machine does meanwhile falls on all alike; one
-of them works at a time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
+Each configuration has a server of its own. In each round all are started anew, in every third round made
+anew, and take turns of a second (two with 64 clients) in each workload, so that what the machine does
+meanwhile falls on all alike; one of them works at a time. What has narrow bars gets further rounds. Called by scripts/bench.sh; writes bench.json and bench.txt to --out.
 
 A run whose trail does not hold exactly what was executed is void, and the benchmark fails.
 """
@@ -32,6 +32,8 @@ from workloads import (
 )
 
 FIRST_PORT = 54500 # of unix sockets, each in a folder of its own
+# Rounds that a server's data directory lasts.
+ROUNDS_OF_A_DIRECTORY = 3
 
 
 def arguments():
@@ -246,11 +248,24 @@ def turn(server, workload, round_number, args, scratch):
     return one
 
 
+def shuffled(things, chance):
+    order = list(things)
+    chance.shuffle(order)
+    return order
+
+
+def make_anew(servers, chance):
+    """In another order each time: one whose files lie better would be faster all the time."""
+    for server in shuffled(servers, chance):
+        server.make()
+        server.start()
+        server.fill(SCALE)
+        server.stop("fast")
+
+
 def start(servers, chance):
     """In another order each time: when a server was started tells where its memory lies."""
-    order = list(servers)
-    chance.shuffle(order)
-    for server in order:
+    for server in shuffled(servers, chance):
         server.start()
         server.warm()
 
@@ -259,18 +274,13 @@ def play(number, servers, workloads, args, scratch, chance):
     """A round: each server in each workload. On servers just started: two that are the same in everything
     differ by 4 % for as long as they live (where their memory lies)."""
     start(servers, chance)
-    workloads = list(workloads)
-    chance.shuffle(workloads)
-    for workload in workloads:
+    for workload in shuffled(workloads, chance):
         turns = {server: [] for server in servers}
         if not workload.once: # its plans and tables are in the server's memory
             for server in servers:
                 pgbench(server, replace(workload, transactions=100), 0, scratch)
         for _ in range(1 if workload.once else args.seconds or workload.turns):
-            # In another order each time.
-            order = list(servers)
-            chance.shuffle(order)
-            for server in order:
+            for server in shuffled(servers, chance): # in another order each time
                 turns[server].append(turn(server, workload, number, args, scratch))
         for server in servers:
             yield combine(turns[server])
@@ -287,6 +297,8 @@ def play_all(servers, args, scratch, runs, bare_turns):
         more = number > args.rounds
         workloads = [w for w in args.workloads if w.narrow or not more]
         playing = narrow if more else servers
+        if number % ROUNDS_OF_A_DIRECTORY == 1:
+            make_anew({*playing, *bare}, chance)
         for one in play(number, playing, workloads, args, scratch, chance):
             runs.append(one)
             print(
@@ -314,11 +326,7 @@ def run(args, notes):
         Server(args.dir / f"server{i}", template, configuration, FIRST_PORT + i)
         for i, configuration in enumerate(args.configurations)
     ]
-    for server in servers:
-        args.running.append(server)
-        server.start()
-        server.fill(SCALE)
-        server.stop("fast")
+    args.running += servers
     failed = None
     try:
         play_all(servers, args, scratch, runs, bare_turns)

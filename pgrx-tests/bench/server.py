@@ -74,15 +74,22 @@ class Server:
     def __init__(self, folder, template, configuration, port, extra=None):
         self.folder = Path(folder)
         self.data = self.folder / "data"
+        self.template = template
         self.port = port
         self.bin = Path(pg_config("--bindir"))
         self.configuration = configuration
+        self.extra = extra or {}
+        self.make()
+
+    def make(self):
+        """Its data directory, as initdb leaves it; what was there goes."""
+        remove(self.folder)
         as_server(["mkdir", "-p", self.folder], check=True)
-        as_server(["cp", "-a", "--reflink=auto", template, self.data], check=True)
-        lines = SETTINGS | {"port": port, "unix_socket_directories": self.folder}
-        lines |= configuration.settings | (extra or {})
-        if configuration.libraries:
-            lines["shared_preload_libraries"] = ",".join(configuration.libraries)
+        as_server(["cp", "-a", "--reflink=auto", self.template, self.data], check=True)
+        lines = SETTINGS | {"port": self.port, "unix_socket_directories": self.folder}
+        lines |= self.configuration.settings | self.extra
+        if self.configuration.libraries:
+            lines["shared_preload_libraries"] = ",".join(self.configuration.libraries)
         with open(self.data / "postgresql.conf", "a") as conf:
             for name, value in lines.items():
                 conf.write(f"{name} = '{value}'\n")

@@ -13,8 +13,8 @@ use pgrx::pg_sys;
 use super::engine::{self, Engine, Id, Repeat, Source};
 use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
-use super::settings;
-use crate::pg::{guc, raw, session, slot, unlock};
+use super::{capture, settings};
+use crate::pg::{guc, parallel, raw, session, slot, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -114,6 +114,7 @@ pub unsafe fn query<'e>(
 ) -> (Id, &'e mut Frame) {
     settings::check(engine);
     let depth = unsafe { depth(engine, text.source) };
+    let helps = depth != 0 && capture::helps();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
     let mut text_from = text.location.max(0) as usize;
@@ -168,7 +169,9 @@ pub unsafe fn query<'e>(
         let own = unsafe { own_text(text, text_from) };
         let found = look_for(own);
         let again = match (plan, found.known) {
-            (Some(plan), Some(known)) => repeats::again(known, session_version, classes, plan),
+            (Some(plan), Some(known)) if !helps => {
+                repeats::again(known, session_version, classes, plan)
+            }
             _ => None,
         };
         match again {
@@ -183,6 +186,10 @@ pub unsafe fn query<'e>(
     } else {
         cold_path();
         frame.forget();
+    }
+    if helps && wanted {
+        cold_path();
+        frame.details.number("leader_pid", parallel::leader_pid());
     }
     // Last: what fails before leaves no statement that runs.
     engine.running.push(id);
@@ -206,7 +213,13 @@ pub unsafe fn depth(engine: &mut Engine, source: *const c_char) -> u32 {
             engine.commit_runs(unsafe { runs_in_commit(source) });
         }
     }
-    engine.depth()
+    let depth = engine.depth();
+    if depth == 0 && capture::helps() {
+        cold_path();
+        engine.help();
+        return 1;
+    }
+    depth
 }
 
 /// Whether a statement that begins where none runs can't be the client's: it isn't a part of the

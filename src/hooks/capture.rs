@@ -6,11 +6,13 @@ use pgrx::pg_sys;
 
 use super::engine::{Lone, engine, engine_as_it_is};
 use crate::pg::shared::{HOME_NONE, HOME_UNKNOWN};
-use crate::pg::{home, raw, ring_file, session, shared, slot};
+use crate::pg::{home, parallel, raw, ring_file, session, shared, slot};
 
 const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
+/// A parallel worker: its copy of the query is told by who leads it, what that runs inside itself is not.
+const HELPS: u8 = 3;
 
 /// Whether this kind of process is recorded; found out at its first statement. (An atomic only to
 /// be a safe static; a backend is one thread.)
@@ -65,7 +67,13 @@ fn has_left_some() -> bool {
 #[inline]
 fn eligible() -> bool {
     let known = ELIGIBLE.load(Ordering::Relaxed);
-    known == YES || (known == UNKNOWN && decide())
+    known == YES || (known != NO && (known == HELPS || decide()))
+}
+
+/// Whether this process helps with a query of another session, and is recorded as far as that needs it.
+#[inline]
+pub fn helps() -> bool {
+    ELIGIBLE.load(Ordering::Relaxed) == HELPS
 }
 
 #[cold]
@@ -84,12 +92,16 @@ fn decide() -> bool {
     // SAFETY: plain globals of this process.
     let skip = unsafe {
         session::is_worker()
-            || pg_sys::ParallelWorkerNumber >= 0
             || pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER
             || pg_sys::IsBinaryUpgrade
             || ring_file::ring().is_none()
     };
-    ELIGIBLE.store(if skip { NO } else { YES }, Ordering::Relaxed);
+    let kind = match skip {
+        true => NO,
+        false if parallel::is_worker() => HELPS,
+        false => YES,
+    };
+    ELIGIBLE.store(kind, Ordering::Relaxed);
     !skip
 }
 
@@ -126,7 +138,7 @@ fn look_for_home(shared: &shared::Shared) -> bool {
         {
             return false;
         }
-        let home = home::find_in_hook();
+        let home = home::look_for_in_hook();
         shared.settle_home(if home == pg_sys::InvalidOid {
             HOME_NONE
         } else {

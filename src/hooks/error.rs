@@ -153,8 +153,9 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         engine().before_error();
         let unseen = engine().running.is_empty() && !belongs_to_held();
         let fatal = (*error).elevel >= pgrx::PgLogLevel::FATAL as i32;
-        // Without a trail none begins; what began before may still fail.
-        let statement = if capture::on_quietly() {
+        // Without a trail none begins; what began before may still fail. A parallel worker's leader gets the same
+        // error, and tells.
+        let statement = if capture::on_quietly() && !capture::helps() {
             let nested = nested_unseen((*error).internalquery);
             nested.or_else(|| unseen_statement(unseen, sqlstate, fatal))
         } else {

@@ -24,7 +24,7 @@ use crate::pg::{asks, compat, guc, raw, session};
 
 mod lone;
 
-use lone::{end_lone, end_repeat, finish_lone, run_lone, start_lone, start_repeat};
+use lone::{end_lone, end_repeat, finish_lone, run_lone, start_copy, start_lone, start_repeat};
 
 type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
@@ -127,6 +127,10 @@ unsafe fn start_asked_for(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 #[inline(always)]
 unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
+        if capture::helps() && is_copy(query) {
+            cold_path();
+            return start_copy(query, eflags);
+        }
         let marker = 0u8;
         let id = planned::begin(query, eflags, &raw const marker as usize);
         start_next(query, eflags);
@@ -139,6 +143,15 @@ unsafe fn start_recorded(query: *mut pg_sys::QueryDesc, eflags: c_int) {
             });
         }
     }
+}
+
+/// In a parallel worker: whether this is its copy of the query that it helps with (ParallelQueryMain).
+unsafe fn is_copy(query: *mut pg_sys::QueryDesc) -> bool {
+    let engine = engine_as_it_is();
+    let text = unsafe { (*query).sourceText };
+    text == unsafe { pg_sys::debug_query_string }
+        && !engine.knows_of_a_query()
+        && engine.undisturbed()
 }
 
 /// Whether nothing is taken down of a nested statement. Never throws.
@@ -344,7 +357,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let id = resume_to(query, address);
         let calls = pass_without(id, address);
         NEXT_FINISH(query);
-        guard::check_database(query);
+        guard::check_outcome(query);
         if let Some(calls) = calls {
             engine_as_it_is().passed(calls);
         }

@@ -54,6 +54,10 @@ pub unsafe fn called(function: pg_sys::Oid) {
     if are_left_out(function) || !capture::on_quietly() {
         return;
     }
+    // Who leads has told of what the query itself calls.
+    if capture::helps() && !engine_as_it_is().runs_inside() {
+        return;
+    }
     unsafe {
         if engine().running.is_empty() && is_fast_path() && !engine().holds_fast_path() {
             fast_path(function);

@@ -135,7 +135,7 @@ unsafe fn check_written(stmt: *const pg_sys::PlannedStmt) {
         while let Some(relid) = result_relation(stmt, i) {
             i += 1;
             if relid.to_u32() < pg_sys::FirstNormalObjectId {
-                if guarded::is_catalog(relid, active) && may_not_write_catalogs() {
+                if guarded::is_catalog(relid, active) && may_not_write(relid) {
                     refuse(command_of(stmt), pg_sys::RelationRelationId, relid);
                 }
             } else if active && guarded::has_relation(relid) {
@@ -164,6 +164,11 @@ unsafe fn check_written(stmt: *const pg_sys::PlannedStmt) {
 /// Rows of the catalogs belong to DDL; scripts of extensions are trusted with them.
 fn may_not_write_catalogs() -> bool {
     !unlock::in_script() && !unlock::is_exempt()
+}
+
+/// The label of the home is no business of theirs.
+pub fn may_not_write(catalog: Oid) -> bool {
+    may_not_write_catalogs() || (guarded::is_shared_labels(catalog) && !unlock::is_exempt())
 }
 
 unsafe fn result_relation(stmt: *const pg_sys::PlannedStmt, i: usize) -> Option<Oid> {
@@ -195,36 +200,53 @@ unsafe fn command_of(stmt: *const pg_sys::PlannedStmt) -> &'static CStr {
     }
 }
 
-/// After a query that wrote pg_database: the home's row must be as it was. Others' are no concern of
-/// ours, so this can't be told before. Throws.
+/// After a query that wrote to catalogs of which only some rows are the guard's concern, which can't be
+/// told before. Throws.
 ///
 /// # Safety
 /// The query has run; in a transaction that is not aborted.
 #[inline]
-pub unsafe fn check_database(query: *mut pg_sys::QueryDesc) {
+pub unsafe fn check_outcome(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let stmt = (*query).plannedstmt;
         if !(*stmt).resultRelations.is_null() {
-            check_database_written(stmt);
+            check_catalogs_written(stmt);
         }
     }
 }
 
 #[inline(never)]
-unsafe fn check_database_written(stmt: *const pg_sys::PlannedStmt) {
+unsafe fn check_catalogs_written(stmt: *const pg_sys::PlannedStmt) {
+    unsafe {
+        let mut i = 0;
+        while let Some(relid) = result_relation(stmt, i) {
+            i += 1;
+            if relid.to_u32() < pg_sys::FirstNormalObjectId {
+                check_catalog(command_of(stmt), relid);
+            }
+        }
+    }
+}
+
+/// What a catalog must not say, in any database: that the home's row is another, that a table is where
+/// the shared catalogs are. Throws.
+///
+/// # Safety
+/// After a statement that may have written to it; in a transaction that is not aborted.
+pub unsafe fn check_catalog(command: &CStr, catalog: Oid) {
     unsafe {
         if !may_not_write_catalogs() {
             return;
         }
-        let mut i = 0;
-        while let Some(relid) = result_relation(stmt, i) {
-            i += 1;
-            if relid == pg_sys::DatabaseRelationId
-                && let Some(home) = home()
-                && guarded::database_touched(home)
-            {
-                refuse(command_of(stmt), pg_sys::DatabaseRelationId, home);
+        let Some(home) = home() else { return };
+        if catalog == pg_sys::DatabaseRelationId {
+            if guarded::database_touched(home) {
+                refuse(command, pg_sys::DatabaseRelationId, home);
             }
+        } else if catalog == pg_sys::RelationRelationId
+            && let Some(relid) = guarded::in_shared_tablespace()
+        {
+            refuse(command, pg_sys::RelationRelationId, relid);
         }
     }
 }

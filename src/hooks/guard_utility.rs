@@ -2,7 +2,7 @@
 //! a lock; those that the object access hook doesn't tell of are refused here only.
 
 use core::ffi::{CStr, c_char, c_int};
-use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*};
+use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*, Oid};
 
 use super::{guard, guard_names, guard_roles, guard_session};
 use crate::pg::{compat, guarded, raw, unlock};
@@ -34,6 +34,8 @@ pub struct Outer {
     command: &'static CStr,
     /// The mode of LOCK TABLE, else 0.
     lock: c_int,
+    /// What COPY FROM writes to, else InvalidOid.
+    copied: Oid,
 }
 
 /// A utility statement begins. Throws.
@@ -47,6 +49,7 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
             running: RUNNING,
             command: COMMAND,
             lock: 0,
+            copied: pg_sys::InvalidOid,
         };
         let kind = (*node).type_;
         if kind == T_TransactionStmt || guard::home().is_none() {
@@ -55,6 +58,7 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
         RUNNING = kind;
         COMMAND = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
         if raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState() {
+            outer.copied = copied_into(node);
             outer.lock = check(node);
         }
         outer
@@ -71,7 +75,28 @@ pub unsafe fn leave(outer: Outer) {
         if outer.lock != 0 {
             check_locks(outer.lock);
         }
+        if outer.copied != pg_sys::InvalidOid {
+            guard::check_catalog(COMMAND, outer.copied);
+        }
         (RUNNING, COMMAND) = (outer.running, outer.command);
+    }
+}
+
+/// What COPY FROM writes to, InvalidOid for others. Throws: the catalog with the home's label is nobody's.
+unsafe fn copied_into(node: *mut pg_sys::Node) -> Oid {
+    unsafe {
+        let name = match (*node).type_ {
+            T_CopyStmt if field!(node as CopyStmt.is_from) => field!(node as CopyStmt.relation),
+            _ => core::ptr::null_mut(),
+        };
+        if name.is_null() {
+            return pg_sys::InvalidOid;
+        }
+        let relid = guard_names::relation_named((*name).schemaname, (*name).relname);
+        if guarded::is_shared_labels(relid) && guard::may_not_write(relid) {
+            guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
+        }
+        relid
     }
 }
 
@@ -91,8 +116,8 @@ unsafe fn check(node: *mut pg_sys::Node) -> c_int {
                     guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
                 }
                 if (*node).type_ == T_CopyStmt
-                    && !unlock::in_script()
                     && guarded::is_catalog(relid, true)
+                    && guard::may_not_write(relid)
                 {
                     guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
                 }

@@ -32,7 +32,9 @@ pub unsafe fn connected() {
         session::learn();
         begun();
         replication::listen();
-        if guc::level().records(Classes::of(Class::Session), false) {
+        let session = Classes::of(Class::Session);
+        let before = settings::level_before();
+        if before.records(session, false) || guc::level().records(session, false) {
             if let Some(ring) = ring_file::ring() {
                 ring.meet();
             }
@@ -41,6 +43,7 @@ pub unsafe fn connected() {
             let started_at = pg_sys::MyStartTimestamp;
             emit::session_event(engine(), b"CONNECT", started_at, &details.finish());
         }
+        settings::check(engine());
     }
 }
 

@@ -3,50 +3,54 @@
 //! (spec/capture.md, rule 9). The server tells of assignments; values are compared only after one.
 
 use audit_core::json::Object;
+use audit_core::level::Level;
 use core::ffi::CStr;
 use core::hint::cold_path;
 
 use super::emit;
 use super::engine::Engine;
-use crate::pg::{guc, raw};
-
-/// The values as last seen, in the order of [`guc::NAMES`].
-static mut SEEN: Vec<Vec<u8>> = Vec::new();
-
-fn seen() -> &'static mut Vec<Vec<u8>> {
-    // SAFETY: one thread; no reference outlives a function of this file.
-    unsafe { &mut *(&raw mut SEEN) }
-}
-
-/// Never throws: the names are known.
-fn value(name: &CStr) -> &'static [u8] {
-    unsafe { raw::bytes(raw::GetConfigOption(name.as_ptr(), true, false)) }
-}
+use crate::pg::connection;
+use crate::pg::guc::{self, seen};
 
 /// Looks at the values in the postmaster, whose children inherit what was seen.
 pub fn install() {
-    *seen() = guc::NAMES.iter().map(|name| value(name).to_vec()).collect();
+    seen::take();
     guc::take_assigned();
 }
 
-/// A session begins with the values that it finds.
+/// A session begins with the values that it finds, be they its role's or its database's. What its client
+/// asked for when it connected is a change like any other, which the next [`check`] tells of.
+#[inline]
 pub fn begin() {
-    if guc::assigned() {
+    if !seen::known() || guc::assigned() {
         cold_path();
-        look_again();
+        look();
     }
 }
 
-/// Some were assigned since: by a reload, for this role, by the client.
+/// Values were assigned since the postmaster looked at them, in it or in this process.
 #[cold]
-fn look_again() {
-    guc::take_assigned();
-    for (name, seen) in guc::NAMES.iter().zip(seen().iter_mut()) {
-        let now = value(name);
-        if seen != now {
-            seen.clear();
-            seen.extend_from_slice(now);
+fn look() {
+    let asked = |name: &CStr| connection::asks_for(name.to_bytes());
+    if !(seen::known() && guc::NAMES.iter().any(|name| asked(name))) {
+        seen::take();
+        guc::take_assigned();
+        return;
+    }
+    for (name, old) in guc::NAMES.iter().zip(seen::values()) {
+        if !asked(name) {
+            *old = seen::value(name).to_vec();
         }
+    }
+}
+
+/// `audit.level` as it was before a change that [`check`] has still to tell of.
+pub fn level_before() -> Level {
+    match seen::values().first() {
+        Some(text) if guc::assigned() => {
+            Level::parse(&String::from_utf8_lossy(text)).unwrap_or(guc::level())
+        }
+        _ => guc::level(),
     }
 }
 
@@ -61,8 +65,8 @@ pub fn check(engine: &mut Engine) {
 #[cold]
 fn compare(engine: &mut Engine) {
     guc::take_assigned();
-    for (name, old) in guc::NAMES.iter().zip(seen().iter_mut()) {
-        let new = value(name);
+    for (name, old) in guc::NAMES.iter().zip(seen::values().iter_mut()) {
+        let new = seen::value(name);
         if old == new {
             continue;
         }

@@ -52,6 +52,12 @@ unsafe fn rare(event: pg_sys::XactEvent::Type) {
             apply::before_commit();
             about_to_commit(false);
         },
+        // A parallel worker's part of it: what it ran has read, and its leader's end is not told here.
+        XACT_EVENT_PARALLEL_COMMIT => end(Fate::Committed),
+        XACT_EVENT_PARALLEL_ABORT => {
+            aborted();
+            end(Fate::RolledBack);
+        }
         XACT_EVENT_ABORT => {
             home::aborted();
             aborted();

@@ -8,7 +8,7 @@ mod nodes;
 mod query;
 
 pub use nodes::*;
-pub use query::for_each_named_relation;
+pub use query::{Told, for_each_named_relation};
 
 /// `standard_ExecutorRun` and its hooks: 18 has no `execute_once`.
 #[cfg(not(feature = "pg18"))]
@@ -336,12 +336,6 @@ pub unsafe fn for_each_used_relation(
     mut f: impl FnMut(pg_sys::Oid, u64),
 ) {
     unsafe { for_each_use(stmt, |usage| f(usage.relid, usage.privileges)) };
-}
-
-/// Is told of a query's relations. (No closure: that is put wherever the compiler likes, and each place where
-/// a session's first statement comes by is a page fault.)
-pub trait Told {
-    fn relation(&mut self, relid: pg_sys::Oid, privileges: u64);
 }
 
 /// As [`for_each_used_relation`], for a statement that is not planned yet: subqueries in FROM and CTEs

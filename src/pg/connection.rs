@@ -3,7 +3,7 @@
 use core::ffi::c_char;
 use pgrx::pg_sys;
 
-use super::raw;
+use super::{compat, parallel, raw};
 
 /// A peer's numeric address and port; none for a unix socket.
 pub struct Peer {
@@ -17,15 +17,23 @@ impl Peer {
         port: None,
     };
 
-    /// The peer of a session that was let in. Never throws.
+    /// The peer of a session that was let in; in a process that helps another, that one's. Throws.
+    ///
+    /// # Safety
+    /// In a transaction.
     #[unsafe(link_section = "audit_session")]
-    pub fn of_session() -> Peer {
+    pub unsafe fn of_session() -> Peer {
         // SAFETY: MyBEEntry is NULL or this backend's own entry in shared memory.
         unsafe {
-            if pg_sys::MyBEEntry.is_null() {
+            let entry = if parallel::is_worker() {
+                parallel::leader_status()
+            } else {
+                pg_sys::MyBEEntry.cast_const()
+            };
+            if entry.is_null() {
                 return Peer::LOCAL;
             }
-            Peer::read(&raw const (*pg_sys::MyBEEntry).st_clientaddr)
+            Peer::read(&raw const (*entry).st_clientaddr)
         }
     }
 
@@ -96,6 +104,43 @@ pub fn logged_on() -> Option<(&'static [u8], &'static [u8])> {
         let names = (raw::bytes(port.user_name), raw::bytes(port.database_name));
         (names.0.len().max(names.1.len()) < raw::NAMEDATALEN - 1).then_some(names)
     }
+}
+
+/// Whether the start-up packet asks for a setting. Never throws.
+pub fn asks_for(setting: &[u8]) -> bool {
+    // SAFETY: as in `request`; the list has names and values in turn.
+    unsafe {
+        let Some(port) = pg_sys::libpq::be::MyProcPort.as_ref() else {
+            return false;
+        };
+        // As the server reads the line (pg_split_opts): a backslash stands for what follows it.
+        let line = raw::bytes(port.cmdline_options);
+        let mut found = holds(line.iter().copied().filter(|byte| *byte != b'\\'), setting);
+        let mut is_name = true;
+        compat::for_each_pointer(port.guc_options, |text: *mut c_char| {
+            found |= is_name && raw::bytes(text).eq_ignore_ascii_case(setting);
+            is_name = !is_name;
+        });
+        found
+    }
+}
+
+fn holds(mut text: impl Iterator<Item = u8> + Clone, word: &[u8]) -> bool {
+    loop {
+        if starts_with(text.clone(), word) {
+            return true;
+        }
+        if text.next().is_none() {
+            return false;
+        }
+    }
+}
+
+fn starts_with(mut text: impl Iterator<Item = u8>, word: &[u8]) -> bool {
+    word.iter().all(|byte| {
+        text.next()
+            .is_some_and(|found| found.eq_ignore_ascii_case(byte))
+    })
 }
 
 /// Version and cipher of TLS; `None` without it. Never throws.

@@ -1,19 +1,23 @@
-//! Functions of somebody else inside our own processes. An event trigger, or an operator that a
-//! superuser has redefined, would run in the worker, whom the guard lets do everything. While such a
-//! function runs, it is not let: what it tries is refused, and the worker's statement fails with it.
+//! Functions of somebody else where we, or the script of an extension, trust what runs. An event trigger, or
+//! an operator that a superuser has redefined, would run in the worker, whom the guard lets do everything; a
+//! trigger on what a script does, in that script. While such a function runs, neither is trusted.
 //!
 //! The server asks a hook about every function that is not built in, whoever calls it (fmgr.c).
 
 use pgrx::pg_sys;
 
+use super::raw;
+
+/// This process is one of ours.
+static mut OURS: bool = false;
 /// The server tells of each end, by an ERROR as well.
 static mut DEPTH: u32 = 0;
 static mut NEXT_NEEDED: pg_sys::needs_fmgr_hook_type = None;
 static mut NEXT: pg_sys::fmgr_hook_type = None;
 
-/// Watches over this process from now on. Doesn't throw; once, in a process of ours.
-pub fn watch() {
-    // SAFETY: plain globals of a process with one thread.
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
     unsafe {
         NEXT_NEEDED = pg_sys::needs_fmgr_hook;
         NEXT = pg_sys::fmgr_hook;
@@ -22,16 +26,31 @@ pub fn watch() {
     }
 }
 
+/// In a process of ours all functions but the server's are somebody else's, from now on. Doesn't throw.
+pub fn watch() {
+    // SAFETY of all uses: a process with one thread.
+    unsafe { OURS = true };
+}
+
 /// Whether a function of somebody else is running.
 #[inline]
 pub fn is_running() -> bool {
     unsafe { DEPTH != 0 }
 }
 
+/// A plain frame. Throws in the script of an extension.
 unsafe extern "C-unwind" fn needed(function: pg_sys::Oid) -> bool {
+    unsafe { is_foreign(function) || NEXT_NEEDED.is_some_and(|next| next(function)) }
+}
+
+/// In a script: whether the function is none of that extension.
+unsafe fn is_foreign(function: pg_sys::Oid) -> bool {
     unsafe {
         function.to_u32() >= pg_sys::FirstNormalObjectId
-            || NEXT_NEEDED.is_some_and(|next| next(function))
+            && (OURS
+                || (pg_sys::creating_extension
+                    && raw::getExtensionOfObject(pg_sys::ProcedureRelationId, function)
+                        != pg_sys::CurrentExtensionObject))
     }
 }
 

@@ -50,8 +50,12 @@ const POLICIES: u32 = 3256;
 /// Whether rows of this catalog may only be changed by DDL. `home`: in the home of the trail.
 #[inline]
 pub fn is_catalog(relid: Oid, home: bool) -> bool {
-    let relid = relid.to_u32();
-    relid == SHARED_LABELS || (home && CATALOGS.contains(&relid))
+    is_shared_labels(relid) || (home && CATALOGS.contains(&relid.to_u32()))
+}
+
+/// Whether this is the catalog with the label of the home, which no script of an extension has to do with.
+pub fn is_shared_labels(relid: Oid) -> bool {
+    relid.to_u32() == SHARED_LABELS
 }
 
 #[derive(Default)]
@@ -259,6 +263,29 @@ pub unsafe fn database_touched(database: Oid) -> bool {
     touched
 }
 
+/// A relation of somebody's that is said to be where the shared catalogs are: it could be one of their
+/// files. Throws.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn in_shared_tablespace() -> Option<Oid> {
+    let mut found = None;
+    unsafe {
+        let class = pg_sys::RelationRelationId;
+        scan(class, 0, Now::Itself, &mut [], |tuple, desc| {
+            // oid, reltablespace (catalog/pg_class.h)
+            let [relid, tablespace] = [1, 9].map(|column| raw::oid_column(tuple, column, desc));
+            if relid.to_u32() >= pg_sys::FirstNormalObjectId
+                && tablespace == pg_sys::GLOBALTABLESPACE_OID
+            {
+                found = Some(relid);
+            }
+            found.is_none()
+        });
+    }
+    found
+}
+
 /// Which rows of a catalog are seen.
 enum Now {
     /// Those of the catalog's own snapshot.
@@ -289,7 +316,7 @@ unsafe fn row_of(
     }
 }
 
-/// Gives `f` each row that fits, until it returns false. Throws.
+/// Gives `f` each row that fits, until it returns false; without keys all, and no index. Throws.
 unsafe fn scan(
     catalog: Oid,
     index: u32,
@@ -306,7 +333,7 @@ unsafe fn scan(
         let scan = raw::systable_beginscan(
             relation,
             Oid::from_u32(index),
-            true,
+            !keys.is_empty(),
             snapshot,
             keys.len() as c_int,
             keys.as_mut_ptr(),

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use super::asks::{self, Asker};
 
 mod define;
+pub mod seen;
 pub use define::{END, EnumOptions, Int, define, define_int, entry};
 
 static mut LEVEL_TEXT: *mut c_char = null_mut();
@@ -95,6 +96,7 @@ pub fn take_assigned() {
 }
 
 fn assigned_any() {
+    seen::about_to_assign();
     asks::set(Asker::Assigned, true);
 }
 

@@ -1,12 +1,17 @@
 //! The home of the trail: the database that carries our security label. A label is transactional,
 //! replicated and survives a rename, and pg_shseclabel is a shared catalog that a process without a
 //! database can read.
+//!
+//! Where the library isn't loaded nobody guards that catalog. So the ring's directory has a note of which
+//! database is the home: where the label is gone and the extension is not, the worker puts it back.
 
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use pgrx::{PgSqlErrorCode, pg_sys};
+use std::path::PathBuf;
 
 use super::report::refuse;
+use super::ring_file;
 use super::shared::{HOME_NONE, shared};
 
 /// Name of the label provider.
@@ -98,6 +103,9 @@ fn change() {
     if change != NO_CHANGE
         && let Some(shared) = shared()
     {
+        if change == HOME_NONE {
+            forget();
+        }
         // Whoever opened the trail that was there has not opened the next one.
         shared.close_trail();
         shared.set_home(change);
@@ -203,13 +211,76 @@ unsafe fn label_this_database(label: *const c_char) {
     }
 }
 
-/// [`find`] for a hook: an ERROR passes as an ERROR, not as a panic. Throws.
+/// [`look_for`] for a hook: an ERROR passes as an ERROR, not as a panic. Throws.
 ///
 /// # Safety
 /// Inside a transaction that is not aborted.
 #[pgrx::pg_guard]
-pub unsafe extern "C-unwind" fn find_in_hook() -> pg_sys::Oid {
-    unsafe { find() }
+pub unsafe extern "C-unwind" fn look_for_in_hook() -> pg_sys::Oid {
+    unsafe { look_for() }
+}
+
+/// The database with the label; where there is none that of the note, if it still exists. Throws.
+///
+/// # Safety
+/// As [`find`].
+pub unsafe fn look_for() -> pg_sys::Oid {
+    unsafe {
+        let found = find();
+        if found != pg_sys::InvalidOid {
+            return found;
+        }
+        noted()
+            .filter(|home| !pg_sys::get_database_name(*home).is_null())
+            .unwrap_or(pg_sys::InvalidOid)
+    }
+}
+
+/// Whether this database is the home: it has the extension, and the label. That is put back where nobody
+/// has it and this was the home. Throws.
+///
+/// # Safety
+/// As [`find`]; in the worker, in a transaction that commits. `has_extension`: this database.
+pub unsafe fn is_here(has_extension: bool) -> bool {
+    unsafe {
+        let here = pg_sys::MyDatabaseId;
+        let found = find();
+        let lost = found == pg_sys::InvalidOid && noted() == Some(here);
+        if !has_extension {
+            if lost {
+                forget();
+            }
+            return false;
+        }
+        if lost {
+            pgrx::warning!(
+                "audit_ext: the label of the trail's home was gone from pg_shseclabel; it is put back"
+            );
+            label_this_database(LABEL.as_ptr());
+        } else if found == here && noted() != Some(here) {
+            note(here);
+        }
+        lost || found == here
+    }
+}
+
+/// The note of which database is the home.
+fn note_path() -> PathBuf {
+    ring_file::directory().join("home")
+}
+
+fn noted() -> Option<pg_sys::Oid> {
+    let text = std::fs::read_to_string(note_path()).ok()?;
+    text.trim().parse().ok().map(pg_sys::Oid::from_u32)
+}
+
+/// What can't be noted is not there to help, and nothing else.
+fn note(home: pg_sys::Oid) {
+    let _ = std::fs::write(note_path(), format!("{}\n", home.to_u32()));
+}
+
+fn forget() {
+    let _ = std::fs::remove_file(note_path());
 }
 
 /// The home's OID, InvalidOid if there is none. Throws; needs a transaction.

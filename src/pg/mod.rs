@@ -18,6 +18,7 @@ pub mod jsonb;
 pub mod limits;
 pub mod lookup;
 pub mod names;
+pub mod parallel;
 pub mod random;
 pub mod raw;
 pub mod report;

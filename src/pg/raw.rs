@@ -171,6 +171,11 @@ unsafe extern "C-unwind" {
         address: *const pg_sys::ObjectAddress,
         missing_ok: bool,
     ) -> *mut c_char;
+    pub fn pgstat_fetch_stat_numbackends() -> c_int;
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    pub fn pgstat_fetch_stat_local_beentry(number: c_int) -> *mut pg_sys::LocalPgBackendStatus;
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    pub fn pgstat_get_local_beentry_by_index(number: c_int) -> *mut pg_sys::LocalPgBackendStatus;
     pub fn get_database_name(dbid: pg_sys::Oid) -> *mut c_char;
     pub fn get_extension_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn CacheRegisterRelcacheCallback(

@@ -110,8 +110,8 @@ pub unsafe fn begin() {
                 raw::bytes(raw::get_database_name(pg_sys::MyDatabaseId))
             }
         };
-        // From here on nothing throws.
         let peer = Peer::of_session();
+        // From here on nothing throws.
         STATE = Some(State {
             user_name: names::role(user).unwrap_or_default().to_vec(),
             database_name: database.to_vec(),

@@ -60,8 +60,8 @@ pub fn is_exempt() -> bool {
     (session::is_worker() && !foreign::is_running()) || is_open() || unsafe { OWN }
 }
 
-/// Whether the script of an extension is being run.
+/// Whether the script of an extension is being run, and no function of somebody else inside of it.
 #[inline]
 pub fn in_script() -> bool {
-    unsafe { pg_sys::creating_extension }
+    unsafe { pg_sys::creating_extension && !foreign::is_running() }
 }

@@ -140,18 +140,15 @@ fn look_for_home(shared: &Shared, at_once: bool) {
     }
 }
 
-/// The database with the label; InvalidOid if there is none.
+/// The database to attach to; InvalidOid if there is none.
 fn find_home() -> Result<pg_sys::Oid, spi::Failure> {
-    spi::bare_transaction(|| unsafe { home::find() })
+    spi::bare_transaction(|| unsafe { home::look_for() })
 }
 
 /// Whether this database still is the home, and has the extension: the one that the worker is
 /// attached to, where it is already.
 pub fn is_home() -> Result<bool, spi::Failure> {
-    spi::bare_transaction(|| {
-        let home = unsafe { home::find() == pg_sys::MyDatabaseId };
-        home && spi::is_attached()
-    })
+    spi::bare_transaction(|| unsafe { home::is_here(spi::is_attached()) })
 }
 
 /// Attached to the home: works until asked to end, or until this is the home no more.

@@ -191,3 +191,159 @@ fn nobody_moves_the_home_by_hand() {
     assert_eq!(cluster.value("SELECT home FROM audit.status"), home);
     assert_whole(&cluster);
 }
+
+/// What fires inside the script of an extension is not a part of it: it is recorded, and held off the
+/// catalogs, as anywhere else.
+#[test]
+fn a_script_lends_its_rights_to_nothing_that_fires_in_it() {
+    let (cluster, _) = prepared();
+    for database in [HOME, "app"] {
+        let mut client = cluster.connect("postgres", database);
+        client
+            .batch_execute(
+                "CREATE TABLE public.told (what text);
+                 CREATE FUNCTION public.tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
+                 BEGIN
+                     INSERT INTO public.told VALUES ('this time');
+                     DELETE FROM pg_catalog.pg_shseclabel;
+                 END $$;
+                 CREATE EVENT TRIGGER tell ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION')
+                     EXECUTE FUNCTION public.tell();",
+            )
+            .expect("makes");
+        let error = fails(&mut client, "CREATE EXTENSION hstore");
+        assert!(error.message().contains("guarded"), "{database}: {error:?}");
+        let nested = cluster.trail_of(
+            "depth > 0, transaction_outcome",
+            &format!("statement LIKE 'INSERT INTO public.told%' AND database_name = '{database}'"),
+        );
+        assert_eq!(nested, ["t | rolled back"], "{database}");
+        // Without it: one event, as ever.
+        let before = cluster.flush();
+        client
+            .batch_execute("DROP EVENT TRIGGER tell; CREATE EXTENSION hstore")
+            .expect("makes");
+        let within = cluster.trail_of(
+            "command",
+            &format!(
+                "database_name = '{database}' AND (class = 'DDL' OR depth > 0) AND seq > {before}"
+            ),
+        );
+        assert_eq!(
+            within,
+            ["DROP EVENT TRIGGER", "CREATE EXTENSION"],
+            "{database}"
+        );
+    }
+    assert_whole(&cluster);
+}
+
+/// A shared catalog is a file, which a table of another database could be said to be in.
+#[test]
+fn no_table_is_made_a_shared_catalog() {
+    let (cluster, _) = prepared();
+    let mut client = cluster.connect("postgres", "app");
+    client
+        .batch_execute(
+            "SET allow_system_table_mods = on;
+             CREATE TABLE mine (LIKE pg_shseclabel);
+             CREATE TABLE row AS SELECT * FROM pg_class WHERE relname = 'mine';
+             UPDATE row SET oid = 77777, relname = 'alias', reltablespace = 1664;
+             COPY row TO PROGRAM 'cat > row.copy'",
+        )
+        .expect("makes");
+    let mut wrong = Vec::new();
+    for sql in [
+        "UPDATE pg_class SET reltablespace = 1664, relfilenode = pg_relation_filenode('pg_shseclabel') WHERE relname = 'mine'",
+        "DO $$ BEGIN UPDATE pg_class SET reltablespace = 1664 WHERE relname = 'mine'; END $$",
+        "WITH moved AS (UPDATE pg_class SET reltablespace = 1664 WHERE relname = 'mine' RETURNING 1) SELECT * FROM moved",
+        "COPY pg_shseclabel FROM '/dev/null'",
+        "COPY pg_catalog.pg_shseclabel FROM '/dev/null'",
+        "COPY pg_class FROM PROGRAM 'cat row.copy'",
+        "DELETE FROM pg_shseclabel",
+        "UPDATE pg_shseclabel SET label = 'gone'",
+    ] {
+        wrong.extend(attempt(&mut client, sql));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Other changes of pg_class are the owner's business.
+    client
+        .batch_execute("UPDATE pg_class SET reltuples = 7 WHERE relname = 'mine'")
+        .expect("updates");
+    assert_eq!(cluster.value("SELECT home FROM audit.status"), HOME);
+    assert_whole(&cluster);
+}
+
+/// Rows that a subscription applies go by no hook. The server itself lets it write to no catalog, whatever
+/// the publisher says.
+#[test]
+fn no_subscription_writes_to_catalogs() {
+    let cluster = Cluster::builder().setting("wal_level", "logical").start();
+    let mut publisher = cluster.app();
+    publisher
+        .batch_execute(
+            "SET allow_system_table_mods = on;
+             CREATE PUBLICATION p;
+             DROP VIEW pg_catalog.pg_publication_tables;
+             CREATE VIEW pg_catalog.pg_publication_tables AS
+                 SELECT 'p'::name AS pubname, 'pg_catalog'::name AS schemaname,
+                        'pg_shseclabel'::name AS tablename, NULL::name[] AS attnames, NULL AS rowfilter",
+        )
+        .expect("publishes");
+    publisher
+        .batch_execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        .expect("a slot");
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION c CONNECTION 'host={} port={} dbname=app user=postgres' PUBLICATION p \
+         WITH (create_slot = false, slot_name = s)",
+        cluster.socket_dir().display(),
+        cluster.port()
+    );
+    let error = fails(&mut cluster.connect("postgres", HOME), &subscribe);
+    assert_eq!(error.code().code(), "42809", "{error:?}");
+}
+
+/// Where the library isn't loaded, the label of the home can be removed as any row. The next start has it
+/// put back, and goes on.
+#[test]
+fn a_label_that_was_taken_away_without_the_library_is_put_back() {
+    let cluster = Cluster::start();
+    cluster.flush();
+    let label = "SELECT count(*) FROM pg_shseclabel WHERE provider = 'audit_ext'";
+    cluster.configure("shared_preload_libraries", "''");
+    cluster.restart(Shutdown::Fast);
+    cluster
+        .connect("postgres", HOME)
+        .batch_execute("SET allow_system_table_mods = on; DELETE FROM pg_shseclabel")
+        .expect("removes");
+    cluster.configure("shared_preload_libraries", "'audit_ext'");
+    cluster.restart(Shutdown::Fast);
+    eventually("it is back", || cluster.value(label) == "1");
+    assert!(
+        cluster.log().contains("label of the trail's home was gone"),
+        "said so"
+    );
+    cluster.psql().run("SELECT 'as before'").ok();
+    assert_eq!(cluster.count("statement = 'SELECT ''as before'''"), 1);
+    let starts = cluster.trail_of("details ->> 'last_stop'", "command = 'START'");
+    assert_eq!(
+        starts.last().map(String::as_str),
+        Some("without the library")
+    );
+    assert_whole(&cluster);
+    // Whoever drops the extension drops it.
+    let mut client = cluster.connect("postgres", HOME);
+    client
+        .batch_execute("SELECT audit.unlock('it goes'); DROP EXTENSION audit_ext")
+        .expect("drops");
+    cluster.restart(Shutdown::Fast);
+    cluster.psql().run("SELECT 'unseen'").ok();
+    assert_eq!(cluster.value(label), "0");
+    cluster
+        .connect("postgres", HOME)
+        .batch_execute("CREATE EXTENSION audit_ext")
+        .expect("makes it again");
+    cluster.psql().run("SELECT 'seen'").ok();
+    assert_eq!(cluster.count("statement = 'SELECT ''unseen'''"), 0);
+    assert_eq!(cluster.count("statement = 'SELECT ''seen'''"), 1);
+}

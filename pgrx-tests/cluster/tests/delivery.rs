@@ -270,6 +270,138 @@ fn parallel_queries_are_recorded_once() {
     );
 }
 
+/// What is parallel safe may read as any other; what it reads in a worker is read by its client.
+#[test]
+fn what_functions_run_in_parallel_workers_is_recorded() {
+    let cluster = Cluster::start();
+    let setting = cluster.value(
+        "SELECT name FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')",
+    );
+    let mut client = postgres::Config::new()
+        .host("127.0.0.1")
+        .port(cluster.port())
+        .user("postgres")
+        .dbname("app")
+        .connect(postgres::NoTls)
+        .expect("connects");
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE secret (x int); INSERT INTO secret VALUES (7); CREATE TABLE other (x int);
+             CREATE FUNCTION inner_one() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN (SELECT x + 1 FROM secret); END $$;
+             CREATE FUNCTION peek() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM FROM other; RETURN inner_one() + (SELECT x FROM secret); END $$;
+             CREATE FUNCTION trip() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN (SELECT x / (x - 7) FROM secret); END $$;
+             CREATE FUNCTION typo() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN (SELECT x FROM nowhere); END $$;
+             SET {setting} = on"
+        ))
+        .expect("prepares");
+    let own: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("a pid")
+        .get(0);
+    let before = cluster.flush();
+    let found: i32 = client.query_one("SELECT peek()", &[]).expect("runs").get(0);
+    assert_eq!(found, 15);
+    let recorded = |columns: &str, filter: &str| {
+        let filter = format!("seq > {before} AND {filter}");
+        eventually("its worker has ended", || {
+            !cluster.trail_of("seq", &filter).is_empty()
+        });
+        let mut all = cluster.trail_of(columns, &filter);
+        all.sort();
+        all
+    };
+    let helped = "backend_type = 'parallel worker'";
+    let of_client = format!(
+        "pid = {own} AND user_name = 'postgres' AND class <> 'AUDIT' AND command <> 'SHOW'"
+    );
+    assert_eq!(
+        recorded(
+            "command, coalesce(object_name, statement), depth",
+            &of_client
+        ),
+        ["EXECUTE | public.peek() | 1", "SELECT | SELECT peek() | 0"],
+    );
+    eventually("it has ended", || {
+        cluster
+            .trail_of(
+                "seq",
+                &format!(
+                    "{helped} AND transaction_outcome IS NULL AND class <> 'AUDIT' AND seq > {before}"
+                ),
+            )
+            .is_empty()
+    });
+    assert_eq!(
+        recorded(
+            "command, depth, object_name, transaction_outcome, client_addr, \
+             user_name, database_name",
+            &format!("{helped} AND details ->> 'leader_pid' = '{own}'"),
+        ),
+        [
+            "EXECUTE | 2 | public.inner_one() | committed | 127.0.0.1 | postgres | app",
+            "SELECT | 1 | public.other | committed | 127.0.0.1 | postgres | app",
+            "SELECT | 1 | public.secret | committed | 127.0.0.1 | postgres | app",
+            "SELECT | 2 | public.secret | committed | 127.0.0.1 | postgres | app",
+        ],
+    );
+    // What fails there fails once there, and once where the client sees it. What no hook has seen is told of here.
+    for (call, sqlstate, inner) in [
+        ("trip()", "22012", "parallel worker"),
+        ("typo()", "42P01", "client backend"),
+        ("peek() + typo()", "42P01", "client backend"),
+    ] {
+        let before = cluster.flush();
+        let error = crate::fails(&mut client, &format!("SELECT {call}"));
+        assert_eq!(error.code().code(), sqlstate);
+        let filter = format!("seq > {before} AND sqlstate = '{sqlstate}'");
+        eventually("both are there", || {
+            cluster.trail_of("seq", &filter).len() == 2
+        });
+        let mut all =
+            cluster.trail_of("backend_type, depth, outcome, transaction_outcome", &filter);
+        all.sort();
+        assert_eq!(
+            all,
+            [
+                "client backend | 0 | failed | rolled back".to_owned(),
+                format!("{inner} | 1 | failed | rolled back"),
+            ],
+            "{call}"
+        );
+    }
+    // A worker that makes an index has no query of its own.
+    let before = cluster.flush();
+    client
+        .batch_execute(
+            "CREATE TABLE wide AS SELECT i, repeat('x', 1000) AS filler FROM generate_series(1, 5000) AS i;
+             CREATE FUNCTION look(i int) RETURNS int PARALLEL SAFE IMMUTABLE LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN i + (SELECT x FROM public.secret); END $$;
+             SET min_parallel_table_scan_size = 0; CREATE INDEX ON wide (look(i))",
+        )
+        .expect("makes an index");
+    cluster.flush();
+    assert_eq!(
+        cluster.value(&format!(
+            "SELECT format('%s %s %s', min(depth), max(depth), count(*) = max(substatement_id) - 1)
+             FROM audit.log WHERE seq > {before} AND {helped} AND class = 'READ'"
+        )),
+        "1 1 t"
+    );
+    // A level that leaves reads out leaves them out here.
+    client
+        .batch_execute("SET audit.level = 'write'")
+        .expect("sets");
+    let before = cluster.flush();
+    client.batch_execute("SELECT peek()").expect("runs");
+    thread::sleep(Duration::from_millis(500));
+    let after = cluster.trail("statement", &format!("seq > {before}"));
+    assert!(after.is_empty(), "{after:?}");
+}
+
 #[test]
 fn what_autovacuum_runs_is_not_recorded() {
     let cluster = Cluster::builder()

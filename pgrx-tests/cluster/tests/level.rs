@@ -202,6 +202,56 @@ fn the_level_of_databases_and_roles() {
     assert_eq!(names(&cluster, before), ["read", "badread"]);
 }
 
+/// The start-up packet is a way to SET like any other, and its session a session like any other.
+#[test]
+fn what_a_client_asks_for_as_it_connects_is_on_record() {
+    let cluster = cluster();
+    let mut config = cluster.config("postgres", "app");
+    config.application_name("quiet");
+    for options in [
+        "-c audit.level=none",
+        "-c au\\dit.level=none -c statement_timeout=0",
+        "--AUDIT.level=none",
+    ] {
+        let before = cluster.flush();
+        let mut client = config
+            .clone()
+            .options(options)
+            .connect(postgres::NoTls)
+            .expect("connects");
+        client.batch_execute("SELECT 'unseen'").expect("runs");
+        drop(client);
+        let events = || {
+            cluster.trail_of(
+                "command, details ->> 'setting', details ->> 'old', details ->> 'new'",
+                &format!("application_name = 'quiet' AND seq > {before}"),
+            )
+        };
+        eventually("it is there", || events().len() > 1);
+        assert_eq!(
+            events(),
+            ["CONNECT | ~ | ~ | ~", "SETTING | audit.level | all | none"],
+            "{options}"
+        );
+    }
+    // The level of a role is its own, and no change; nor is an option that says what is.
+    cluster
+        .psql()
+        .db("postgres")
+        .run("ALTER ROLE bob SUPERUSER; ALTER ROLE bob SET audit.nested = off")
+        .ok();
+    for options in ["-c audit.context={}", "-c audit.level=all"] {
+        let before = cluster.flush();
+        let psql = cluster.psql().user("bob").env("PGOPTIONS", options);
+        psql.run("SELECT 1").ok();
+        let changes = cluster.trail_of(
+            "object_name",
+            &format!("command = 'SETTING' AND seq > {before}"),
+        );
+        assert!(changes.is_empty(), "{options}: {changes:?}");
+    }
+}
+
 #[test]
 fn the_level_of_the_server_follows_a_reload() {
     let cluster = cluster();

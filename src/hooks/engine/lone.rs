@@ -21,6 +21,8 @@ pub struct Lone {
 
 /// In place of the query: that has ended well and waits for its transaction's end.
 const ENDED: usize = 1;
+/// In place of the query: a statement runs that has none.
+const NO_QUERY: usize = 2;
 
 impl Lone {
     pub const NONE: Lone = Lone {
@@ -88,6 +90,31 @@ impl Engine {
         self.resume_lone(address);
         self.lone.begun_in = self.subxact;
         self.lone.recorded = false;
+    }
+
+    /// As [`Engine::begin_lone`], of a parallel worker's copy of the query that it helps with, before anything
+    /// else of this process: the only top-level statement that it will have.
+    #[cold]
+    pub fn begin_copy(&mut self, query: usize, address: usize) {
+        if self.for_lone.is_none() {
+            self.set_aside(Aside::Lone);
+        }
+        self.statement_id = 1;
+        self.begin_lone(query, address);
+    }
+
+    /// A parallel worker without a query of its own (it makes an index, say) runs one all the same: for as long
+    /// as it lives there is a statement that it helps with.
+    #[cold]
+    pub fn help(&mut self) {
+        self.begin_copy(NO_QUERY, usize::MAX);
+        self.lone.catcher = usize::MAX;
+        self.frame_lone();
+    }
+
+    /// Whether a statement runs inside another.
+    pub fn runs_inside(&self) -> bool {
+        usize::from(self.lone.address != 0) + self.running.len() + self.passing.len() > 1
     }
 
     /// One of its hooks, at this address of the stack, calls the server. Never throws.

@@ -39,6 +39,17 @@ pub(super) unsafe fn start_lone(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     }
 }
 
+/// Starts a parallel worker's copy of a query, of which nothing is recorded but what runs inside. Throws.
+#[inline(never)]
+pub(super) unsafe fn start_copy(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        engine_as_it_is().begin_copy(query as usize, &raw const marker as usize);
+        start_next(query, eflags);
+        pause_lone(query);
+    }
+}
+
 executor_run_fn! {
     #[inline(never)]
     #[unsafe(link_section = "audit_hot")]
@@ -64,7 +75,7 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_FINISH(query);
-        guard::check_database(query);
+        guard::check_outcome(query);
         pause_lone(query);
     }
 }

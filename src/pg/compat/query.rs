@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 
-use super::{Told, query_relations};
+use super::query_relations;
 
 type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
 
@@ -27,6 +27,12 @@ unsafe extern "C-unwind" {
         walker: Walker,
         context: *mut c_void,
     ) -> bool;
+}
+
+/// Is told of a query's relations. (No closure: that is put wherever the compiler likes, and each place where
+/// a session's first statement comes by is a page fault.)
+pub trait Told {
+    fn relation(&mut self, relid: pg_sys::Oid, privileges: u64);
 }
 
 struct Visit<'t> {
