@@ -396,6 +396,7 @@ unsafe fn query_relations(query: *const pg_sys::Query, told: &mut dyn Told) {
 ///
 /// # Safety
 /// `list` is NULL or a list of pointers to `T`.
+#[inline(always)]
 pub unsafe fn for_each_pointer<T>(list: *const pg_sys::List, mut f: impl FnMut(*mut T)) {
     unsafe {
         if list.is_null() {
