@@ -53,23 +53,28 @@ unsafe fn rare(event: pg_sys::XactEvent::Type) {
             about_to_commit(false);
         },
         // A parallel worker's part of it: what it ran has read, and its leader's end is not told here.
-        XACT_EVENT_PARALLEL_COMMIT => end(Fate::Committed),
+        XACT_EVENT_PARALLEL_COMMIT => end_rarely(Fate::Committed),
         XACT_EVENT_PARALLEL_ABORT => {
             aborted();
-            end(Fate::RolledBack);
+            end_rarely(Fate::RolledBack);
         }
         XACT_EVENT_ABORT => {
             home::aborted();
             aborted();
             apply::ended(Fate::RolledBack);
-            end(Fate::RolledBack);
+            end_rarely(Fate::RolledBack);
         }
         XACT_EVENT_PREPARE => {
             apply::ended(Fate::Prepared);
-            end(Fate::Prepared);
+            end_rarely(Fate::Prepared);
         }
         _ => {}
     }
+}
+
+#[inline(never)]
+fn end_rarely(fate: Fate) {
+    end(fate);
 }
 
 /// The first commit of a session is that of its start-up: role and database settings are loaded,
@@ -94,7 +99,7 @@ fn aborted() {
 /// From here on the transaction may turn out to be committed even if nobody is left to say so: the
 /// slot gets the id by which that can be looked up. With `audit.durability = commit` its records are
 /// on disk when this returns. Throws: the transaction is then aborted.
-#[unsafe(link_section = "audit_session")]
+#[inline(always)]
 unsafe fn about_to_commit(send_held: bool) {
     unsafe {
         let xid = raw::GetTopFullTransactionIdIfAny().value;
@@ -143,7 +148,7 @@ unsafe fn unrecorded() {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn end(fate: Fate) {
     durability::transaction_ended();
     let engine = engine_as_it_is();
