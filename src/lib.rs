@@ -42,6 +42,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
         }
         pg::guc::define();
         pg::shared::install();
+        pg::names::install();
         pg::foreign::install();
         hooks::install();
         worker::register();

@@ -19,6 +19,8 @@
 //!
 //! Decoding is total: any byte string gives an event or a [`Corrupt`], never a panic.
 
+use core::mem::MaybeUninit;
+
 use crate::event::{Classes, Decision, Fate, Numbers, Outcome, Session, Shape};
 
 /// The first byte of each payload. A reader refuses what it doesn't know.
@@ -64,6 +66,7 @@ pub struct Encoded<'a> {
 impl<'a> Encoded<'a> {
     /// Lays out an event. `sections` in the order of [`Section`]; `None` is absent. Allocates
     /// nothing, so it may run in an error path.
+    #[unsafe(link_section = "audit_session")]
     pub fn new(numbers: &Numbers, sections: [Option<&'a [u8]>; SECTIONS]) -> Self {
         let mut fixed = [0; FIXED_LEN];
         fixed[0] = FORMAT_VERSION;
@@ -106,16 +109,22 @@ impl<'a> Encoded<'a> {
         ]
     }
 
-    /// Appends the payload to `out`, which has room for it.
+    /// Writes the payload to `out`, if it fits: that part of it.
     #[inline]
-    pub fn append_to(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.fixed);
-        for section in self.sections {
+    pub fn write_to<'o>(&self, out: &'o mut [MaybeUninit<u8>]) -> Option<&'o [u8]> {
+        let out = out.get_mut(..self.len())?;
+        let mut rest = &mut *out;
+        for part in self.parts() {
             // Half of them are empty, and a copy of nothing is a call all the same.
-            if !section.is_empty() {
-                out.extend_from_slice(section);
+            if part.is_empty() {
+                continue;
             }
+            let (here, next) = rest.split_at_mut(part.len());
+            here.write_copy_of_slice(part);
+            rest = next;
         }
+        // SAFETY: the parts are as long as all of it.
+        Some(unsafe { out.assume_init_ref() })
     }
 
     /// Length of the payload in bytes.
@@ -293,6 +302,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Encodes a session's attributes into `out` (cleared first).
+#[unsafe(link_section = "audit_session")]
 pub fn encode_session(session: &Session, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&session.started_at.to_le_bytes());
@@ -352,6 +362,7 @@ pub struct ShapeWriter<'v> {
 
 impl<'v> ShapeWriter<'v> {
     /// Begins a shape in `out` (cleared first).
+    #[unsafe(link_section = "audit_session")]
     pub fn new(
         out: &'v mut Vec<u8>,
         classes: Classes,

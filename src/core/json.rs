@@ -10,27 +10,44 @@ fn digits(byte: u8) -> [u8; 2] {
 
 /// Appends `text` as a JSON string. Bytes that are no UTF-8 appear as `\xNN`, literally.
 /// Allocates nothing but room in `out`.
+#[unsafe(link_section = "audit_session")]
 pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    // Most texts are plain, and seen to be without the general reader of UTF-8.
+    if text.is_ascii() {
+        text.iter().for_each(|byte| ascii(out, *byte));
+    } else {
+        any(out, text);
+    }
+    out.push(b'"');
+}
+
+#[inline]
+fn ascii(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        0 => out.extend_from_slice(b"\\\\x00"), // jsonb refuses \u0000
+        1..b' ' => {
+            out.extend_from_slice(b"\\u00");
+            out.extend_from_slice(&digits(byte));
+        }
+        _ => out.push(byte),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn any(out: &mut Vec<u8>, text: &[u8]) {
     for chunk in text.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => out.extend_from_slice(b"\\\""),
-                '\\' => out.extend_from_slice(b"\\\\"),
-                '\0' => out.extend_from_slice(b"\\\\x00"), // jsonb refuses \u0000
-                c if c < ' ' => {
-                    out.extend_from_slice(b"\\u00");
-                    out.extend_from_slice(&digits(c as u8));
-                }
-                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
+        for byte in chunk.valid().bytes() {
+            ascii(out, byte); // Bytes beyond ASCII stay as they are.
         }
         for byte in chunk.invalid() {
             out.extend_from_slice(b"\\\\x");
             out.extend_from_slice(&digits(*byte));
         }
     }
-    out.push(b'"');
 }
 
 /// A JSON object being written; its buffer can be used again.
@@ -45,6 +62,13 @@ impl Default for Object {
 impl Object {
     pub fn new() -> Self {
         Object(b"{".to_vec())
+    }
+
+    /// With room for so many bytes.
+    pub fn with_room(room: usize) -> Self {
+        let mut buffer = Vec::with_capacity(room + 2);
+        buffer.push(b'{');
+        Object(buffer)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -88,6 +112,7 @@ impl Object {
         self.reserve(room);
     }
 
+    #[unsafe(link_section = "audit_session")]
     pub(crate) fn key(&mut self, key: &str) {
         if self.0.last() != Some(&b'{') {
             self.0.push(b',');
@@ -175,6 +200,57 @@ impl Object {
     pub fn finish(mut self) -> Vec<u8> {
         self.close();
         self.0
+    }
+}
+
+/// A few bytes on the stack: what doesn't fit is left out.
+pub struct Short {
+    bytes: [u8; 192],
+    len: usize,
+}
+
+impl Default for Short {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Short {
+    pub const fn new() -> Self {
+        Short {
+            bytes: [0; 192],
+            len: 0,
+        }
+    }
+
+    /// `more` is written as it is.
+    #[inline]
+    pub fn add(&mut self, more: &[u8]) -> &mut Self {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + more.len()) {
+            room.copy_from_slice(more);
+            self.len += more.len();
+        }
+        self
+    }
+
+    /// In decimal digits.
+    #[unsafe(link_section = "audit_session")]
+    pub fn number(&mut self, number: u64) -> &mut Self {
+        let mut digits = [0; 20];
+        let (mut at, mut rest) = (digits.len(), number);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return self.add(&digits[at..]);
+            }
+        }
+    }
+
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 

@@ -29,6 +29,7 @@ pub unsafe fn install() {
 }
 
 /// A plain frame.
+#[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn analyzed(
     state: *mut pg_sys::ParseState,
     query: *mut pg_sys::Query,
@@ -53,14 +54,22 @@ unsafe extern "C-unwind" fn analyzed(
     }
 }
 
+/// Looks names up and collects [`RELATIONS`]. Throws.
+struct Collector;
+
+impl compat::Told for Collector {
+    fn relation(&mut self, relid: pg_sys::Oid, _privileges: u64) {
+        // SAFETY: parse analysis runs in a transaction that is not aborted.
+        unsafe { names::learn_relation(relid) };
+        relations().push(relid);
+    }
+}
+
 /// Throws (catalog look-ups).
 unsafe fn look_up(query: *mut pg_sys::Query) {
     unsafe {
         relations().clear();
-        compat::for_each_named_relation(query, &mut |relid, _| {
-            names::learn_relation(relid);
-            relations().push(relid);
-        });
+        compat::for_each_named_relation(query, &mut Collector);
         let classes = planned::classes_of((*query).commandType, (*query).hasModifyingCTE);
         with(|engine| {
             let Some(frame) = engine.innermost() else {

@@ -87,6 +87,7 @@ pub fn level() -> Level {
 ///
 /// # Safety
 /// `text.source` is the string that `text` speaks of.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn statement(
     engine: &mut Engine,
     text: Text,
@@ -367,6 +368,7 @@ pub unsafe fn repeat(
 
 /// [`begin_top_level`] of what the planner has just seen.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn take_planned(engine: &mut Engine, text: Text, message_at: i64) -> Option<(i64, usize, u32)> {
     let plan = engine.plan.take()?;
     let source = text.source as usize;
@@ -429,6 +431,7 @@ fn keep_text(frame: &mut Frame, text: &[u8], found: Found) {
 }
 
 /// As [`take_text`], cut to `most` bytes; `unparsed` where the server could not parse the text.
+#[unsafe(link_section = "audit_session")]
 pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize) {
     frame.text.clear();
     frame.known = None;

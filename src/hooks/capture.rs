@@ -77,11 +77,12 @@ pub fn helps() -> bool {
 }
 
 #[cold]
+#[unsafe(link_section = "audit_session")]
 fn decide() -> bool {
     // Nothing can be stored while the server is a standby; a session may outlive its promotion, so
     // that is no lasting answer.
     // SAFETY: reads shared memory; doesn't throw.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if unsafe { raw::RecoveryInProgress() } {
         return false;
     }
     // SAFETY: a plain global; without a PGPROC (before authentication) locks can't be waited for.
@@ -131,7 +132,7 @@ fn look_for_home(shared: &shared::Shared) -> bool {
     // SAFETY: only in a transaction that can read the catalog.
     unsafe {
         if session::is_worker()
-            || pg_sys::RecoveryInProgress()
+            || raw::RecoveryInProgress()
             || !raw::IsTransactionState()
             || pg_sys::MyDatabaseId == pg_sys::InvalidOid
         {

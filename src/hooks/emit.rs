@@ -8,6 +8,7 @@ use audit_core::fit;
 use audit_core::repeat::encode_repeat;
 use audit_core::ring::{Limit, PushError, Pushed, Ring};
 use core::hint::cold_path;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{Ordering, fence};
 
 use super::begin;
@@ -28,6 +29,7 @@ const SMALL_SHAPE: usize = 64;
 /// Sends a statement's event. `known` is the transaction's fate as far as it is decided; with
 /// `tracked`, an open fate is decided by a later event.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 pub fn push(engine: &mut Engine, id: Id, known: Fate, tracked: bool) {
     let fate = engine.frame(id).fate(known);
     let event_no = engine.fates.number_event(tracked && fate == Fate::Open);
@@ -96,6 +98,7 @@ pub fn whole(engine: &mut Engine, id: Id) {
 
 /// Sends an event with all that belongs to it.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn send_whole(frame: &mut Frame, decisions: &[u8]) {
     finish(frame, decisions.len());
     let frame = &*frame;
@@ -265,6 +268,7 @@ pub fn refused_event(
 }
 
 /// Sends an event of the session itself. It carries the decisions that wait.
+#[unsafe(link_section = "audit_session")]
 pub fn session_event(engine: &mut Engine, command: &[u8], started_at: i64, details: &[u8]) {
     let now = unsafe { raw::GetCurrentTimestamp() };
     let mut decisions = [0; MOST_BYTES];
@@ -318,6 +322,7 @@ pub fn logon_failed(
 }
 
 /// Sends an event without a statement.
+#[unsafe(link_section = "audit_session")]
 fn small(
     engine: &Engine,
     numbers: &Numbers,
@@ -327,11 +332,7 @@ fn small(
     details: Option<&[u8]>,
     decisions: Option<&[u8]>,
 ) {
-    static mut SHAPE: Vec<u8> = Vec::new();
-    // SAFETY: one thread; the buffer is used by this function only, which calls nothing that could
-    // come back here. It is allocated at its first use, at the session's start.
-    let shape = unsafe { &mut *(&raw mut SHAPE) };
-    shape.reserve(SMALL_SHAPE);
+    let shape = small_shape();
     ShapeWriter::new(shape, classes, 0, command, object);
     let sections = [
         Some(session::encoded()),
@@ -354,20 +355,22 @@ fn small(
     slot::end_push();
 }
 
-/// A payload in one piece is copied and checked in one go. Longer ones go in pieces.
-const STAGE: usize = 16 * 1024;
+/// A payload in one piece is copied and checked in one go; it is put together on the stack. Longer ones go in
+/// pieces.
+const STAGE: usize = 2048;
 
-/// Where a payload is put together. Allocated by [`begin`].
-static mut STAGED: Vec<u8> = Vec::new();
+/// The shape of an event without a statement. Allocated by [`make_room`].
+#[unsafe(link_section = "audit_data")]
+static mut SHAPE: Vec<u8> = Vec::new();
 
-fn staged() -> &'static mut Vec<u8> {
-    // SAFETY: one thread; no reference outlives `begin` or `send`, which call nothing of ours.
-    unsafe { &mut *(&raw mut STAGED) }
+fn small_shape() -> &'static mut Vec<u8> {
+    // SAFETY: one thread; used by `small` only, which calls nothing that could come back there.
+    unsafe { &mut *(&raw mut SHAPE) }
 }
 
-/// A session begins: sets aside what pushing needs.
-pub fn begin() {
-    staged().reserve(STAGE);
+/// Sets aside what pushing needs, in the postmaster.
+pub fn make_room() {
+    small_shape().reserve(SMALL_SHAPE);
 }
 
 /// Sends an event as the repeat of an earlier one. `false`: it has to be told in full, as that one is
@@ -394,17 +397,15 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
 
 /// Puts the record into the ring and wakes the worker if it sleeps. What doesn't fit is counted. The
 /// record's position, if it is there.
+#[unsafe(link_section = "audit_session")]
 fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Option<u64> {
     let (ring, shared) = (ring_file::ring()?, shared::shared()?);
     let encoded = Encoded::new(numbers, sections);
     let pid = unsafe { pg_sys::MyProcPid } as u32;
-    let staged = staged();
-    let pushed = if encoded.len() <= staged.capacity() {
-        staged.clear();
-        encoded.append_to(staged);
-        ring.try_push(&[staged.as_slice()], pid, Limit::Whole)
-    } else {
-        ring.try_push(&encoded.parts(), pid, Limit::Whole)
+    let mut staged = [MaybeUninit::uninit(); STAGE];
+    let pushed = match encoded.write_to(&mut staged) {
+        Some(payload) => ring.try_push(&[payload], pid, Limit::Whole),
+        None => ring.try_push(&encoded.parts(), pid, Limit::Whole),
     };
     pushed_or_dropped(ring, shared, numbers, pushed, None)
 }

@@ -194,6 +194,7 @@ impl Engine {
 
     /// Takes a frame from the pool.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     pub fn take_frame(&mut self) -> Id {
         let id = self.free_frame();
         self.frame(id).reset();
@@ -211,8 +212,9 @@ impl Engine {
     }
 
     #[cold]
+    #[unsafe(link_section = "audit_session")]
     fn add_frame(&mut self) -> Id {
-        self.pool.push(Box::default());
+        self.pool.push(Box::new(Frame::with_room()));
         // Room for every frame, so that giving one back never allocates, nor does what an error path does.
         let frames = self.pool.len();
         for list in [
@@ -226,7 +228,7 @@ impl Engine {
         self.pool.len() - 1
     }
 
-    /// Sets a frame aside, when a session begins.
+    /// Sets a frame aside, in the postmaster.
     pub fn set_aside(&mut self, aside: Aside) -> &mut Frame {
         let id = self.take_frame();
         self.pool[id].aside = Some(aside);
@@ -391,6 +393,7 @@ impl Engine {
     /// A hook has come back from the server: its statement runs no more. Statements that it called
     /// and that never came back died of an error which somebody handled.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     pub fn pause(&mut self, id: Id) {
         if self.unnumbered != 0 {
             cold_path();
@@ -419,6 +422,7 @@ impl Engine {
     }
 
     /// A statement was planned: what runs it takes another frame, under the same number.
+    #[unsafe(link_section = "audit_session")]
     pub fn planned(&mut self, id: Id) {
         let frame = &self.pool[id];
         if frame.numbers.depth == 0 {

@@ -43,7 +43,7 @@ const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
 const NO_PRIVILEGE: u32 = pack_sqlstate(b"42501");
 
-/// The last error reported in this backend. Its buffers are allocated once, by [`begin`].
+/// The last error reported in this backend. Its buffers are allocated once, by [`install`].
 pub struct LastError {
     pub sqlstate: u32,
     pub message: Vec<u8>,
@@ -87,7 +87,8 @@ pub fn watch() {
 }
 
 /// Sets memory aside and begins to watch, in the postmaster: its children inherit both, so that
-/// nothing is missed before a session has begun. Throws (out of memory).
+/// nothing is missed before a session has begun, and no session pays for what it does not use.
+/// Throws (out of memory).
 ///
 /// # Safety
 /// From `_PG_init` only.
@@ -100,18 +101,13 @@ pub unsafe fn install() {
             8 * 1024,
             64 * 1024,
         );
-        watch();
     }
-}
-
-/// A session begins: makes sure that the pool has a frame with buffers for what fails unseen.
-pub fn begin() {
     engine()
         .set_aside(Aside::Failure)
         .make_room_for_failure(UNSEEN_TEXT_MAX, ERROR_MAX);
     engine().set_aside(Aside::Lone);
     engine().error.reserve();
-    emit::begin();
+    emit::make_room();
     watch();
 }
 

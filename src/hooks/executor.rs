@@ -102,6 +102,7 @@ unsafe fn start_one_of_many(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 
 /// Starts a query that is to be recorded, or of which the first look doesn't say. Throws.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 unsafe fn start_asked_for(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         if engine_as_it_is().knows_of_a_query() {
@@ -218,6 +219,7 @@ unsafe fn writes_for_rule(query: *mut pg_sys::QueryDesc) -> bool {
 
 /// Has the engine told when the query's memory goes without ExecutorEnd. Throws (out of memory).
 unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
+    #[unsafe(link_section = "audit_session")]
     unsafe extern "C-unwind" fn gone(arg: *mut core::ffi::c_void) {
         let arg = arg as u64;
         with_as_it_is(|engine| engine.query_gone((arg >> 32) as usize, arg as u32));
@@ -283,6 +285,7 @@ executor_run_fn! {
 
 executor_run_fn! {
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     run_known, query, proceed => {
         unsafe {
             // Also of what began before the trail went.
@@ -383,6 +386,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
@@ -415,6 +419,7 @@ unsafe fn resume_to(query: *mut pg_sys::QueryDesc, address: usize) -> Option<Id>
 
 /// As [`resume_to`], where there is a query of ours. `end`: to its end. Never throws.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 unsafe fn resume_known(query: *mut pg_sys::QueryDesc, address: usize, end: bool) -> Option<Id> {
     if !capture::follows() {
         return None;

@@ -101,6 +101,7 @@ unsafe extern "C-unwind" fn object_access(
 
 /// A plain frame; only calls of functions and drops are looked at. Throws.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn accessed(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,

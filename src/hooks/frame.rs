@@ -199,7 +199,24 @@ impl std::ops::DerefMut for Frame {
 }
 
 impl Frame {
+    /// With room for a statement as most are: its first time none of its buffers has to grow.
+    #[unsafe(link_section = "audit_session")]
+    pub fn with_room() -> Frame {
+        Frame {
+            session: Vec::with_capacity(256),
+            command: Vec::with_capacity(32),
+            object_name: Vec::with_capacity(96),
+            relations: Vec::with_capacity(128),
+            text: Vec::with_capacity(256),
+            details: Object::with_room(DETAILS_ROOM),
+            truncated: Object::with_room(fit::NOTES),
+            shape: Vec::with_capacity(320),
+            ..Frame::default()
+        }
+    }
+
     /// Makes a used frame as new, keeping its buffers.
+    #[unsafe(link_section = "audit_session")]
     pub fn reset(&mut self) {
         self.forget();
         self.renew(State::default());
@@ -237,6 +254,7 @@ impl Frame {
 
     /// Empties the buffers that [`Frame::remember`] fills.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     pub fn forget(&mut self) {
         for buffer in [
             &mut self.session,
@@ -319,6 +337,7 @@ impl Frame {
     }
 
     /// Adds a relation unless it is there; `true`: it was not.
+    #[unsafe(link_section = "audit_session")]
     pub fn add_relation(&mut self, name: &[u8]) -> bool {
         let known = !self.relations.is_empty()
             && self.relations.split(|b| *b == 0).any(|have| have == name);
@@ -365,6 +384,7 @@ impl Frame {
 
     /// Writes all of the statement down.
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     fn open_entry(&self) -> Option<u8> {
         let s = &self.state;
         let statement = Statement {
@@ -433,6 +453,7 @@ impl Frame {
     }
 
     /// Lays out the shape from what is known now.
+    #[unsafe(link_section = "audit_session")]
     pub fn write_shape(&mut self) {
         let object_type = self.state.object_type.as_bytes();
         let object =

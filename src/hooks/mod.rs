@@ -58,6 +58,8 @@ pub unsafe fn install() {
     unsafe {
         error::install();
         session::install();
+        settings::install();
+        repeats::install();
         executor::install();
         analyze::install();
         planner::install();

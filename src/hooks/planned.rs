@@ -6,7 +6,6 @@ use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Id, engine_as_it_is, with_as_it_is};
-use super::frame::Frame;
 use super::repeats::{self, Plan, Uses};
 use super::used::{Objects, learn_names};
 use super::{begin, parameters, room, wrapped};
@@ -96,11 +95,7 @@ pub unsafe fn begin(query: *mut pg_sys::QueryDesc, eflags: c_int, address: usize
             // The statement has begun: should this fail, its event has no names.
             let version = names::relations_version();
             learn_names(stmt);
-            with_as_it_is(|engine| {
-                if name(engine.frame(id), stmt, plan, version) {
-                    engine.make_room_for_lone(id);
-                }
-            })?;
+            name(id, stmt, plan, version)?;
         }
         Some(id)
     }
@@ -113,15 +108,17 @@ unsafe fn is_audited(depth: u32, stmt: *const pg_sys::PlannedStmt) -> bool {
     unsafe { begin::possible(depth) && acl::statement_is_audited(stmt) }
 }
 
-/// Gives a query that has begun the names of its relations, which were looked up after `version` was.
-/// `true`: it is known by them from now on. Never throws.
+/// Gives a query that has begun the names of its relations, which were looked up after `version` was; it may
+/// be known by them from now on. Never throws.
+#[unsafe(link_section = "audit_session")]
 unsafe fn name(
-    frame: &mut Frame,
+    id: Id,
     stmt: *const pg_sys::PlannedStmt,
     plan: Option<&Plan>,
     version: u32,
-) -> bool {
-    unsafe {
+) -> Option<()> {
+    with_as_it_is(|engine| unsafe {
+        let frame = engine.frame(id);
         let mut objects = Objects::new(frame, compat::target_of_plan(stmt));
         compat::for_each_used_relation(stmt, |relid, privileges| {
             objects.add(relid, privileges);
@@ -129,11 +126,12 @@ unsafe fn name(
         let repeatable = objects.are_told_by_uses();
         let only_catalog = objects.finish();
         frame.protect();
-        if let Some(plan) = plan.filter(|_| repeatable) {
-            return repeats::learn(frame, plan.uses, version, only_catalog);
+        if let Some(plan) = plan.filter(|_| repeatable)
+            && repeats::learn(frame, plan.uses, version, only_catalog)
+        {
+            engine.make_room_for_lone(id);
         }
-        false
-    }
+    })
 }
 
 /// READ or WRITE: a data-modifying CTE makes a SELECT write.

@@ -24,6 +24,7 @@ pub unsafe fn install() {
 }
 
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     source: *const c_char,
@@ -52,8 +53,20 @@ unsafe extern "C-unwind" fn plan(
     }
 }
 
+/// Looks names up. Throws.
+struct Learner;
+
+impl compat::Told for Learner {
+    #[unsafe(link_section = "audit_session")]
+    fn relation(&mut self, relid: pg_sys::Oid, _privileges: u64) {
+        // SAFETY: the planner's hook runs in a transaction that is not aborted.
+        unsafe { names::learn_relation(relid) };
+    }
+}
+
 /// A frame for the statement being planned; `None` where it is the query of a utility statement, whose
 /// own failure it would be, or not wanted. Throws.
+#[unsafe(link_section = "audit_session")]
 unsafe fn begin_plan(
     query: *mut pg_sys::Query,
     source: *const c_char,
@@ -72,7 +85,7 @@ unsafe fn begin_plan(
         if source.is_null() || !(wanted || functions) {
             return None;
         }
-        compat::for_each_query_relation(query, &mut |relid, _| names::learn_relation(relid));
+        compat::for_each_query_relation(query, &mut Learner);
         if wrapped {
             with(|engine| join_wrapper(engine, query, classes));
             return None;
@@ -92,9 +105,7 @@ unsafe fn begin_plan(
             frame.command.extend_from_slice(command);
             frame.query_id = (*query).queryId as i64;
             let mut objects = Objects::new(frame, compat::target_of_query(query));
-            compat::for_each_query_relation(query, &mut |relid, privileges| {
-                objects.add(relid, privileges);
-            });
+            compat::for_each_query_relation(query, &mut objects);
             objects.finish();
             id
         })
@@ -113,11 +124,5 @@ unsafe fn join_wrapper(engine: &mut Engine, query: *const pg_sys::Query, classes
     if frame.command != b"EXPLAIN" {
         frame.classes.0 |= classes.0;
     }
-    unsafe {
-        compat::for_each_query_relation(query, &mut |relid, _| {
-            if let Some(relation) = names::relation(relid) {
-                frame.add_relation(&relation.name);
-            }
-        });
-    }
+    unsafe { compat::for_each_query_relation(query, frame) };
 }

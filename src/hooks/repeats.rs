@@ -127,6 +127,15 @@ static mut PLACE: [Place; PLACES] = [const {
     }
 }; PLACES];
 
+/// Writes to the places in the postmaster, which changes nothing in them: in its children a place then costs
+/// one page fault, where the file's page would be mapped for reading first.
+pub fn install() {
+    for at in 0..PLACES {
+        // SAFETY: one thread; a plain field.
+        unsafe { (&raw mut place(at).serial).write_volatile(0) };
+    }
+}
+
 fn place(at: usize) -> &'static mut Place {
     // SAFETY: one thread; no reference outlives a function of this file, none of which calls another
     // that uses it.
@@ -164,9 +173,13 @@ fn place_of(text: &[u8]) -> usize {
 
 /// Whether `text`, which is new, can be kept as it is; if so it takes the place.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn remember(place: &mut Place, text: &[u8]) -> bool {
     let harmless = !redact::may_hold_secret(text);
     if harmless && text.len() <= MOST {
+        if place.text.capacity() < text.len() {
+            place.text = Vec::with_capacity(text.len());
+        }
         place.text.clear();
         place.text.extend_from_slice(text);
         place.serial = place.serial.wrapping_add(1);
@@ -238,6 +251,7 @@ fn last(frame: &Frame) -> Option<&'static Record> {
 
 /// Number of the record that says of this statement all but its numbers, if there is one.
 #[inline]
+#[unsafe(link_section = "audit_session")]
 pub fn record_of(frame: &Frame) -> Option<u32> {
     let record = last(frame)?;
     (record.is_like(frame) && record.has_names_of(frame)).then_some(record.number)
@@ -362,6 +376,7 @@ pub fn are_lost(count: u32) -> bool {
 }
 
 /// The record at `position` says everything of this statement.
+#[unsafe(link_section = "audit_session")]
 pub fn keep(frame: &Frame, position: u64) {
     let Some(known) = frame.known else { return };
     let place = place(known.place.into());

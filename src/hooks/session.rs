@@ -2,19 +2,19 @@
 
 use audit_core::codec::encode_session;
 use audit_core::event::{Class, Classes, Session, sqlstate_text};
-use audit_core::json::Object;
+use audit_core::json::{Object, Short};
 use core::ffi::c_int;
 use pgrx::pg_sys;
-use std::io::Write;
 
 use super::engine::{Engine, engine, with};
 use super::{apply, capture, emit, error, guard_session, replication, settings};
-use crate::pg::{connection, guc, raw, session, slot};
+use crate::pg::{connection, guc, raw, ring_file, session, slot};
 
 /// The session has started: its attributes are read and CONNECT is recorded. Throws.
 ///
 /// # Safety
 /// Where catalogs can be read.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn connected() {
     unsafe {
         if apply::is_worker() {
@@ -35,7 +35,10 @@ pub unsafe fn connected() {
         let session = Classes::of(Class::Session);
         let before = settings::level_before();
         if before.records(session, false) || guc::level().records(session, false) {
-            let mut details = Object::new();
+            if let Some(ring) = ring_file::ring() {
+                ring.meet();
+            }
+            let mut details = Object::with_room(CONNECT_DETAILS);
             connect_details(&mut details);
             let started_at = pg_sys::MyStartTimestamp;
             emit::session_event(engine(), b"CONNECT", started_at, &details.finish());
@@ -44,7 +47,11 @@ pub unsafe fn connected() {
     }
 }
 
+/// Room for method, and version and cipher of TLS.
+const CONNECT_DETAILS: usize = 256;
+
 /// How the client was let in.
+#[unsafe(link_section = "audit_session")]
 fn connect_details(details: &mut Object) {
     if let Some(method) = connection::method() {
         details.text("method", method);
@@ -122,8 +129,9 @@ pub fn logon_failed(sqlstate: u32, message: &[u8]) {
 ///
 /// # Safety
 /// Once per backend.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn begun() {
-    error::begin();
+    error::watch();
     settings::begin();
     // After the abort of an open transaction (a before_shmem_exit callback), before the backend
     // gives its PGPROC back.
@@ -131,6 +139,7 @@ pub unsafe fn begun() {
     slot::claim();
 }
 
+#[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
     if !session::known() {
         return;
@@ -144,6 +153,7 @@ unsafe extern "C-unwind" fn disconnected(code: c_int, _arg: pg_sys::Datum) {
     slot::release();
 }
 
+#[unsafe(link_section = "audit_session")]
 fn disconnect(engine: &mut Engine, code: c_int) {
     guard_session::close(engine, "end of session");
     engine.release_held();
@@ -153,30 +163,26 @@ fn disconnect(engine: &mut Engine, code: c_int) {
         }
         return;
     }
-    let mut details = [0u8; 160];
-    let mut rest = &mut details[..];
-    let room = rest.len();
-    // Fits whatever the numbers: on a stack buffer, nothing is allocated.
-    let _ = write!(
-        rest,
-        "{{\"statements\": {}, \"events\": {}, \"reason\": ",
-        engine.statement_id,
-        engine.fates.last_event() + 1
-    );
-    let _ = if code == 0 {
-        write!(rest, "\"client\"}}")
+    // Fits whatever the numbers: on a stack buffer, nothing is allocated. (Nor formatted: that is code all
+    // over the library, which this session would meet for the first time.)
+    let mut details = Short::new();
+    details
+        .add(b"{\"statements\": ")
+        .number(engine.statement_id);
+    details
+        .add(b", \"events\": ")
+        .number(engine.fates.last_event() + 1);
+    details.add(b", \"reason\": \"");
+    if code == 0 {
+        details.add(b"client");
     } else {
         let sqlstate = sqlstate_text(engine.error.sqlstate);
-        write!(
-            rest,
-            "\"{}\", \"sqlstate\": \"{}\"}}",
-            reason(&sqlstate),
-            core::str::from_utf8(&sqlstate).unwrap_or("")
-        )
-    };
-    let len = room - rest.len();
+        details.add(reason(&sqlstate).as_bytes());
+        details.add(b"\", \"sqlstate\": \"").add(&sqlstate);
+    }
+    details.add(b"\"}");
     let now = unsafe { raw::GetCurrentTimestamp() };
-    emit::session_event(engine, b"DISCONNECT", now, &details[..len]);
+    emit::session_event(engine, b"DISCONNECT", now, details.bytes());
 }
 
 /// Why the server ended a session, by the error it ended with.

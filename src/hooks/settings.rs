@@ -5,15 +5,32 @@
 use audit_core::json::Object;
 use audit_core::level::Level;
 use core::ffi::CStr;
+use core::hint::cold_path;
 
 use super::emit;
 use super::engine::Engine;
 use crate::pg::connection;
 use crate::pg::guc::{self, seen};
 
+/// Looks at the values in the postmaster, whose children inherit what was seen.
+pub fn install() {
+    seen::take();
+    guc::take_assigned();
+}
+
 /// A session begins with the values that it finds, be they its role's or its database's. What its client
 /// asked for when it connected is a change like any other, which the next [`check`] tells of.
+#[inline]
 pub fn begin() {
+    if !seen::known() || guc::assigned() {
+        cold_path();
+        look();
+    }
+}
+
+/// Values were assigned since the postmaster looked at them, in it or in this process.
+#[cold]
+fn look() {
     let asked = |name: &CStr| connection::asks_for(name.to_bytes());
     if !(seen::known() && guc::NAMES.iter().any(|name| asked(name))) {
         seen::take();

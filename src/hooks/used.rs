@@ -6,12 +6,29 @@ use super::frame::Frame;
 use crate::pg::{compat, guc, names};
 
 /// Looks up the names that [`Objects`] will need. Throws.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn learn_names(stmt: *const pg_sys::PlannedStmt) {
     unsafe {
         compat::for_each_used_relation(stmt, |relid, _| {
             // A plain frame: the closure owns nothing, a throw may pass through it.
             names::learn_relation(relid);
         });
+    }
+}
+
+/// As a part of what is run.
+impl compat::Told for Frame {
+    fn relation(&mut self, relid: pg_sys::Oid, _privileges: u64) {
+        if let Some(relation) = names::relation(relid) {
+            self.add_relation(&relation.name);
+        }
+    }
+}
+
+impl compat::Told for Objects<'_> {
+    #[unsafe(link_section = "audit_session")]
+    fn relation(&mut self, relid: pg_sys::Oid, privileges: u64) {
+        self.add(relid, privileges);
     }
 }
 
@@ -42,6 +59,7 @@ impl<'f> Objects<'f> {
 
     /// A relation with the privileges (`ACL_*`) that the statement needs on it. Never throws: names
     /// were looked up before.
+    #[unsafe(link_section = "audit_session")]
     pub fn add(&mut self, relid: pg_sys::Oid, privileges: u64) {
         const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
         let Some(relation) = names::relation(relid) else {

@@ -17,8 +17,8 @@ use crate::pg::{durability, home, raw, session, slot, unlock};
 /// From `_PG_init` only.
 pub unsafe fn install() {
     unsafe {
-        pg_sys::RegisterXactCallback(Some(transaction), core::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(subtransaction), core::ptr::null_mut());
+        raw::RegisterXactCallback(Some(transaction), core::ptr::null_mut());
+        raw::RegisterSubXactCallback(Some(subtransaction), core::ptr::null_mut());
     }
 }
 
@@ -79,6 +79,7 @@ fn end_rarely(fate: Fate) {
 
 /// The first commit of a session is that of its start-up: role and database settings are loaded,
 /// catalogs can still be read. Throws.
+#[unsafe(link_section = "audit_session")]
 unsafe fn before_commit() {
     if !session::known() && capture::on() {
         cold_path();
@@ -196,6 +197,7 @@ fn end_lone(fate: Fate) {
 
 /// A transaction ends of which something is known.
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn end_known(fate: Fate) {
     if capture::follows() && session::known() {
         with(|engine| engine.end_transaction(fate));

@@ -8,7 +8,7 @@ mod nodes;
 mod query;
 
 pub use nodes::*;
-pub use query::for_each_named_relation;
+pub use query::{Told, for_each_named_relation};
 
 /// `standard_ExecutorRun` and its hooks: 18 has no `execute_once`.
 #[cfg(not(feature = "pg18"))]
@@ -79,6 +79,7 @@ pub struct Use {
 /// # Safety
 /// `stmt` is a valid planned statement.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
+#[inline(always)]
 pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(Use)) {
     unsafe {
         for_each_pointer((*stmt).rtable, |node: *mut pg_sys::RangeTblEntry| {
@@ -100,6 +101,7 @@ pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(U
 /// # Safety
 /// `stmt` is a valid planned statement.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+#[inline(always)]
 pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(Use)) {
     unsafe {
         for_each_pointer((*stmt).permInfos, |info: *mut pg_sys::RTEPermissionInfo| {
@@ -328,6 +330,7 @@ unsafe fn integer(node: *const pg_sys::Node) -> i32 {
 ///
 /// # Safety
 /// `stmt` is a valid planned statement.
+#[inline(always)]
 pub unsafe fn for_each_used_relation(
     stmt: *const pg_sys::PlannedStmt,
     mut f: impl FnMut(pg_sys::Oid, u64),
@@ -341,48 +344,48 @@ pub unsafe fn for_each_used_relation(
 ///
 /// # Safety
 /// `query` is a valid rewritten query.
-pub unsafe fn for_each_query_relation(
-    query: *const pg_sys::Query,
-    f: &mut dyn FnMut(pg_sys::Oid, u64),
-) {
+#[unsafe(link_section = "audit_session")]
+pub unsafe fn for_each_query_relation(query: *const pg_sys::Query, told: &mut dyn Told) {
     unsafe {
         if (*query).hasSubLinks {
-            return for_each_named_relation(query, f);
+            return for_each_named_relation(query, told);
         }
-        query_relations(query, f);
+        query_relations(query, told);
         for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
             if (*node).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !(*node).subquery.is_null() {
-                for_each_query_relation((*node).subquery, f);
+                for_each_query_relation((*node).subquery, told);
             }
         });
         for_each_pointer((*query).cteList, |cte: *mut pg_sys::CommonTableExpr| {
             let inner = (*cte).ctequery;
             if !inner.is_null() && (*inner).type_ == pg_sys::NodeTag::T_Query {
-                for_each_query_relation(inner.cast(), f);
+                for_each_query_relation(inner.cast(), told);
             }
         });
     }
 }
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
+#[unsafe(link_section = "audit_session")]
+unsafe fn query_relations(query: *const pg_sys::Query, told: &mut dyn Told) {
     unsafe {
         for_each_pointer((*query).rtable, |node: *mut pg_sys::RangeTblEntry| {
             if (*node).rtekind == pg_sys::RTEKind::RTE_RELATION && (*node).requiredPerms != 0 {
-                f((*node).relid, (*node).requiredPerms as u64);
+                told.relation((*node).relid, (*node).requiredPerms as u64);
             }
         });
     }
 }
 
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys::Oid, u64)) {
+#[unsafe(link_section = "audit_session")]
+unsafe fn query_relations(query: *const pg_sys::Query, told: &mut dyn Told) {
     unsafe {
         for_each_pointer(
             (*query).rteperminfos,
             |info: *mut pg_sys::RTEPermissionInfo| {
                 if (*info).requiredPerms != 0 {
-                    f((*info).relid, (*info).requiredPerms as u64);
+                    told.relation((*info).relid, (*info).requiredPerms as u64);
                 }
             },
         );
@@ -393,6 +396,7 @@ unsafe fn query_relations(query: *const pg_sys::Query, f: &mut dyn FnMut(pg_sys:
 ///
 /// # Safety
 /// `list` is NULL or a list of pointers to `T`.
+#[inline(always)]
 pub unsafe fn for_each_pointer<T>(list: *const pg_sys::List, mut f: impl FnMut(*mut T)) {
     unsafe {
         if list.is_null() {

@@ -21,6 +21,7 @@ impl Peer {
     ///
     /// # Safety
     /// In a transaction.
+    #[unsafe(link_section = "audit_session")]
     pub unsafe fn of_session() -> Peer {
         // SAFETY: MyBEEntry is NULL or this backend's own entry in shared memory.
         unsafe {
@@ -38,6 +39,7 @@ impl Peer {
 
     /// Reads struct sockaddr_in or sockaddr_in6: family in host order, then port and address in
     /// network order. By hand, since getnameinfo would be told to look up nothing anyway.
+    #[unsafe(link_section = "audit_session")]
     unsafe fn read(address: *const pg_sys::SockAddr) -> Peer {
         const AF_INET: u16 = 2;
         const AF_INET6: u16 = 10;
@@ -87,6 +89,20 @@ pub fn request() -> Option<Request> {
             application: raw::bytes(port.application_name),
             peer: Peer::read(&raw const port.raddr),
         })
+    }
+}
+
+/// Role and database of the session, as its client asked for them; `None` without a client, or where a name
+/// may have been cut. Never throws.
+pub fn logged_on() -> Option<(&'static [u8], &'static [u8])> {
+    // SAFETY: as in `request`.
+    unsafe {
+        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
+        if port.user_name.is_null() || port.database_name.is_null() {
+            return None;
+        }
+        let names = (raw::bytes(port.user_name), raw::bytes(port.database_name));
+        (names.0.len().max(names.1.len()) < raw::NAMEDATALEN - 1).then_some(names)
     }
 }
 
@@ -145,6 +161,7 @@ pub fn tls() -> Option<(&'static [u8], &'static [u8])> {
 
 /// The authentication method that pg_hba.conf chose, as it is spelled there; `None` before that.
 /// Never throws.
+#[unsafe(link_section = "audit_session")]
 pub fn method() -> Option<&'static [u8]> {
     // SAFETY: returns a static string for every value, NULL for none.
     let name: *const c_char = unsafe { raw::hba_authname(auth_method()?) };

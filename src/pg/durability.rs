@@ -131,7 +131,7 @@ impl Syncs {
 /// From `_PG_init` only.
 pub unsafe fn define() {
     unsafe {
-        pg_sys::DefineCustomEnumVariable(
+        raw::DefineCustomEnumVariable(
             c"audit.durability".as_ptr(),
             c"Whether a transaction's records are on disk before it commits.".as_ptr(),
             c"\"commit\" syncs the ring's file before each commit of a transaction that writes."

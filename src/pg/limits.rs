@@ -92,7 +92,7 @@ pub unsafe fn define() {
             unit: pg_sys::GUC_UNIT_MB,
             check: None,
         });
-        pg_sys::DefineCustomEnumVariable(
+        super::raw::DefineCustomEnumVariable(
             c"audit.on_max_size".as_ptr(),
             c"What happens when the trail has reached audit.max_size.".as_ptr(),
             null(),

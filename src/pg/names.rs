@@ -53,15 +53,20 @@ pub struct Function {
 /// Upper bound of each cache: a backend that walks through more relations starts over.
 const MOST: usize = 1024;
 
+/// Relations that a cache has room for from the beginning.
+const FEW: usize = 7;
+
 struct Cache {
     relations: ByOid<Relation>,
-    roles: ByOid<Box<[u8]>>,
+    /// In the order of their OIDs: mostly one or two.
+    roles: Vec<(u32, Box<[u8]>)>,
     functions: ByOid<Function>,
 }
 
+#[unsafe(link_section = "audit_data")]
 static mut CACHE: Cache = Cache {
     relations: HashMap::with_hasher(BuildHasherDefault::new()),
-    roles: HashMap::with_hasher(BuildHasherDefault::new()),
+    roles: Vec::new(),
     functions: HashMap::with_hasher(BuildHasherDefault::new()),
 };
 
@@ -87,9 +92,12 @@ fn cache() -> &'static mut Cache {
     unsafe { &mut *(&raw mut CACHE) }
 }
 
-/// Registers the callbacks that empty the caches. Called once per backend, in a transaction.
+/// Registers the callbacks that empty the caches, in the postmaster: its children inherit them.
 /// Throws when there is no slot left (FATAL).
-pub unsafe fn register() {
+///
+/// # Safety
+/// From `_PG_init` only.
+pub unsafe fn install() {
     fn relations_changed() {
         unsafe { RELATIONS_VERSION = RELATIONS_VERSION.wrapping_add(1) };
     }
@@ -113,15 +121,16 @@ pub unsafe fn register() {
         cache().roles.clear();
         unsafe { ROLES_VERSION = ROLES_VERSION.wrapping_add(1) };
     }
+    cache().relations.reserve(FEW);
     let none = pg_sys::Datum::from(0);
     unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), none);
-        pg_sys::CacheRegisterSyscacheCallback(
+        raw::CacheRegisterRelcacheCallback(Some(relation_changed), none);
+        raw::CacheRegisterSyscacheCallback(
             pg_sys::SysCacheIdentifier::NAMESPACEOID as c_int,
             Some(schema_changed),
             none,
         );
-        pg_sys::CacheRegisterSyscacheCallback(
+        raw::CacheRegisterSyscacheCallback(
             pg_sys::SysCacheIdentifier::AUTHOID as c_int,
             Some(role_changed),
             none,
@@ -130,7 +139,7 @@ pub unsafe fn register() {
             pg_sys::SysCacheIdentifier::PROCOID,
             pg_sys::SysCacheIdentifier::TYPEOID,
         ] {
-            pg_sys::CacheRegisterSyscacheCallback(catalog as c_int, Some(function_changed), none);
+            raw::CacheRegisterSyscacheCallback(catalog as c_int, Some(function_changed), none);
         }
     }
 }
@@ -145,6 +154,7 @@ pub fn relation(relid: pg_sys::Oid) -> Option<&'static Relation> {
 ///
 /// # Safety
 /// In a transaction that is not aborted.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn learn_relation(relid: pg_sys::Oid) {
     unsafe {
         if relation(relid).is_some() {
@@ -173,6 +183,7 @@ pub unsafe fn learn_relation(relid: pg_sys::Oid) {
     }
 }
 
+#[unsafe(link_section = "audit_session")]
 unsafe fn remember_relation(
     relid: pg_sys::Oid,
     schema: &[u8],
@@ -195,11 +206,19 @@ unsafe fn remember_relation(
     relations.insert(
         relid.to_u32(),
         Relation {
-            name: [quoted_schema, b".", quoted_name].concat().into(),
+            name: qualified(quoted_schema, quoted_name),
             kind: kind_name(relkind as u8),
             catalog: matches!(schema, b"pg_catalog" | b"pg_toast" | b"information_schema"),
         },
     );
+}
+
+fn qualified(schema: &[u8], name: &[u8]) -> Box<[u8]> {
+    let mut both = Vec::with_capacity(schema.len() + 1 + name.len());
+    both.extend_from_slice(schema);
+    both.push(b'.');
+    both.extend_from_slice(name);
+    both.into_boxed_slice()
 }
 
 /// The object type of a relation, by pg_class.relkind.
@@ -219,13 +238,23 @@ fn kind_name(relkind: u8) -> &'static str {
 /// A role's name known to the cache. Never throws.
 #[inline]
 pub fn role(roleid: pg_sys::Oid) -> Option<&'static [u8]> {
-    cache().roles.get(&roleid.to_u32()).map(|name| &**name)
+    let roles = &cache().roles;
+    let at = place_of_role(roleid).ok()?;
+    Some(&*roles[at].1)
+}
+
+/// Where the role is, or would be.
+#[inline]
+fn place_of_role(roleid: pg_sys::Oid) -> Result<usize, usize> {
+    let oid = roleid.to_u32();
+    cache().roles.binary_search_by_key(&oid, |role| role.0)
 }
 
 /// Looks a role's name up unless the cache has it. Throws; the caller has nothing to drop.
 ///
 /// # Safety
 /// In a transaction that is not aborted.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn learn_role(roleid: pg_sys::Oid) {
     unsafe {
         if role(roleid).is_some() {
@@ -236,12 +265,24 @@ pub unsafe fn learn_role(roleid: pg_sys::Oid) {
             return;
         }
         // From here on nothing throws.
-        let roles = &mut cache().roles;
-        if roles.len() >= MOST {
-            roles.clear();
-        }
-        roles.insert(roleid.to_u32(), raw::bytes(name).into());
+        remember_role(roleid, raw::bytes(name));
         raw::pfree(name.cast());
+    }
+}
+
+/// What a role is called, which the server has just found. Never throws.
+#[unsafe(link_section = "audit_session")]
+pub fn remember_role(roleid: pg_sys::Oid, name: &[u8]) {
+    const FEW_ROLES: usize = 4;
+    let roles = &mut cache().roles;
+    if roles.len() >= MOST {
+        roles.clear();
+    }
+    if roles.capacity() == 0 {
+        *roles = Vec::with_capacity(FEW_ROLES);
+    }
+    if let Err(at) = place_of_role(roleid) {
+        roles.insert(at, (roleid.to_u32(), name.into()));
     }
 }
 

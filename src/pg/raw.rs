@@ -8,6 +8,9 @@
 use core::ffi::{c_char, c_int, c_void};
 use pgrx::pg_sys;
 
+/// What holds a name, its NUL included.
+pub const NAMEDATALEN: usize = pg_sys::NAMEDATALEN as usize;
+
 /// From 17 on it says whether it was signalled.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 pub type CancelSleep = ();
@@ -48,6 +51,68 @@ unsafe extern "C-unwind" {
         dest: *mut pg_sys::DestReceiver,
         qc: *mut pg_sys::QueryCompletion,
     );
+
+    // --- throw, at server start alone: of pgrx's imports the first would have each child of the postmaster
+    // run a handler at its fork ------------------------------------------------------------------
+    pub fn DefineCustomStringVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut *mut c_char,
+        boot: *const c_char,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucStringCheckHook,
+        assign: pg_sys::GucStringAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn DefineCustomIntVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut c_int,
+        boot: c_int,
+        least: c_int,
+        most: c_int,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucIntCheckHook,
+        assign: pg_sys::GucIntAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn DefineCustomBoolVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut bool,
+        boot: bool,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucBoolCheckHook,
+        assign: pg_sys::GucBoolAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn DefineCustomEnumVariable(
+        name: *const c_char,
+        short: *const c_char,
+        long: *const c_char,
+        value: *mut c_int,
+        boot: c_int,
+        options: *const pg_sys::config_enum_entry,
+        context: pg_sys::GucContext::Type,
+        flags: c_int,
+        check: pg_sys::GucEnumCheckHook,
+        assign: pg_sys::GucEnumAssignHook,
+        show: pg_sys::GucShowHook,
+    );
+    pub fn CacheRegisterSyscacheCallback(
+        cache: c_int,
+        function: pg_sys::SyscacheCallbackFunction,
+        arg: pg_sys::Datum,
+    );
+    pub fn RegisterXactCallback(callback: pg_sys::XactCallback, arg: *mut c_void);
+    pub fn RegisterSubXactCallback(callback: pg_sys::SubXactCallback, arg: *mut c_void);
+    pub fn RegisterBackgroundWorker(worker: *mut pg_sys::BackgroundWorker);
 
     // --- throw: catalog look-ups, allocation -------------------------------------------------
     pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
@@ -255,6 +320,8 @@ unsafe extern "C-unwind" {
     pub fn GetSystemUser() -> *const c_char;
 
     // --- never throw --------------------------------------------------------------------------
+    pub fn RecoveryInProgress() -> bool;
+    pub fn pg_strong_random(buffer: *mut c_void, len: usize) -> bool;
     pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
     pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;

@@ -130,6 +130,7 @@ pub fn pushed(end: u64) {
 
 #[cold]
 #[inline(never)]
+#[unsafe(link_section = "audit_session")]
 fn look_ahead(ahead: &mut Ahead, end: u64) {
     let Some(mapped) = mapped() else { return };
     let positions = ahead.look(end, mapped.ring.capacity());
@@ -338,7 +339,7 @@ fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
 fn random_id() -> [u8; 16] {
     let mut id = [0; 16];
     // SAFETY: fills exactly the given bytes; doesn't throw.
-    let strong = unsafe { pg_sys::pg_strong_random(id.as_mut_ptr().cast(), id.len()) };
+    let strong = unsafe { raw::pg_strong_random(id.as_mut_ptr().cast(), id.len()) };
     if !strong {
         id[..8].copy_from_slice(&now().to_le_bytes());
         id[8..12].copy_from_slice(&std::process::id().to_le_bytes());

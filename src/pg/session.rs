@@ -6,7 +6,7 @@ use audit_core::event::Session;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::connection::Peer;
+use super::connection::{self, Peer};
 use super::{compat, guc, names, raw};
 
 /// What can change while a session runs, as last seen.
@@ -95,20 +95,31 @@ pub fn known() -> bool {
 ///
 /// # Safety
 /// In a transaction that is not aborted, connected to a database.
+#[unsafe(link_section = "audit_session")]
 pub unsafe fn begin() {
     unsafe {
-        names::register();
-        names::learn_role(raw::GetAuthenticatedUserId());
-        let database = raw::get_database_name(pg_sys::MyDatabaseId);
+        let user = raw::GetAuthenticatedUserId();
+        let database = match connection::logged_on() {
+            // The server has just found both by these names.
+            Some((role, database)) if names::roles_version() == 0 => {
+                names::remember_role(user, role);
+                database
+            }
+            _ => {
+                names::learn_role(user);
+                raw::bytes(raw::get_database_name(pg_sys::MyDatabaseId))
+            }
+        };
         let peer = Peer::of_session();
         // From here on nothing throws.
         STATE = Some(State {
-            user_name: names::role(raw::GetAuthenticatedUserId())
-                .unwrap_or_default()
-                .to_vec(),
-            database_name: raw::bytes(database).to_vec(),
+            user_name: names::role(user).unwrap_or_default().to_vec(),
+            database_name: database.to_vec(),
             peer,
-            seen: Seen::default(),
+            seen: Seen {
+                application_name: Vec::with_capacity(raw::NAMEDATALEN),
+                ..Seen::default()
+            },
             encoded: Vec::with_capacity(256),
         });
     }
@@ -129,6 +140,7 @@ pub unsafe fn learn() {
 }
 
 #[cold]
+#[unsafe(link_section = "audit_session")]
 unsafe fn learn_roles() {
     unsafe {
         let roles = Roles::now();
@@ -185,6 +197,7 @@ impl State {
     }
 
     #[inline(never)]
+    #[unsafe(link_section = "audit_session")]
     unsafe fn encode(&mut self) {
         unsafe {
             VERSION = VERSION.wrapping_add(1);

@@ -42,6 +42,7 @@ fn mine() -> Option<&'static mut Mine> {
 }
 
 /// Takes a slot for this session, once.
+#[unsafe(link_section = "audit_session")]
 pub fn claim() {
     let Some(ring) = ring_file::ring() else {
         return;
@@ -68,6 +69,7 @@ pub fn claim() {
 }
 
 /// The session has ended in order: everything of it is in the ring.
+#[unsafe(link_section = "audit_session")]
 pub fn release() {
     // SAFETY: as for `mine`.
     let mine = unsafe { (*(&raw mut MINE)).take().or((*(&raw mut FROZEN)).take()) };
@@ -95,6 +97,7 @@ fn keep_session() {
 }
 
 #[cold]
+#[unsafe(link_section = "audit_session")]
 fn keep_changed_session(mine: &mut Mine) {
     let encoded = session::encoded();
     mine.version = session::version();
@@ -155,6 +158,7 @@ fn wants_session() -> bool {
 
 /// A statement that will be recorded begins; `content` as for [`entry_of`], where it has one. `None`: more
 /// statements are under way than a slot holds.
+#[unsafe(link_section = "audit_session")]
 pub fn open(content: Option<u32>, statement: &Statement) -> Option<u8> {
     keep_session();
     let mine = mine()?;

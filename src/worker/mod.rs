@@ -60,7 +60,7 @@ pub unsafe fn register() {
     // the process for a reason of its own has waited before.
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
     worker.bgw_restart_time = 0;
-    unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
+    unsafe { crate::pg::raw::RegisterBackgroundWorker(&mut worker) };
 }
 
 /// Doesn't throw.

@@ -84,10 +84,20 @@ struct Reserved {
 }
 
 impl Ring {
+    /// A process that is about to push has its first look at the positions: by what may write, though it
+    /// never does, as they would be mapped for reading first, at the price of a page fault more.
+    pub fn meet(&self) {
+        const NO_POSITION: u64 = u64::MAX;
+        let head = &self.memory.shared().head;
+        let order = Ordering::Relaxed;
+        let _ = head.compare_exchange(NO_POSITION, NO_POSITION, order, order);
+    }
+
     /// Pushes one record whose payload is `parts` one after the other.
     ///
     /// Waits for nobody and allocates nothing. `pid` is what the consumer is told: who to look for
     /// if the record is never published; not 0.
+    #[unsafe(link_section = "audit_session")]
     pub fn try_push(&self, parts: &[&[u8]], pid: u32, limit: Limit) -> Result<Pushed, PushError> {
         self.push(parts, pid, limit, None)
     }

@@ -13,6 +13,8 @@
 //!   session is certainly dead, so all that a reader must expect is that the writer stopped between
 //!   two stores. Hence: content first, then the word that makes it valid, each with a compiler fence
 //!   and Release (a dead writer's stores are all visible; the order between them is what counts).
+//! * A free slot is full of zeros behind its head. A session writes to as few of its pages as it can, as
+//!   each is a page fault: what it has not written to is not emptied, either.
 //! * Texts are sealed with a CRC-32C: after a loss of the operating system pages may be of any age. Nobody
 //!   syncs slots then, so a slot may be older than what the trail holds of its session, or of a session
 //!   before; what it says of a transaction is a fact of its time, and the trail's own events come first.
@@ -91,6 +93,8 @@ mod head {
     pub const HORIZON: usize = 88;
     /// Twice: u64 first event, u64 last event, u64 full transaction id (0: not valid).
     pub const COMMITS: [usize; 2] = [96, 120];
+    /// u32: which entries were written to since the slot was free, a bit each.
+    pub const WRITTEN: usize = 144;
     pub const DECISIONS: usize = 256;
 }
 
@@ -206,6 +210,7 @@ impl Slots {
     }
 
     /// Takes a free slot for this process; `None` if there is none.
+    #[unsafe(link_section = "audit_session")]
     pub fn claim(self, pid: u32, started_at: i64) -> Option<Slot> {
         // Spread by pid: neighbours are mostly taken by others that begin at the same time.
         let begin = pid as usize % (self.count.max(1) as usize);
@@ -289,14 +294,14 @@ impl Slot {
         };
     }
 
+    /// Without a look before: that would be a page fault more, as the page is mapped for reading first.
     fn try_claim(&self, pid: u32) -> bool {
-        let owner = self.word(head::OWNER);
-        owner.load(Ordering::Relaxed) == 0
-            && owner
-                .compare_exchange(0, pid, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
+        self.word(head::OWNER)
+            .compare_exchange(0, pid, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
     }
 
+    #[unsafe(link_section = "audit_session")]
     fn begin(&self, started_at: i64) {
         for at in [
             head::PUSHING,
@@ -312,11 +317,13 @@ impl Slot {
         for at in head::COMMITS {
             self.long(at + 16).store(0, Ordering::Relaxed);
         }
-        for at in [head::WANTS_SESSION, head::SESSION, head::DECISIONS_LEN] {
+        for at in [
+            head::WANTS_SESSION,
+            head::SESSION,
+            head::DECISIONS_LEN,
+            head::WRITTEN,
+        ] {
             self.word(at).store(0, Ordering::Relaxed);
-        }
-        for i in 0..ENTRIES {
-            self.close(i);
         }
         self.long(head::STARTED_AT)
             .store(started_at as u64, Ordering::Relaxed);
@@ -326,19 +333,26 @@ impl Slot {
     }
 
     /// Gives the slot back: the session has ended in order, or its end is in the trail.
+    #[unsafe(link_section = "audit_session")]
     pub fn release(&self) {
         self.word(head::STATE).store(0, Ordering::Release);
         // No secret outlives its session here.
-        // SAFETY: the slot's own bytes behind its head.
-        unsafe {
-            self.base
-                .add(head::DECISIONS)
-                .write_bytes(0, SLOT_LEN - head::DECISIONS)
-        };
+        self.empty(head::DECISIONS, ENTRIES_AT - head::DECISIONS);
+        let written = self.word(head::WRITTEN).load(Ordering::Relaxed);
+        for at in (0..ENTRIES).filter(|at| written >> at & 1 != 0) {
+            self.empty(ENTRIES_AT + at * ENTRY_LEN, ENTRY_LEN);
+        }
         self.word(head::OWNER).store(0, Ordering::Release);
     }
 
+    fn empty(&self, at: usize, len: usize) {
+        debug_assert!(at + len <= SLOT_LEN);
+        // SAFETY: callers keep within the slot.
+        unsafe { self.base.add(at).write_bytes(0, len) };
+    }
+
     /// Keeps the session's attributes, encoded; at most [`SESSION_ROOM`] bytes.
+    #[unsafe(link_section = "audit_session")]
     pub fn set_session(&self, encoded: &[u8]) {
         if encoded.len() > SESSION_ROOM {
             return;

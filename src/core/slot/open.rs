@@ -4,10 +4,11 @@ use super::{
     Begun, ENTRIES, ENTRIES_AT, ENTRY_LEN, ENTRY_ROOM, OPEN, Slot, Statement, entry, head, owned,
 };
 use crate::crc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 impl Slot {
     /// A statement begins: what is known of it goes into entry `at` (below [`ENTRIES`]).
+    #[unsafe(link_section = "audit_session")]
     pub fn open(&self, at: usize, statement: &Statement, wants_session: bool) {
         self.set_content(at, statement);
         let s = statement;
@@ -57,6 +58,11 @@ impl Slot {
     /// Writes what stays the same from one time that the statement runs to the next.
     fn set_content(&self, at: usize, statement: &Statement) {
         let base = ENTRIES_AT + (at % ENTRIES) * ENTRY_LEN;
+        // First: what is written to is emptied, whenever the session ends.
+        let written = self.word(head::WRITTEN);
+        let with_this = written.load(Ordering::Relaxed) | 1 << (at % ENTRIES);
+        written.store(with_this, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
         let s = statement;
         let mut fixed = [0u8; entry::BYTES];
         let mut rest = ENTRY_ROOM;

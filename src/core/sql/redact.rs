@@ -62,6 +62,7 @@ impl Default for Options {
 
 /// Whether the text may hold a secret. `false` means that [`redact_into`] would not change it,
 /// whatever the options.
+#[unsafe(link_section = "audit_session")]
 pub fn may_hold_secret(text: &[u8]) -> bool {
     first_needle(text).is_some()
 }

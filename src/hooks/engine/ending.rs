@@ -231,6 +231,7 @@ impl Engine {
 
     /// The memory of a query goes. If its statement is still open, the server dropped it in an
     /// abort, without ExecutorEnd: it had done what was asked of it until then.
+    #[unsafe(link_section = "audit_session")]
     pub fn query_gone(&mut self, id: Id, serial: u32) {
         let Some(frame) = self.pool.get(id) else {
             return;

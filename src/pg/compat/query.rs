@@ -29,20 +29,23 @@ unsafe extern "C-unwind" {
     ) -> bool;
 }
 
-struct Visit<'f> {
-    f: &'f mut dyn FnMut(pg_sys::Oid, u64),
+/// Is told of a query's relations. (No closure: that is put wherever the compiler likes, and each place where
+/// a session's first statement comes by is a page fault.)
+pub trait Told {
+    fn relation(&mut self, relid: pg_sys::Oid, privileges: u64);
 }
 
-/// Calls `f` with each relation that a query, or a query inside of it, names, and the privileges that
-/// it needs on it. Throws where the query is too deep for the stack, and what `f` throws.
+struct Visit<'t> {
+    told: &'t mut dyn Told,
+}
+
+/// Tells of each relation that a query, or a query inside of it, names, and the privileges that
+/// it needs on it. Throws where the query is too deep for the stack, and what `told` throws.
 ///
 /// # Safety
 /// `query` is a valid query.
-pub unsafe fn for_each_named_relation(
-    query: *const pg_sys::Query,
-    f: &mut dyn FnMut(pg_sys::Oid, u64),
-) {
-    let mut visit = Visit { f };
+pub unsafe fn for_each_named_relation(query: *const pg_sys::Query, told: &mut dyn Told) {
+    let mut visit = Visit { told };
     unsafe { walk(query.cast_mut().cast(), (&raw mut visit).cast()) };
 }
 
@@ -53,7 +56,7 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
         }
         if (*node).type_ == pg_sys::NodeTag::T_Query {
             let visit = &mut *context.cast::<Visit>();
-            query_relations(node.cast(), visit.f);
+            query_relations(node.cast(), visit.told);
             return query_tree_walker(node.cast(), walk, context, 0);
         }
         expression_tree_walker(node, walk, context)

@@ -167,7 +167,7 @@ pub struct Int {
 
 unsafe fn define_text(t: Text) {
     unsafe {
-        pg_sys::DefineCustomStringVariable(
+        crate::pg::raw::DefineCustomStringVariable(
             t.name.as_ptr(),
             t.short.as_ptr(),
             null(),
@@ -184,7 +184,7 @@ unsafe fn define_text(t: Text) {
 
 pub unsafe fn define_int(i: Int) {
     unsafe {
-        pg_sys::DefineCustomIntVariable(
+        crate::pg::raw::DefineCustomIntVariable(
             i.name.as_ptr(),
             i.short.as_ptr(),
             null(),
@@ -207,7 +207,7 @@ unsafe fn define_bool(
     value: *mut bool,
 ) {
     unsafe {
-        pg_sys::DefineCustomBoolVariable(
+        crate::pg::raw::DefineCustomBoolVariable(
             name.as_ptr(),
             short.as_ptr(),
             null(),
@@ -298,7 +298,7 @@ pub unsafe fn define() {
             check: None,
             assign: Some(assigned_branch),
         });
-        pg_sys::DefineCustomEnumVariable(
+        crate::pg::raw::DefineCustomEnumVariable(
             c"audit.on_full".as_ptr(),
             c"What a statement does that starts while the ring is nearly full.".as_ptr(),
             null(),

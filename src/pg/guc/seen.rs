@@ -1,14 +1,17 @@
 //! The values of the settings as last seen: what a change is told by.
 //!
+//! The postmaster takes them down, for its children to inherit, until it assigns one itself: a reload.
+//!
 //! A client may ask for settings when it connects, which the server assigns before anything of ours runs
-//! in the session. So the first assignment in a process that serves one takes down what was there before.
+//! in the session. So the first assignment in a process that serves one takes down what was there before,
+//! where that isn't known.
 
 use super::NAMES;
 use crate::pg::raw;
 use core::ffi::CStr;
 use pgrx::pg_sys;
 
-/// In the order of [`NAMES`]; empty before the session begins.
+/// In the order of [`NAMES`]; empty where they are not known.
 static mut SEEN: Vec<Vec<u8>> = Vec::new();
 
 /// No reference that it returns may outlive a call of [`take`].
@@ -17,7 +20,7 @@ pub fn values() -> &'static mut Vec<Vec<u8>> {
     unsafe { &mut *(&raw mut SEEN) }
 }
 
-/// Whether values were taken down in this process.
+/// Whether values were taken down, and only this process can have assigned others since.
 pub fn known() -> bool {
     !values().is_empty()
 }
@@ -34,8 +37,12 @@ pub fn take() {
 
 /// A setting is about to be assigned: the server calls before it writes the value.
 pub fn about_to_assign() {
-    // SAFETY: a plain global; the postmaster, and processes without a client, have none.
-    if !known() && unsafe { !pg_sys::libpq::be::MyProcPort.is_null() } {
-        take();
+    // SAFETY: plain globals; the postmaster, and processes without a client, have no port.
+    unsafe {
+        if pg_sys::IsPostmasterEnvironment && !pg_sys::IsUnderPostmaster {
+            values().clear();
+        } else if !known() && !pg_sys::libpq::be::MyProcPort.is_null() {
+            take();
+        }
     }
 }

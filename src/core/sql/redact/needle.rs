@@ -79,6 +79,7 @@ fn find_mark(text: &[u8], mut from: usize) -> Option<usize> {
 }
 
 /// The first needle that lies in `text[from..]`, in the order of their marks.
+#[unsafe(link_section = "audit_session")]
 pub fn find(text: &[u8], from: usize) -> Option<Needle> {
     let mut search = from;
     loop {
