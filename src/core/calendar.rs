@@ -6,6 +6,8 @@ use crate::event::Timestamp;
 const DAY: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to 2000-01-01.
 const EPOCH_DAYS: i64 = 10_957;
+/// Seconds between the same days: from the epoch of Unix to that of [`Timestamp`].
+pub const SECONDS_BEFORE_2000: i64 = EPOCH_DAYS * 86_400;
 
 /// Year, month, day of a day number since 1970 (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms", civil_from_days).

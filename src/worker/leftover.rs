@@ -81,14 +81,14 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
     let mapping = match Mapping::open(path) {
         Ok(mapping) => mapping,
         Err(error) => {
-            set_aside(worker, path, &error.to_string());
+            worker.set_aside(path, &error.to_string());
             return true;
         }
     };
     let ring = match Leftover::open(mapping.bytes()) {
         Ok(ring) => ring,
         Err(error) => {
-            set_aside(worker, path, &error.to_string());
+            worker.set_aside(path, &error.to_string());
             return true;
         }
     };
@@ -143,20 +143,6 @@ fn of_each<T>(paths: &[PathBuf], f: impl Fn(&Leftover) -> T) -> impl Iterator<It
         let mapping = Mapping::open(path).ok()?;
         Some(f(&Leftover::open(mapping.bytes()).ok()?))
     })
-}
-
-/// A file that is no ring would be met again and again: it is kept under another name, and a GAP
-/// says so.
-fn set_aside(worker: &mut Worker, path: &Path, reason: &str) {
-    worker.note_unreadable_ring(path, reason);
-    let mut name = path.as_os_str().to_owned();
-    name.push(".unreadable");
-    if let Err(error) = std::fs::rename(path, &name) {
-        pgrx::warning!(
-            "audit_ext cannot rename the unreadable ring \"{}\": {error}",
-            path.display()
-        );
-    }
 }
 
 /// Removes a drained ring. If that fails it is drained again at the next start, from the position
