@@ -13,6 +13,7 @@ use crate::assert_mentions;
 use crate::full::Disk;
 use crate::load::check_order;
 use crate::soak::{random, series};
+use crate::told_once::{lock, unlock};
 
 /// A cluster that was killed with records in its ring that the trail doesn't have.
 fn killed_with_records() -> (Cluster, PathBuf) {
@@ -272,6 +273,39 @@ fn bytes_scribbled_over_in_a_left_over_ring() {
     });
 }
 
+#[test]
+fn a_left_over_ring_that_is_cut_while_it_is_drained_costs_nothing() {
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'1MB'")
+        .setting("max_prepared_transactions", "2")
+        .start();
+    lock(&cluster);
+    let mut client = cluster.app();
+    for n in 0..50 {
+        client
+            .simple_query(&format!("SELECT {n} AS kept"))
+            .expect("selects");
+    }
+    cluster.kill_all();
+    let before = cluster.log().len();
+    cluster.start_again();
+    eventually("the worker has begun with it", || {
+        cluster.log()[before..].contains("cannot store events")
+    });
+    let old = cluster.data_dir().join("pg_audit/ring.1.old");
+    OpenOptions::new()
+        .write(true)
+        .open(&old)
+        .and_then(|file| file.set_len(4096))
+        .expect("cut");
+    unlock(&cluster);
+    eventually("it is drained", || !old.exists());
+    assert_eq!(cluster.count("statement LIKE '% AS kept'"), 50);
+    assert!(!cluster.log().contains("signal 7"), "{}", cluster.log());
+    records_again(&cluster);
+}
+
 /// What nothing seals: times and numbers in the heads of in-flight slots (audit_core::slot). `damage`:
 /// also of the session's attributes, which are sealed.
 fn scribble_over_heads_of_slots(ring: &Path, damage: bool) {
@@ -315,6 +349,9 @@ fn impossible_times_and_numbers_of_dead_sessions_stop_nothing() {
         sleeps.join().expect("its end");
         scribble_over_heads_of_slots(&ring, damage);
         cluster.start_again();
+        eventually("the old ring is drained", || {
+            !ring.with_file_name("ring.1.old").exists()
+        });
         records_again(&cluster);
         let killed = "statement LIKE '%killed%' AND outcome = 'unfinished'";
         assert_eq!(

@@ -9,7 +9,7 @@ use crate::integrity::assert_whole;
 const HOME: &str = "postgres";
 
 /// From here on nothing can be stored, whoever starts: a prepared transaction has locked the partitions.
-fn lock(cluster: &Cluster) {
+pub fn lock(cluster: &Cluster) {
     eventually("the trail has begun", || {
         !rows(cluster, "seq", "KEY").is_empty()
     });
@@ -28,7 +28,7 @@ fn lock(cluster: &Cluster) {
         .ok();
 }
 
-fn unlock(cluster: &Cluster) {
+pub fn unlock(cluster: &Cluster) {
     cluster.psql().db(HOME).run("COMMIT PREPARED 'x'").ok();
 }
 
