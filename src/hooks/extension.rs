@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::{drops, functions, guard_objects};
 use crate::pg::shared::{HOME_NONE, shared};
-use crate::pg::{compat, home, raw};
+use crate::pg::{compat, home, lookup, raw};
 
 #[unsafe(link_section = "audit_data")]
 static mut NEXT: pg_sys::object_access_hook_type = None;
@@ -25,12 +25,14 @@ pub unsafe fn install() {
 }
 
 /// A statement that the server refuses while anybody is connected to the home makes the worker leave
-/// it, if its user may do that to the home. Throws.
+/// it, if its user may do that to the home. Whoever may create databases may copy a template of others, too.
+/// Throws.
 ///
 /// # Safety
 /// `node` is a utility statement; in a transaction that is not aborted.
 pub unsafe fn make_way(node: *mut pg_sys::Node) {
     unsafe {
+        let mut copies = false;
         let database = match (*node).type_ {
             pg_sys::NodeTag::T_RenameStmt => {
                 let stmt = node.cast::<pg_sys::RenameStmt>();
@@ -47,17 +49,25 @@ pub unsafe fn make_way(node: *mut pg_sys::Node) {
                 (*stmt).dbname.cast_const()
             }
             pg_sys::NodeTag::T_CreatedbStmt => {
-                option(c"template", (*node.cast::<pg_sys::CreatedbStmt>()).options)
+                copies = true;
+                let template = option(c"template", (*node.cast::<pg_sys::CreatedbStmt>()).options);
+                if template.is_null() {
+                    c"template1".as_ptr()
+                } else {
+                    template
+                }
             }
             _ => return,
         };
         let Some(shared) = shared() else { return };
         let oid = pg_sys::Oid::from(shared.home());
         let home = raw::get_database_name(oid);
-        if !database.is_null()
-            && !home.is_null()
-            && raw::bytes(database) == raw::bytes(home)
-            && compat::owns_database(oid, raw::GetUserId())
+        if database.is_null() || home.is_null() || raw::bytes(database) != raw::bytes(home) {
+            return;
+        }
+        let user = raw::GetUserId();
+        if compat::owns_database(oid, user)
+            || copies && lookup::is_template(oid) && lookup::may_create_databases(user)
         {
             home::detach_worker();
         }

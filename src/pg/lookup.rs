@@ -225,3 +225,44 @@ pub unsafe fn only_function<'a>(
         Some((schema, arguments))
     }
 }
+
+/// Whether whoever may create databases may copy this one.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn is_template(database: pg_sys::Oid) -> bool {
+    unsafe {
+        row(
+            DATABASEOID,
+            database,
+            |row: *const pg_sys::FormData_pg_database| (*row).datistemplate,
+        )
+    }
+}
+
+/// Whether a role may create databases.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
+    unsafe {
+        raw::superuser_arg(role)
+            || row(AUTHOID, role, |row: *const pg_sys::FormData_pg_authid| {
+                (*row).rolcreatedb
+            })
+    }
+}
+
+/// What `f` says of the row with this OID; `false` where there is none. `f` doesn't throw.
+unsafe fn row<T>(cache: u32, oid: pg_sys::Oid, f: impl FnOnce(*const T) -> bool) -> bool {
+    unsafe {
+        let tuple = raw::SearchSysCache1(cache as c_int, oid.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let data = (*tuple).t_data;
+        let found = f(data.cast::<u8>().add((*data).t_hoff.into()).cast());
+        raw::ReleaseSysCache(tuple);
+        found
+    }
+}

@@ -81,12 +81,6 @@ pub struct Shared {
     pub unprotected: AtomicU64,
     /// Nanoseconds that the worker spent on batches since server start.
     pub worker_ns: AtomicU64,
-    /// How the server stopped before it started ([`super::witness::LastStop`]); the worker's first START
-    /// tells it.
-    pub last_stop: AtomicU32,
-    /// WAL that was written without the library.
-    pub unwatched_from: AtomicU64,
-    pub unwatched_to: AtomicU64,
     /// Even: `error` is stable. Written by the worker only.
     error_version: AtomicU32,
     error_len: AtomicU32,
@@ -319,14 +313,7 @@ unsafe extern "C-unwind" fn startup() {
             (*at).set_last_error(&message);
         }
         // An old ring that was put aside just now shows that the library has run here before.
-        let new = super::ring_file::leftovers().is_empty();
-        if let Some(found) = super::witness::startup(new) {
-            (*at)
-                .last_stop
-                .store(found.last_stop as u32, Ordering::Relaxed);
-            (*at).unwatched_from.store(found.from, Ordering::Relaxed);
-            (*at).unwatched_to.store(found.to, Ordering::Relaxed);
-        }
+        super::witness::startup(super::ring_file::leftovers().is_empty());
         // Nobody else runs now: no child of before, none of after.
         if let Some(ring) = super::ring_file::ring() {
             ring.slots().orphan_all();

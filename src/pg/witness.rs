@@ -5,23 +5,26 @@
 //! end of the WAL, in the ring's directory. If the next start with the library finds another place in
 //! pg_control, somebody has written WAL in between. After a crash there is no note: then only a clean
 //! stop of somebody else can be told.
+//!
+//! What was found waits in another file until the trail tells of it, whatever dies meanwhile.
 
 use core::ffi::c_int;
 use pgrx::pg_sys;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{raw, ring_file};
 
 /// The note, inside the ring's directory.
 const NOTE: &str = "stopped_at";
+/// What the trail doesn't tell of yet, in the same place: [`Stop`] as three numbers.
+const UNTOLD: &str = "last_stop";
 
 /// The last stop as this start finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum LastStop {
-    /// There was none: the library is new here.
-    None = 0,
     /// The server stopped cleanly, and nothing was written since.
     Clean = 1,
     /// It crashed, or was killed.
@@ -30,23 +33,41 @@ pub enum LastStop {
     Unwatched = 3,
 }
 
-impl LastStop {
-    pub fn from_u32(value: u32) -> LastStop {
-        match value {
+/// What a server start finds, for the trail to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub last_stop: LastStop,
+    /// WAL that was written without the library: its end when the library last saw it, 0 where unknown;
+    /// and when it saw it again, 0 where there is none.
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Stop {
+    fn parse(text: &str) -> Option<Stop> {
+        let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
+        let last_stop = match numbers.next()?? {
             1 => LastStop::Clean,
             2 => LastStop::Crash,
             3 => LastStop::Unwatched,
-            _ => LastStop::None,
-        }
+            _ => return None,
+        };
+        let (from, to) = (numbers.next()??, numbers.next()??);
+        Some(Stop {
+            last_stop,
+            from,
+            to,
+        })
     }
-}
 
-/// What is found at a server start.
-pub struct Found {
-    pub last_stop: LastStop,
-    /// The end of the WAL when the library last saw it, 0 where unknown, and now.
-    pub from: u64,
-    pub to: u64,
+    /// With WAL that an earlier start found, and that the trail was not told of.
+    fn with_earlier(mut self, earlier: &Stop) -> Stop {
+        if earlier.to != 0 {
+            self.from = earlier.from;
+            self.to = self.to.max(earlier.to);
+        }
+        self
+    }
 }
 
 /// State and last checkpoint in pg_control: the head of ControlFileData (catalog/pg_control.h), the
@@ -68,30 +89,69 @@ fn is_shut_down(state: u32) -> bool {
 }
 
 /// Looks at how the server last stopped, and makes sure that the next stop is noted. In the postmaster,
-/// before it recovers; `None` at a crash restart. `new`: the ring's directory has just been made.
-pub fn startup(new: bool) -> Option<Found> {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    if DONE.swap(true, Ordering::Relaxed) {
-        return None;
+/// before it recovers; at a crash restart again, where nothing new is found. `new`: the ring's directory
+/// has just been made.
+pub fn startup(new: bool) {
+    static FOUND: OnceLock<Option<Stop>> = OnceLock::new();
+    static WRITTEN: AtomicBool = AtomicBool::new(false);
+    let first = FOUND.get().is_none();
+    let found = FOUND.get_or_init(|| find(new));
+    // Where the disk was full the next restart tries again.
+    if let Some(stop) = found
+        && !WRITTEN.load(Ordering::Relaxed)
+    {
+        let text = format!("{} {} {}\n", stop.last_stop as u32, stop.from, stop.to);
+        let written = std::fs::write(untold_path(), text).is_ok();
+        WRITTEN.store(written, Ordering::Relaxed);
     }
+    if first {
+        // Only now: whoever starts after a death in between finds the same.
+        let _ = std::fs::remove_file(note());
+        // SAFETY: in the postmaster; children forget its callbacks.
+        unsafe { raw::on_proc_exit(Some(stopped), pg_sys::Datum::null()) };
+    }
+}
+
+fn find(new: bool) -> Option<Stop> {
     let before = std::fs::read_to_string(note());
     let before = before.ok().and_then(|text| text.trim().parse().ok());
-    let _ = std::fs::remove_file(note());
-    // SAFETY: in the postmaster; children forget its callbacks.
-    unsafe { raw::on_proc_exit(Some(stopped), pg_sys::Datum::null()) };
     let (state, to) = control()?;
     let last_stop = match before {
         Some(from) if from == to && is_shut_down(state) => LastStop::Clean,
         Some(_) => LastStop::Unwatched,
-        None if new => LastStop::None,
+        None if new => return None,
         None if is_shut_down(state) => LastStop::Unwatched,
         None => LastStop::Crash,
     };
-    Some(Found {
+    let (from, to) = match last_stop {
+        LastStop::Unwatched => (before.unwrap_or(0), to),
+        _ => (0, 0),
+    };
+    let stop = Stop {
         last_stop,
-        from: before.unwrap_or(0),
+        from,
         to,
-    })
+    };
+    Some(untold().map_or(stop, |earlier| stop.with_earlier(&earlier)))
+}
+
+fn untold_path() -> PathBuf {
+    ring_file::directory().join(UNTOLD)
+}
+
+/// What the trail is to tell of; `None`: it has, or there is nothing.
+pub fn untold() -> Option<Stop> {
+    Stop::parse(&std::fs::read_to_string(untold_path()).ok()?)
+}
+
+/// The trail tells of it.
+pub fn told() {
+    if let Err(error) = std::fs::remove_file(untold_path()) {
+        pgrx::warning!(
+            "audit_ext cannot remove \"{}\": {error}",
+            untold_path().display()
+        );
+    }
 }
 
 /// The postmaster exits, after all others. Doesn't throw.

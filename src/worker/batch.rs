@@ -7,8 +7,9 @@ use super::arena::{Arena, Piece};
 use super::dictionary::{Dictionary, Original, SessionEntry, Text};
 use super::fates::{Fates, Identity, combine};
 use super::text::Texts;
+use audit_core::calendar::is_plausible;
 use audit_core::codec::{Corrupt, Decoded, Section, decode, decode_session, decode_shape};
-use audit_core::event::{Decision, Fate, Numbers, Outcome};
+use audit_core::event::{Decision, Fate, Numbers, Outcome, Timestamp};
 use audit_core::numbers;
 use audit_core::repeat::decode_repeat;
 
@@ -144,6 +145,7 @@ impl Batch {
             return self.add(payload, dictionary, texts, care);
         };
         let repeat = repeat?;
+        check(&repeat.numbers)?;
         if let (Some(original), Care::Whole) = (dictionary.original(repeat.of), care) {
             let row = Row::new(&repeat.numbers, &original.session, original.statement);
             self.push(row, &original.session);
@@ -200,10 +202,12 @@ impl Batch {
         texts: Texts,
         care: Care,
     ) -> Result<SessionEntry, Corrupt> {
+        check(&event.numbers)?;
         let section = event.section(Section::Session).ok_or(Corrupt::Value)?;
         let (arena, sessions) = (&mut self.arena, &mut self.sessions);
         let session = dictionary.session(section, |reference| {
             let s = decode_session(section)?;
+            check_time(s.started_at)?;
             sessions.push(NewSession {
                 reference,
                 section: arena.put(section),
@@ -334,6 +338,23 @@ impl Batch {
             numbers::encode(&row.numbers, &mut self.packed);
             row.packed = self.arena.put_varlena(&self.packed);
         }
+    }
+}
+
+/// Whether SQL has these numbers: no session makes others.
+fn check(numbers: &Numbers) -> Result<(), Corrupt> {
+    check_time(numbers.started_at)?;
+    match i64::try_from(numbers.transaction_id) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Corrupt::Value),
+    }
+}
+
+fn check_time(at: Timestamp) -> Result<(), Corrupt> {
+    if is_plausible(at) {
+        Ok(())
+    } else {
+        Err(Corrupt::Value)
     }
 }
 

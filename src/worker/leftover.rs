@@ -6,56 +6,111 @@ use super::source::Left;
 use super::{orphans, settle};
 use crate::pg::ring_file;
 use audit_core::event::Timestamp;
-use audit_core::ring::Leftover;
+use audit_core::ring::{HEADER_LEN, Head, Leftover};
 use core::sync::atomic::Ordering;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// A file mapped for reading.
-struct Mapping {
+/// Bytes read at once, and where that fails one by one.
+const CHUNK: usize = 64 * 1024;
+const PAGE: usize = 4096;
+
+/// A file, read into memory: to touch the mapping of one that somebody cuts, or whose disk is bad, would be
+/// SIGBUS, which the whole server restarts for, to meet the file again.
+struct Copy {
     address: *mut core::ffi::c_void,
     len: usize,
 }
 
-impl Mapping {
-    fn open(path: &Path) -> std::io::Result<Mapping> {
-        // What somebody else put there is not followed, and not waited for.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
-        let stat = file.metadata()?;
-        if !stat.is_file() {
-            return Err(std::io::Error::other("it is not a regular file"));
-        }
-        let len = stat.len() as usize;
-        if len == 0 {
-            return Err(std::io::Error::other("the file is empty"));
-        }
-        // SAFETY: a new mapping; nobody writes to or cuts the file, whose server is gone.
+impl Copy {
+    /// Pages that can't be read are zeros, as are those that hold nothing, which take no memory either.
+    fn read(path: &Path) -> std::io::Result<Copy> {
+        let (file, len) = open(path)?;
+        Leftover::check(&header(&file)?, len as u64).map_err(std::io::Error::other)?;
+        // SAFETY: new memory of our own.
         let address = unsafe {
-            rustix::mm::mmap(
+            rustix::mm::mmap_anonymous(
                 core::ptr::null_mut(),
                 len,
-                ProtFlags::READ,
-                MapFlags::PRIVATE,
-                &file,
-                0,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
-        Ok(Mapping { address, len })
+        let mut copy = Copy { address, len };
+        let mut lost = 0;
+        let mut buffer = [0; CHUNK];
+        for (number, to) in copy.bytes_mut().chunks_mut(CHUNK).enumerate() {
+            let at = (number * CHUNK) as u64;
+            if read_at(&file, &mut buffer, to, at) {
+                continue;
+            }
+            for (page, to) in to.chunks_mut(PAGE).enumerate() {
+                let read = read_at(&file, &mut buffer, to, at + (page * PAGE) as u64);
+                lost += usize::from(!read);
+            }
+        }
+        if lost > 0 {
+            pgrx::warning!(
+                "audit_ext cannot read {lost} pages of the left-over ring \"{}\"",
+                path.display()
+            );
+        }
+        Ok(copy)
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: mapped until drop.
+        // SAFETY: ours until drop.
         unsafe { core::slice::from_raw_parts(self.address.cast(), self.len) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { core::slice::from_raw_parts_mut(self.address.cast(), self.len) }
     }
 }
 
-impl Drop for Mapping {
+impl Drop for Copy {
     fn drop(&mut self) {
-        // SAFETY: our own mapping; no slice of it outlives `self`.
+        // SAFETY: our own memory; no slice of it outlives `self`.
         let _ = unsafe { rustix::mm::munmap(self.address, self.len) };
     }
+}
+
+/// Opens a file for reading; its length.
+fn open(path: &Path) -> std::io::Result<(std::fs::File, usize)> {
+    // What somebody else put there is not followed, and not waited for.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let stat = file.metadata()?;
+    if !stat.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    if stat.len() == 0 {
+        return Err(std::io::Error::other("the file is empty"));
+    }
+    Ok((file, stat.len() as usize))
+}
+
+/// The first page, as far as there is one.
+fn header(file: &std::fs::File) -> std::io::Result<Vec<u8>> {
+    let mut header = Vec::new();
+    file.take(HEADER_LEN as u64).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+/// Fills `to`, which is zeros, from a place in the file; `false`: some of it can't be read. `buffer` has room.
+fn read_at(file: &std::fs::File, buffer: &mut [u8], to: &mut [u8], at: u64) -> bool {
+    let buffer = &mut buffer[..to.len()];
+    if file.read_exact_at(buffer, at).is_err() {
+        return false;
+    }
+    if buffer.iter().any(|byte| *byte != 0) {
+        to.copy_from_slice(buffer);
+    }
+    true
 }
 
 /// Drains all left-over rings. `false`: the worker has to end before it is done.
@@ -78,17 +133,17 @@ pub fn drain_all(worker: &mut Worker) -> bool {
 
 /// Drains one ring and removes its file.
 fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
-    let mapping = match Mapping::open(path) {
-        Ok(mapping) => mapping,
+    let copy = match Copy::read(path) {
+        Ok(copy) => copy,
         Err(error) => {
-            set_aside(worker, path, &error.to_string());
+            worker.set_aside(path, &error.to_string());
             return true;
         }
     };
-    let ring = match Leftover::open(mapping.bytes()) {
+    let ring = match Leftover::open(copy.bytes()) {
         Ok(ring) => ring,
         Err(error) => {
-            set_aside(worker, path, &error.to_string());
+            worker.set_aside(path, &error.to_string());
             return true;
         }
     };
@@ -123,7 +178,7 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
 /// nobody was there in that run.
 fn horizon(later: &[PathBuf]) -> Option<u64> {
     let in_use = ring_file::ring().map(|ring| ring.mark().load(Ordering::Relaxed));
-    of_each(later, |ring| ring.mark())
+    of_each(later, |head| head.mark)
         .chain(in_use)
         .find(|mark| *mark != 0)
 }
@@ -131,32 +186,18 @@ fn horizon(later: &[PathBuf]) -> Option<u64> {
 /// When the run of the server after a ring's began, as far as its files can be read.
 fn next_start(later: &[PathBuf]) -> Timestamp {
     let in_use = ring_file::ring().map(|ring| ring.created_at());
-    of_each(later, |ring| ring.created_at())
+    of_each(later, |head| head.created_at)
         .chain(in_use)
         .next()
         .unwrap_or_else(super::now)
 }
 
 /// Reads something of each ring that can be read.
-fn of_each<T>(paths: &[PathBuf], f: impl Fn(&Leftover) -> T) -> impl Iterator<Item = T> {
+fn of_each<T>(paths: &[PathBuf], f: impl Fn(&Head) -> T) -> impl Iterator<Item = T> {
     paths.iter().filter_map(move |path| {
-        let mapping = Mapping::open(path).ok()?;
-        Some(f(&Leftover::open(mapping.bytes()).ok()?))
+        let (file, len) = open(path).ok()?;
+        Some(f(&Leftover::check(&header(&file).ok()?, len as u64).ok()?))
     })
-}
-
-/// A file that is no ring would be met again and again: it is kept under another name, and a GAP
-/// says so.
-fn set_aside(worker: &mut Worker, path: &Path, reason: &str) {
-    worker.note_unreadable_ring(path, reason);
-    let mut name = path.as_os_str().to_owned();
-    name.push(".unreadable");
-    if let Err(error) = std::fs::rename(path, &name) {
-        pgrx::warning!(
-            "audit_ext cannot rename the unreadable ring \"{}\": {error}",
-            path.display()
-        );
-    }
 }
 
 /// Removes a drained ring. If that fails it is drained again at the next start, from the position

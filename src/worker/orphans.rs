@@ -50,12 +50,23 @@ pub fn end(
         return true;
     }
     let looked_up = worker.insist(|_| {
-        transaction(|| {
+        let looked_up = transaction(|| {
             let known = known(orphans);
             let both = orphans.iter().zip(&known);
             let fates: Vec<_> = both.map(|(o, known)| fates(o, known, horizon)).collect();
             (known, fates)
-        })
+        });
+        match looked_up {
+            // Better sessions without their ends than a trail that stands still.
+            Err(failure) if failure.is_about_content() => {
+                pgrx::warning!(
+                    "audit_ext cannot tell how earlier sessions ended: {}",
+                    failure.message
+                );
+                Ok((Vec::new(), Vec::new()))
+            }
+            looked_up => looked_up,
+        }
     });
     let Some((known, fates)) = looked_up else {
         return false;
@@ -76,7 +87,8 @@ pub fn end(
 
 /// What became of a dead session's last transactions, by id. In a transaction; throws.
 fn fates(orphan: &Orphan, known: &Known, horizon: u64) -> HashMap<u64, Fate> {
-    let horizon = orphan.horizon.unwrap_or(horizon);
+    // What the slot says is not later, unless somebody scribbled over it.
+    let horizon = orphan.horizon.map_or(horizon, |own| own.min(horizon));
     let commits = orphan.commits.iter().map(|(_, _, xid)| *xid);
     commits
         .chain(orphan.xid)
@@ -115,9 +127,10 @@ fn known(orphans: &[Orphan]) -> Vec<Known> {
         .iter()
         .enumerate()
         .map(|(i, o)| {
-            let oldest = o.oldest_open().unwrap_or(i64::MAX as u64);
             // No number of an event is that large.
-            let open = o.undecided_from.unwrap_or(i64::MAX as u64);
+            const NONE: u64 = i64::MAX as u64;
+            let oldest = o.oldest_open().unwrap_or(NONE).min(NONE);
+            let open = o.undecided_from.unwrap_or(NONE);
             let numbers = o.open.iter().map(|open| &open.numbers);
             let begun: Vec<_> = numbers
                 .map(|n| format!("'{}.{}'", n.statement_id, n.substatement_id))

@@ -4,16 +4,14 @@
 use super::provenance::describe;
 use super::publish::key_statement;
 use super::retention;
-use crate::pg::shared::Shared;
 use crate::pg::trail::origin::Origin;
-use crate::pg::witness::LastStop;
+use crate::pg::witness::{LastStop, Stop};
 use audit_core::calendar::rfc3339;
 use audit_core::codec::{Encoded, ShapeWriter, encode_session};
 use audit_core::event::{Class, Classes, Numbers, Session, Timestamp};
 use audit_core::json::{Object, hex};
 use audit_core::note::{Signing, Verifying};
 use audit_core::ring::Dropped;
-use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
 /// Makes the worker's events.
@@ -97,13 +95,13 @@ impl OwnEvents {
         self.event("KEY", details)
     }
 
-    /// The worker begins to fill the trail.
+    /// The worker begins to fill the trail. `last_stop`: where this is the first time since server start.
     pub fn start(
         &mut self,
         ring_id: &[u8],
         position: u64,
         leftover_rings: usize,
-        shared: &Shared,
+        last_stop: Option<&Stop>,
     ) -> &[u8] {
         let mut details = describe(&Origin::here());
         details
@@ -112,7 +110,9 @@ impl OwnEvents {
             .text("ring", hex(ring_id).as_bytes())
             .number("position", position)
             .number("leftover_rings", leftover_rings);
-        tell_last_stop(&mut details, shared);
+        if let Some(stop) = last_stop {
+            tell_last_stop(&mut details, stop);
+        }
         self.event("START", details)
     }
 
@@ -176,24 +176,21 @@ impl OwnEvents {
     }
 }
 
-/// How the server had stopped before it started: said once per server start.
-fn tell_last_stop(details: &mut Object, shared: &Shared) {
+/// How the server had stopped before it started.
+fn tell_last_stop(details: &mut Object, stop: &Stop) {
     let lsn = |at: u64| format!("{:X}/{:X}", at >> 32, at as u32);
-    let told = match LastStop::from_u32(shared.last_stop.swap(0, Ordering::Relaxed)) {
-        LastStop::None => return,
+    if stop.to != 0 {
+        details.begin_object("wal_without_library");
+        if stop.from != 0 {
+            details.text("from", lsn(stop.from).as_bytes());
+        }
+        details.text("to", lsn(stop.to).as_bytes());
+        details.end_object();
+    }
+    let how = match stop.last_stop {
         LastStop::Clean => "clean",
         LastStop::Crash => "crash",
-        LastStop::Unwatched => {
-            let from = shared.unwatched_from.load(Ordering::Relaxed);
-            let to = shared.unwatched_to.load(Ordering::Relaxed);
-            details.begin_object("wal_without_library");
-            if from != 0 {
-                details.text("from", lsn(from).as_bytes());
-            }
-            details.text("to", lsn(to).as_bytes());
-            details.end_object();
-            "without the library"
-        }
+        LastStop::Unwatched => "without the library",
     };
-    details.text("last_stop", told.as_bytes());
+    details.text("last_stop", how.as_bytes());
 }

@@ -29,6 +29,10 @@ pub struct Publisher {
     shared: &'static Shared,
     origin: String,
     key: Option<Signing>,
+    /// The KEY event that tells of `key` is not in the trail yet.
+    untold: bool,
+    /// `key` takes the place of another once it is.
+    replaces: bool,
     /// Why nothing is signed; told once.
     problem: Option<String>,
     /// Size of the last checkpoint.
@@ -51,6 +55,8 @@ impl Publisher {
             shared,
             origin: Origin::here().line(),
             key: None,
+            untold: false,
+            replaces: false,
             problem: None,
             published: 0,
             due: Instant::now(),
@@ -71,6 +77,8 @@ impl Publisher {
                     );
                 }
                 publisher.key = Some(key);
+                publisher.untold = event.is_some();
+                publisher.replaces = previous.is_some();
                 event
             }
             Err(problem) => {
@@ -87,13 +95,28 @@ impl Publisher {
         newest: Option<&Verifying>,
         copied: bool,
     ) -> Result<(Signing, Option<Signing>), String> {
+        newest.map_or(Ok(()), keys::put_told_in_place)?;
         match keys::load()? {
-            None => Ok((keys::create(&self.origin)?, None)),
+            None => {
+                let key = keys::create(&self.origin)?;
+                keys::put_in_place()?;
+                Ok((key, None))
+            }
             // Each node has its own.
             Some(old) if copied && keys::key_is_copied_along() && newest == Some(&old.public()) => {
                 Ok((keys::create(&self.origin)?, Some(old)))
             }
             Some(key) => Ok((key, None)),
+        }
+    }
+
+    /// The KEY event is in the trail.
+    pub fn key_told(&mut self) {
+        self.untold = false;
+        if core::mem::take(&mut self.replaces)
+            && let Err(problem) = keys::put_in_place()
+        {
+            self.fail(problem);
         }
     }
 
@@ -108,9 +131,14 @@ impl Publisher {
         }
     }
 
-    /// How long until a checkpoint is due; `None`: all is published.
+    /// Whether there is something to publish, and nobody would ask whose signature it has.
+    fn has_news(&self, tree: &Frontier) -> bool {
+        !self.untold && tree.size() != self.published
+    }
+
+    /// How long until a checkpoint is due; `None`: nothing is to be published.
     pub fn due_in(&self, tree: &Frontier) -> Option<Duration> {
-        if tree.size() == self.published {
+        if !self.has_news(tree) {
             return None;
         }
         let wanted = &self.shared.checkpoint_wanted;
@@ -133,7 +161,7 @@ impl Publisher {
 
     /// Publishes what isn't yet.
     pub fn publish(&mut self, tree: &Frontier) {
-        if tree.size() == self.published {
+        if !self.has_news(tree) {
             return;
         }
         match self.try_publish(tree) {

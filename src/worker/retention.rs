@@ -265,11 +265,12 @@ fn lock_tables(patiently: bool) {
 }
 
 /// Fates decided in this period may be those of events in an earlier one that is kept: they move to
-/// the current period.
+/// the period of the last batch, which is later and never dropped. (For now there may be none: the clock was
+/// set back, or nothing was recorded for long.)
 fn keep_fates(candidate: &Candidate) {
     execute(&format!(
         "INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) \
-         SELECT now(), session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
+         SELECT (SELECT max(recorded_at) FROM audit.batch), session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
          WHERE EXISTS (SELECT FROM audit.period WHERE starts_at < '{}')",
         candidate.suffix,
         rfc3339(candidate.starts_at)

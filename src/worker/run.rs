@@ -1,7 +1,9 @@
 //! The worker's loop: sleep until there is a record, gather for a while, drain, and start again.
 
 mod step;
+mod told;
 
+use self::told::{Queued, Told};
 use super::batch::{Batch, Care, MAX_ROWS};
 use super::dictionary::Dictionary;
 use super::lifecycle::{flush_interval, is_home, service, terminated, wait};
@@ -16,9 +18,10 @@ use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
 use crate::pg::spi::{self, Failure, transaction};
 use crate::pg::trail::keys;
-use crate::pg::{guc, ring_file};
+use crate::pg::{guc, ring_file, witness};
 use audit_core::codec::Corrupt;
 use audit_core::event::Timestamp;
+use audit_core::note::Verifying;
 use audit_core::ring::{Limit, Ring};
 use audit_core::tree::Frontier;
 use core::sync::atomic::Ordering;
@@ -56,13 +59,6 @@ struct Current {
     dictionary: Dictionary,
 }
 
-/// An own event that waits for the next batch.
-struct Queued {
-    payload: Vec<u8>,
-    /// audit.origin keeps a copy of it.
-    landmark: bool,
-}
-
 pub struct Worker {
     shared: &'static Shared,
     texts: Texts,
@@ -81,6 +77,8 @@ pub struct Worker {
     /// Own events that go first into the next batch.
     queued: Vec<Queued>,
     publisher: Option<Publisher>,
+    /// The trail's last batch when this process began.
+    last_batch: trail::LastBatch,
     /// Dropped periods that `queued` tells of: where they began, index in `queued`.
     telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
@@ -115,6 +113,7 @@ impl Worker {
             queued: Vec::new(),
             telling: Vec::new(),
             publisher: None,
+            last_batch: trail::LastBatch::default(),
             max_rows: MAX_ROWS,
             care: Care::Whole,
             back_off: None,
@@ -196,11 +195,15 @@ impl Worker {
     /// Reads where the trail stands, and queues START. `None`: the worker has to end.
     fn attach(&mut self, ring: &Ring) -> Option<Progress> {
         let id = ring.id();
-        let (known, mut provenance) = self.insist(|worker| {
+        let (known, mut provenance, keys) = self.insist(|worker| {
             transaction(|| {
                 spi::attach();
                 worker.read_trail();
-                (trail::progress(id), Provenance::read(worker.tree.size()))
+                let provenance = Provenance::read(worker.tree.size());
+                if witness::untold().is_some() || !ring_file::leftovers().is_empty() {
+                    worker.last_batch = trail::LastBatch::read(worker.last_recorded_at);
+                }
+                (trail::progress(id), provenance, keys::known())
             })
         })?;
         let mut progress = known.unwrap_or(Progress {
@@ -216,10 +219,16 @@ impl Worker {
         let leftovers = ring_file::leftovers().len();
         self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
+        let last_stop = self.last_stop(&id);
         let start = self
             .own
-            .start(&id, progress.position, leftovers, self.shared)
+            .start(&id, progress.position, leftovers, last_stop.as_ref())
             .to_vec();
+        let start = Queued {
+            landmark: provenance.is_new(),
+            told: last_stop.map(|_| Told::LastStop),
+            ..Queued::new(start)
+        };
         // What was drained may still stand; but what it refers to may not.
         let tail = ring.drained();
         if progress.position < tail {
@@ -231,42 +240,39 @@ impl Worker {
                 "the trail is older than the ring: these records were given back already",
             );
             let gap = gap.to_vec();
-            self.queue(gap, false);
+            self.queue(gap);
             provenance.older_than_ring(self.tree.size());
             progress.position = tail;
         }
-        self.introduce(&provenance, start);
+        self.introduce(&provenance, start, &keys);
         Some(progress)
     }
 
     /// Puts first what the trail has to begin with: that it was forked or restored, the start, a
-    /// key.
-    fn introduce(&mut self, provenance: &Provenance, start: Vec<u8>) {
+    /// key. `keys`: those that the trail knows.
+    fn introduce(&mut self, provenance: &Provenance, start: Queued, keys: &[Verifying]) {
         let mut first: Vec<_> = provenance
             .events(&self.tree, &mut self.own)
             .into_iter()
             .map(|payload| Queued {
-                payload,
                 landmark: true,
+                ..Queued::new(payload)
             })
             .collect();
-        first.push(Queued {
-            payload: start,
-            landmark: provenance.is_new(),
-        });
-        let known = transaction(keys::known).unwrap_or_default();
+        first.push(start);
         let (publisher, key) =
-            Publisher::begin(self.shared, &known, provenance.moved(), &mut self.own);
+            Publisher::begin(self.shared, keys, provenance.moved(), &mut self.own);
         first.extend(key.map(|payload| Queued {
-            payload,
             landmark: true,
+            told: Some(Told::Key),
+            ..Queued::new(payload)
         }));
         self.publisher = Some(publisher);
         self.queued.splice(0..0, first);
     }
 
-    fn queue(&mut self, payload: Vec<u8>, landmark: bool) {
-        self.queued.push(Queued { payload, landmark });
+    fn queue(&mut self, payload: Vec<u8>) {
+        self.queued.push(Queued::new(payload));
     }
 
     fn read_trail(&mut self) {
@@ -327,7 +333,7 @@ impl Worker {
     /// Events that go first into the next batch.
     pub fn queue_all(&mut self, events: Vec<Vec<u8>>) {
         for payload in events {
-            self.queue(payload, false);
+            self.queue(payload);
         }
     }
 
@@ -358,15 +364,6 @@ impl Worker {
         if count == 0 {
             self.broadcast();
         }
-    }
-
-    /// A file that should be a ring and is none; a GAP of the next batch says so.
-    pub fn note_unreadable_ring(&mut self, path: &std::path::Path, reason: &str) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let reason = format!("the left-over ring \"{name}\" cannot be read: {reason}");
-        let gap = self.own.unreadable(&[], 0, 0, &reason).to_vec();
-        self.queue(gap, false);
-        self.shared.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Nothing to do: sleeps until a record comes, without a timeout; then lets records gather.
@@ -431,7 +428,7 @@ impl Worker {
         if terminated() && !self.home_lost {
             let progress = live.progress();
             let stop = self.own.stop(&progress.ring_id, progress.position).to_vec();
-            self.queue(stop, false);
+            self.queue(stop);
             let _ = self.try_step(live);
         }
         if let Some(publisher) = self.publisher.as_mut().filter(|_| !self.home_lost) {

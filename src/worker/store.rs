@@ -11,6 +11,7 @@ use crate::pg::heap::{Bulk, CHUNK, Leading, Writer};
 use crate::pg::random;
 use crate::pg::spi::{Plan, parse_datum, text_array_datum, text_datum};
 use crate::pg::trail::canon::Canon;
+use audit_core::calendar::SECONDS_BEFORE_2000;
 use audit_core::codec::{decode_parameters, decode_session, decode_shape};
 use audit_core::event::Timestamp;
 use audit_core::json::Object;
@@ -460,7 +461,6 @@ pub(super) fn int4(value: i32) -> Option<Datum> {
 
 /// `%c` of log_line_prefix: start in seconds since 1970 and process id, in hexadecimal.
 fn session_id(started_at: Timestamp, pid: u32) -> String {
-    const UNIX_EPOCH_TO_2000: i64 = 946_684_800;
-    let seconds = started_at.div_euclid(1_000_000) + UNIX_EPOCH_TO_2000;
+    let seconds = started_at.div_euclid(1_000_000) + SECONDS_BEFORE_2000;
     format!("{seconds:x}.{pid:x}")
 }

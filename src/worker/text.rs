@@ -69,14 +69,17 @@ impl Texts {
 
 /// Whether `text` is well-formed in an encoding, and without NUL. Never throws.
 fn is_valid(text: &[u8], encoding: u8) -> bool {
-    unsafe {
-        pg_sys::pg_verify_mbstr(
-            c_int::from(encoding),
-            text.as_ptr().cast(),
-            text.len() as c_int,
-            true,
-        )
-    }
+    let exists = u32::from(encoding) < pg_sys::pg_enc::_PG_LAST_ENCODING_;
+    // The server finds the function in a table, whatever the number is.
+    exists
+        && unsafe {
+            pg_sys::pg_verify_mbstr(
+                c_int::from(encoding),
+                text.as_ptr().cast(),
+                text.len() as c_int,
+                true,
+            )
+        }
 }
 
 /// `None` where a character has no equivalent, or no conversion exists. The ERROR of a conversion

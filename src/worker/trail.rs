@@ -2,8 +2,9 @@
 //! is the only one that writes.
 
 use super::store::Progress;
-use crate::pg::spi::query;
+use crate::pg::spi::{execute, query};
 use crate::pg::trail::store::TreeStore;
+use audit_core::calendar::rfc3339;
 use audit_core::event::Timestamp;
 use audit_core::json::hex;
 use audit_core::tree::Frontier;
@@ -22,6 +23,50 @@ pub fn last() -> (u64, Timestamp) {
         },
     );
     last
+}
+
+/// What the last batch tells of, as far as it is to be told once.
+#[derive(Default)]
+pub struct LastBatch {
+    /// Rings in use, in hexadecimal, when a START told how the server had stopped before.
+    starts: Vec<String>,
+    /// What GAP events say.
+    gaps: Vec<String>,
+}
+
+impl LastBatch {
+    /// `recorded_at`: of the batch. In a transaction; throws.
+    pub fn read(recorded_at: Timestamp) -> LastBatch {
+        let mut batch = LastBatch::default();
+        // The period that is written to may have no statistics yet.
+        execute("SET LOCAL enable_seqscan = off");
+        query(
+            &format!(
+                "SELECT CASE WHEN e.details ? 'last_stop' THEN 'START' ELSE 'GAP' END, \
+                        e.details ->> 'ring', e.details ->> 'reason' \
+                 FROM audit.event e \
+                 WHERE e.recorded_at = '{}' AND e.details ?| ARRAY['last_stop', 'reason'] \
+                   AND (SELECT t.class = 'AUDIT' AND t.command IN ('START', 'GAP') \
+                        FROM audit.statement t WHERE t.ref = e.statement)",
+                rfc3339(recorded_at)
+            ),
+            |row| match row.text(1).as_deref() {
+                Some("START") => batch.starts.extend(row.text(2)),
+                _ => batch.gaps.extend(row.text(3)),
+            },
+        );
+        batch
+    }
+
+    /// Whether it tells how the server had stopped before this ring was made.
+    pub fn tells_last_stop(&self, ring: &[u8]) -> bool {
+        self.starts.contains(&hex(ring))
+    }
+
+    /// Whether it tells of this gap.
+    pub fn tells_gap(&self, reason: &str) -> bool {
+        self.gaps.iter().any(|gap| gap == reason)
+    }
 }
 
 /// What the trail holds of a ring. In a transaction; throws.

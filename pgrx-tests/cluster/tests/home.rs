@@ -397,3 +397,56 @@ fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
         cluster.log()
     );
 }
+
+/// A template may be copied by whoever may create databases: the worker makes way for him, too, and for
+/// nobody whom the server refuses.
+#[test]
+fn a_home_that_is_a_template_can_be_copied() {
+    let cluster = Cluster::builder().without_extension().start();
+    cluster
+        .psql()
+        .db("postgres")
+        .run(
+            "CREATE ROLE maker LOGIN CREATEDB; CREATE ROLE mallory LOGIN;
+             CREATE DATABASE mould IS_TEMPLATE true",
+        )
+        .ok();
+    for home in ["template1", "mould"] {
+        let mut admin = cluster.connect("postgres", home);
+        admin
+            .batch_execute("CREATE EXTENSION audit_ext")
+            .expect("creates");
+        drop(admin);
+        let attached = || {
+            let worker = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_ext worker' \
+                          AND datname IS NOT NULL";
+            cluster.query("postgres", worker)
+        };
+        eventually("the worker is there", || !attached().is_empty());
+        let before = attached();
+        let mut mallory = cluster.connect("mallory", "postgres");
+        let error = fails(
+            &mut mallory,
+            &format!("CREATE DATABASE his TEMPLATE {home}"),
+        );
+        assert_eq!(error.code().code(), "42501");
+        assert_eq!(attached(), before, "{home}");
+        let mut maker = cluster.connect("maker", "postgres");
+        maker
+            .batch_execute(&format!("CREATE DATABASE copy TEMPLATE {home}"))
+            .expect(home);
+        if home == "template1" {
+            maker.batch_execute("CREATE DATABASE plain").expect(home);
+        }
+        eventually("the worker is back", || !attached().is_empty());
+        let mut admin = cluster.connect("postgres", home);
+        admin
+            .batch_execute("SELECT audit.unlock('the end')")
+            .expect("opens");
+        admin
+            .batch_execute("DROP EXTENSION audit_ext")
+            .expect("drops");
+        drop(admin);
+        cluster.psql().db("postgres").run("DROP DATABASE copy").ok();
+    }
+}

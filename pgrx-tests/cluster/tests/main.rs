@@ -44,6 +44,7 @@ mod soak;
 mod stopped;
 mod storage;
 mod text;
+mod told_once;
 mod under_way;
 mod unframed;
 mod views;

@@ -5,6 +5,8 @@ use postgres::error::SqlState;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::shim::Clock;
+
 const HOME: &str = "postgres";
 
 /// A trail with the shortest periods that there are.
@@ -330,6 +332,41 @@ fn fates_of_what_is_kept_are_kept() {
         is_gone(c, "in the second")
     });
     assert_eq!(outcome(&cluster), ["rolled back"]);
+}
+
+/// The same where the clock shows a time that there is no period for, as it was set back.
+#[test]
+fn fates_are_kept_although_the_clock_was_set_back() {
+    let clock = Clock::new();
+    let cluster = clock.of(cluster()).start();
+    let mut client = cluster.app();
+    client
+        .batch_execute("CREATE TABLE t (x int); BEGIN; INSERT INTO t VALUES (4711)")
+        .expect("begins");
+    cluster.flush();
+    let held = cluster.value("SELECT min(started_at) FROM audit.log WHERE statement LIKE '%4711%'");
+    clock.set_ahead(61);
+    client
+        .batch_execute("ROLLBACK; SELECT 'in the second'")
+        .expect("rolls back");
+    knock(&cluster);
+    clock.set_ahead(122);
+    fill(&cluster, 2000);
+    let hold = format!("SELECT audit.hold('{held}', '{held}', 'the first period')");
+    cluster.query(HOME, &hold);
+    clock.set_ahead(-3600);
+    cluster.configure("audit.on_max_size", "'drop_oldest'");
+    set(&cluster, "audit.max_size", "'1MB'");
+    until(&cluster, "the second period goes", |c| {
+        is_gone(c, "in the second")
+    });
+    assert_eq!(
+        cluster.trail(
+            "transaction_outcome",
+            "command = 'INSERT' AND statement LIKE '%4711%'"
+        ),
+        ["rolled back"]
+    );
 }
 
 fn fill(cluster: &Cluster, statements: u32) {

@@ -13,6 +13,7 @@ use crate::assert_mentions;
 use crate::full::Disk;
 use crate::load::check_order;
 use crate::soak::{random, series};
+use crate::told_once::{lock, unlock};
 
 /// A cluster that was killed with records in its ring that the trail doesn't have.
 fn killed_with_records() -> (Cluster, PathBuf) {
@@ -270,6 +271,103 @@ fn bytes_scribbled_over_in_a_left_over_ring() {
         }
         assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
     });
+}
+
+#[test]
+fn a_left_over_ring_that_is_cut_while_it_is_drained_costs_nothing() {
+    let cluster = Cluster::builder()
+        .durable()
+        .setting("audit.ring_size", "'1MB'")
+        .setting("max_prepared_transactions", "2")
+        .start();
+    lock(&cluster);
+    let mut client = cluster.app();
+    for n in 0..50 {
+        client
+            .simple_query(&format!("SELECT {n} AS kept"))
+            .expect("selects");
+    }
+    cluster.kill_all();
+    let before = cluster.log().len();
+    cluster.start_again();
+    eventually("the worker has begun with it", || {
+        cluster.log()[before..].contains("cannot store events")
+    });
+    let old = cluster.data_dir().join("pg_audit/ring.1.old");
+    OpenOptions::new()
+        .write(true)
+        .open(&old)
+        .and_then(|file| file.set_len(4096))
+        .expect("cut");
+    unlock(&cluster);
+    eventually("it is drained", || !old.exists());
+    assert_eq!(cluster.count("statement LIKE '% AS kept'"), 50);
+    assert!(!cluster.log().contains("signal 7"), "{}", cluster.log());
+    records_again(&cluster);
+}
+
+/// What nothing seals: times and numbers in the heads of in-flight slots (audit_core::slot). `damage`:
+/// also of the session's attributes, which are sealed.
+fn scribble_over_heads_of_slots(ring: &Path, damage: bool) {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(ring)
+        .expect("opens");
+    let len = file.metadata().expect("a file").len();
+    for slot in (4096 + (1 << 20)..len).step_by(12 * 1024) {
+        let mut owner = [0; 4];
+        file.read_exact_at(&mut owner, slot).expect("reads");
+        if owner == [0; 4] {
+            continue;
+        }
+        // Start, what waits for its fate, transaction, last event's start, horizon.
+        for at in [8, 32, 40, 48, 88] {
+            let number = (i64::MAX - 5) as u64 | u64::from(at == 32) << 63;
+            file.write_all_at(&number.to_ne_bytes(), slot + at)
+                .expect("scribbles");
+        }
+        if damage {
+            file.write_all_at(&[0xff; 1248], slot + 800)
+                .expect("scribbles");
+        }
+    }
+}
+
+#[test]
+fn impossible_times_and_numbers_of_dead_sessions_stop_nothing() {
+    for damage in [false, true] {
+        let (cluster, ring) = killed_with_records();
+        cluster.start_again();
+        let mut client = cluster.app();
+        client.batch_execute("BEGIN").expect("begins");
+        let sleeps = std::thread::spawn(move || {
+            let _ = client.batch_execute("CREATE TABLE killed AS SELECT 1 FROM pg_sleep(60)");
+        });
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        cluster.kill_all();
+        sleeps.join().expect("its end");
+        scribble_over_heads_of_slots(&ring, damage);
+        cluster.start_again();
+        eventually("the old ring is drained", || {
+            !ring.with_file_name("ring.1.old").exists()
+        });
+        records_again(&cluster);
+        let killed = "statement LIKE '%killed%' AND outcome = 'unfinished'";
+        assert_eq!(
+            cluster.trail_of("transaction_outcome", killed),
+            vec!["rolled back"; usize::from(!damage)],
+            "{damage}"
+        );
+        assert_eq!(
+            cluster.count("started_at > now() + interval '1 year'"),
+            0,
+            "{damage}"
+        );
+        let log = cluster.log();
+        assert!(!log.contains("cannot store events"), "{damage}: {log}");
+        crate::integrity::assert_whole(&cluster);
+    }
 }
 
 #[test]

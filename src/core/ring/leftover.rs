@@ -23,6 +23,15 @@ pub struct Leftover<'a> {
     seal: Seal,
 }
 
+/// What the header of a ring file says of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// When the ring was made.
+    pub created_at: i64,
+    /// See [`super::Ring::mark`].
+    pub mark: u64,
+}
+
 /// A piece of what is left, in the order of positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
@@ -47,6 +56,18 @@ fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
 }
 
 impl<'a> Leftover<'a> {
+    /// Whether a file of `len` bytes that begins with `header` is a ring, before all of it is read.
+    pub fn check(header: &[u8], len: u64) -> Result<Head, AttachError> {
+        if header.len() < HEADER_LEN {
+            return Err(AttachError::TooShort { len: header.len() });
+        }
+        let constant = Constant::parse(&bytes::<CONSTANT_LEN>(header, 0), len)?;
+        Ok(Head {
+            created_at: constant.created_at,
+            mark: u64::from_ne_bytes(bytes(header, offsets::MARK)),
+        })
+    }
+
     /// Checks the constant part of the header; the rest is not trusted anyway.
     pub fn open(file: &'a [u8]) -> Result<Leftover<'a>, AttachError> {
         let too_short = AttachError::TooShort { len: file.len() };
@@ -72,16 +93,6 @@ impl<'a> Leftover<'a> {
     /// The ring's random id: the trail holds a position for it, or knows nothing of it.
     pub fn id(&self) -> [u8; 16] {
         self.constant.id
-    }
-
-    /// When the ring was made.
-    pub fn created_at(&self) -> i64 {
-        self.constant.created_at
-    }
-
-    /// See [`super::Ring::mark`].
-    pub fn mark(&self) -> u64 {
-        u64::from_ne_bytes(bytes(self.header, offsets::MARK))
     }
 
     /// See [`super::Ring::drained`]; 0 where the header holds nothing that could be it.

@@ -109,7 +109,7 @@ pub use produce::{Limit, PushError, Pushed};
 #[cfg(not(loom))]
 pub use attach::AttachError;
 #[cfg(not(loom))]
-pub use leftover::{Found, Leftover, Recovered};
+pub use leftover::{Found, Head, Leftover, Recovered};
 
 use core::ops::Range;
 use layout::sync::{AtomicU32, AtomicU64, Ordering};

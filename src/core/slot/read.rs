@@ -4,7 +4,8 @@ use super::{
     DECISIONS_ROOM, ENTRIES, ENTRIES_AT, ENTRY_LEN, ENTRY_ROOM, FINISHED, LIVE, OPEN, ORPHAN,
     SECOND, SESSION_ROOM, SESSIONS_AT, SLOT_LEN, entry, head, owned,
 };
-use crate::codec::{encode_session, encode_shape};
+use crate::calendar::is_plausible;
+use crate::codec::{decode_session, encode_session, encode_shape};
 use crate::crc;
 use crate::event::{Classes, Numbers, Outcome, Session, Shape};
 
@@ -78,8 +79,17 @@ impl Orphan {
         if bytes.len() != SLOT_LEN || pid == 0 || !matches!(state, LIVE | ORPHAN) {
             return None;
         }
-        let started_at = u64_at(bytes, head::STARTED_AT) as i64;
-        let not_zero = |at| Some(u64_at(bytes, at)).filter(|n| *n != 0);
+        let sealed = sealed_session(bytes);
+        // Nothing seals the head. What the session's own attributes say of it counts first.
+        let (pid, started_at) = match sealed.and_then(|section| decode_session(section).ok()) {
+            Some(session) => (session.pid, session.started_at),
+            None => (pid, u64_at(bytes, head::STARTED_AT) as i64),
+        };
+        let time = |at, else_at| Some(at).filter(|at| is_plausible(*at)).unwrap_or(else_at);
+        let started_at = time(started_at, 0);
+        let last_event_at = time(u64_at(bytes, head::LAST_EVENT_AT) as i64, started_at);
+        // No counter comes as far as the numbers that SQL doesn't have.
+        let positive = |at| Some(u64_at(bytes, at)).filter(|n| (1..=i64::MAX as u64).contains(n));
         let decisions = (u32_at(bytes, head::DECISIONS_LEN) as usize).min(DECISIONS_ROOM);
         let owned = owned(pid, started_at as u64);
         let mut open: Vec<_> = (0..ENTRIES)
@@ -92,20 +102,18 @@ impl Orphan {
         Some(Orphan {
             pid,
             started_at,
-            session: read_session(bytes, pid, started_at),
-            last_event: u64_at(bytes, head::LAST_EVENT),
-            pushing: not_zero(head::PUSHING),
-            undecided_from: not_zero(head::UNDECIDED_FROM),
-            xid: not_zero(head::XID),
+            session: sealed.map_or_else(|| only_numbers(pid, started_at), <[u8]>::to_vec),
+            last_event: positive(head::LAST_EVENT).unwrap_or(0),
+            pushing: positive(head::PUSHING),
+            undecided_from: positive(head::UNDECIDED_FROM),
+            xid: positive(head::XID),
             commits: head::COMMITS
                 .iter()
-                .map(|at| [0, 8, 16].map(|field| u64_at(bytes, at + field)))
-                .filter(|[first, _, xid]| *first != 0 && *xid != 0)
-                .map(|[first, last, xid]| (first, last, xid))
+                .filter_map(|at| Some((positive(*at)?, positive(at + 8)?, positive(at + 16)?)))
                 .collect(),
-            horizon: not_zero(head::HORIZON),
-            last_event_at: u64_at(bytes, head::LAST_EVENT_AT) as i64,
-            statements: u64_at(bytes, head::STATEMENT_ID),
+            horizon: positive(head::HORIZON),
+            last_event_at,
+            statements: positive(head::STATEMENT_ID).unwrap_or(0),
             wants_session: u32_at(bytes, head::WANTS_SESSION) != 0,
             decisions: bytes[head::DECISIONS..head::DECISIONS + decisions].to_vec(),
             open,
@@ -113,17 +121,21 @@ impl Orphan {
     }
 }
 
-/// The session's attributes; at least who it was by number.
-fn read_session(bytes: &[u8], pid: u32, started_at: i64) -> Vec<u8> {
+/// The session's attributes, encoded, where they prove themselves.
+fn sealed_session(bytes: &[u8]) -> Option<&[u8]> {
     let word = u32_at(bytes, head::SESSION);
     let at = usize::from(word & SECOND != 0);
     let len = (word & !SECOND) as usize;
-    if len > 0 && len <= SESSION_ROOM {
-        let section = &bytes[SESSIONS_AT[at]..SESSIONS_AT[at] + len];
-        if crc::crc32c(section) == u32_at(bytes, head::SESSION_CRC + 4 * at) {
-            return section.to_vec();
-        }
+    if len == 0 || len > SESSION_ROOM {
+        return None;
     }
+    let section = &bytes[SESSIONS_AT[at]..SESSIONS_AT[at] + len];
+    let right = crc::crc32c(section) == u32_at(bytes, head::SESSION_CRC + 4 * at);
+    right.then_some(section)
+}
+
+/// Attributes that say at least who it was by number.
+fn only_numbers(pid: u32, started_at: i64) -> Vec<u8> {
     let mut session = Vec::new();
     encode_session(
         &Session {

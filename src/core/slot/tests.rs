@@ -241,7 +241,20 @@ fn scribbled_slots_give_no_garbage() {
             orphan.open.iter().all(|open| open.text == b"INSERT 1"),
             "byte {at}"
         );
-        assert!(decode_session(&orphan.session).is_ok(), "byte {at}");
+        let session = decode_session(&orphan.session).unwrap();
+        assert_eq!(
+            (orphan.pid, orphan.started_at),
+            (session.pid, session.started_at),
+            "byte {at}"
+        );
+        for time in [orphan.started_at, orphan.last_event_at] {
+            assert!(crate::calendar::is_plausible(time), "byte {at}");
+        }
+        let numbers = [orphan.xid, orphan.undecided_from, orphan.horizon];
+        assert!(
+            numbers.iter().flatten().all(|n| *n <= i64::MAX as u64),
+            "byte {at}"
+        );
         for event in orphan.events(&Known::default(), |_| Fate::Open, 9, "crash") {
             decode(&event).unwrap();
         }

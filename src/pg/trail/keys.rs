@@ -55,10 +55,13 @@ pub fn checkpoints_file() -> String {
 
 /// Reads the key. `Ok(None)`: there is none yet. `Err`: why it is refused, with what to do.
 pub fn load() -> Result<Option<Signing>, String> {
-    let path = key_path();
+    load_from(&key_path())
+}
+
+fn load_from(path: &Path) -> Result<Option<Signing>, String> {
     let refuse = |why: String| Err(format!("the signing key \"{}\" {why}", path.display()));
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match fs::open(&path, flags, Mode::empty()) {
+    let file = match fs::open(path, flags, Mode::empty()) {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(error) => return refuse(format!("cannot be opened: {error}")),
@@ -98,34 +101,64 @@ pub fn load() -> Result<Option<Signing>, String> {
     }
 }
 
-/// Makes a key and writes it, in place of one that may be there. Throws where the system has no
-/// random bytes.
+/// Where a key waits that is to take the place of another.
+fn next_path() -> PathBuf {
+    let mut path = key_path().into_os_string();
+    path.push(".new");
+    path.into()
+}
+
+/// Makes a key and writes it beside the one that may be there; [`put_in_place`] is for when the trail
+/// tells of it. Throws where the system has no random bytes.
 pub fn create(name: &str) -> Result<Signing, String> {
     let mut secret = [0; 32];
     random::fill(&mut secret);
     let key = Signing::new(name, &secret);
-    let path = key_path();
-    write(&path, &key.private_text(&secret))
-        .map_err(|e| format!("the signing key \"{}\" cannot be made: {e}", path.display()))?;
+    write(&next_path(), &key.private_text(&secret)).map_err(cannot_be_made)?;
     Ok(key)
 }
 
+/// The key of the last [`create`] is the one to sign with from now on.
+pub fn put_in_place() -> Result<(), String> {
+    let path = key_path();
+    std::fs::rename(next_path(), &path)
+        .and_then(|()| std::fs::File::open(folder(&path))?.sync_all())
+        .map_err(cannot_be_made)
+}
+
+/// Does what a process has not come to that was killed between the event that tells of a new key,
+/// which is `newest`, and [`put_in_place`].
+pub fn put_told_in_place(newest: &Verifying) -> Result<(), String> {
+    match load_from(&next_path()) {
+        Ok(Some(next)) if next.public() == *newest => put_in_place(),
+        _ => Ok(()),
+    }
+}
+
+fn cannot_be_made(error: std::io::Error) -> String {
+    let path = key_path();
+    format!(
+        "the signing key \"{}\" cannot be made: {error}",
+        path.display()
+    )
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    match fs::mkdir(parent, Mode::RWXU) {
+    match fs::mkdir(folder(path), Mode::RWXU) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let _ = std::fs::remove_file(&temporary);
+    let _ = std::fs::remove_file(path);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = fs::open(Path::new(&temporary), flags, Mode::RUSR | Mode::WUSR)?;
+    let file = fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
     let mut file = std::fs::File::from(file);
     writeln!(file, "{text}")?;
     file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    std::fs::File::open(parent)?.sync_all()
+    std::fs::File::open(folder(path))?.sync_all()
 }
 
 /// Appends a note to the file of checkpoints, and flushes it.

@@ -45,7 +45,7 @@ impl Worker {
         self.clock = crate::worker::now();
         if self.clock + SET_BACK < before {
             let event = self.own.clock(before, self.clock).to_vec();
-            self.queue(event, false);
+            self.queue(event);
         }
         self.clock
     }
@@ -62,7 +62,7 @@ impl Worker {
         for dropped in untold {
             self.telling.push((dropped.starts_at, self.queued.len()));
             let event = self.own.retention(&dropped).to_vec();
-            self.queue(event, false);
+            self.queue(event);
         }
         self.upkeep.dropped();
         Ok(())
@@ -186,7 +186,7 @@ impl Worker {
         let rows = self.batch.rows.len() as u64;
         core::mem::swap(&mut self.tree, &mut self.next_tree);
         self.last_recorded_at = at;
-        self.queued.clear();
+        self.all_told();
         self.telling.clear();
         source.stored();
         let shared = self.shared;
