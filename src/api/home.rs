@@ -3,15 +3,16 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_extern, pg_sys};
 
-use crate::pg::{home, ring_file};
+use crate::pg::{home, ring_file, unlock};
 
 /// Makes this database the home of the trail. Only for the script of CREATE EXTENSION: at any other
 /// time it would move the trail behind its back.
 #[pg_extern(sql = false)]
 fn claim_home() {
-    // SAFETY: a plain global; a function runs in a transaction.
+    // SAFETY: plain globals; a function runs in a transaction.
     unsafe {
-        if !pg_sys::creating_extension {
+        let own = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), true);
+        if !(unlock::in_script() && pg_sys::CurrentExtensionObject == own) {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "audit.claim_home() can only be called by CREATE EXTENSION audit_ext",

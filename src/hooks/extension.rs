@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::{drops, functions, guard_objects};
 use crate::pg::shared::{HOME_NONE, shared};
-use crate::pg::{compat, home, lookup, raw};
+use crate::pg::{compat, foreign, home, lookup, raw};
 
 #[unsafe(link_section = "audit_data")]
 static mut NEXT: pg_sys::object_access_hook_type = None;
@@ -123,6 +123,9 @@ unsafe extern "C-unwind" fn accessed(
         if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE {
             functions::called(object);
         } else {
+            if access != pg_sys::ObjectAccessType::OAT_NAMESPACE_SEARCH {
+                foreign::object_changed();
+            }
             guard_objects::check(access, class, object, sub, arg);
         }
         if access == pg_sys::ObjectAccessType::OAT_DROP {

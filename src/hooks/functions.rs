@@ -26,6 +26,15 @@ const NO_TEXT: Text = Text {
     len: 0,
 };
 
+/// A parallel worker makes its copy of a query ready. (An ERROR meanwhile is its end.)
+static mut COPY_STARTS: bool = false;
+
+/// See [`COPY_STARTS`].
+pub fn copy_starts(starts: bool) {
+    // SAFETY of all uses: a backend is one thread.
+    unsafe { COPY_STARTS = starts };
+}
+
 /// Whether a call, of a function that is about to run, leaves nothing, as far as a look tells. Never throws.
 #[inline]
 pub fn are_surely_left_out(function: pg_sys::Oid) -> bool {
@@ -55,7 +64,7 @@ pub unsafe fn called(function: pg_sys::Oid) {
         return;
     }
     // Who leads has told of what the query itself calls.
-    if capture::helps() && !engine_as_it_is().runs_inside() {
+    if unsafe { COPY_STARTS } {
         return;
     }
     unsafe {

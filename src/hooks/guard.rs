@@ -229,7 +229,7 @@ unsafe fn check_catalogs_written(stmt: *const pg_sys::PlannedStmt) {
 }
 
 /// What a catalog must not say, in any database: that the home's row is another, that a table is where
-/// the shared catalogs are, that a subscription writes to catalogs. Throws.
+/// the shared catalogs are, that a subscription writes to catalogs, that one of them is somebody's partition. Throws.
 ///
 /// # Safety
 /// After a statement that may have written to it; in a transaction that is not aborted.
@@ -249,6 +249,8 @@ pub unsafe fn check_catalog(command: &CStr, catalog: Oid) {
             guarded::in_shared_tablespace()
         } else if catalog == guarded::SUBSCRIBED {
             guarded::subscribed_catalog()
+        } else if catalog == guarded::INHERITS {
+            guarded::inheriting_catalog()
         } else {
             None
         };

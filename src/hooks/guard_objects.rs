@@ -5,10 +5,8 @@ use core::ffi::{CStr, c_int, c_void};
 use pgrx::pg_sys::{self, ObjectAccessType::*, Oid};
 
 use super::{guard, guard_roles, guard_utility};
-use crate::pg::{guarded, unlock};
-
-/// OID of pg_inherits: told of when a relation gets a parent, or loses it.
-const INHERITS: Oid = Oid::from_u32(2611);
+use crate::pg::guarded::{self, INHERITS};
+use crate::pg::unlock;
 
 /// Called by the object access hook. Throws.
 ///
@@ -51,6 +49,13 @@ unsafe fn check_change(
             guard_roles::check_changed(object, access);
             return;
         }
+        // pg_inherits: told of when a relation gets a parent, or loses it.
+        if class == INHERITS
+            && let Some(catalog) = relatives(object, arg).find(|relid| guarded::is_servers(*relid))
+            && !unlock::is_exempt()
+        {
+            guard::refuse(command(access), pg_sys::RelationRelationId, catalog);
+        }
         if home != pg_sys::MyDatabaseId || !guard::active() {
             return;
         }
@@ -72,15 +77,19 @@ unsafe fn check_change(
 
 /// A relation gets or loses a parent, which comes beside it.
 unsafe fn inherits(child: Oid, arg: *mut c_void) -> Option<(Oid, Oid)> {
+    unsafe { relatives(child, arg) }
+        .find(|relid| guarded::has_relation(*relid))
+        .map(|relid| (pg_sys::RelationRelationId, relid))
+}
+
+/// Child and parent, if both are told.
+unsafe fn relatives(child: Oid, arg: *mut c_void) -> impl Iterator<Item = Oid> {
     let parent = if arg.is_null() {
-        pg_sys::InvalidOid
+        child
     } else {
         unsafe { (*arg.cast::<pg_sys::ObjectAccessPostAlter>()).auxiliary_id }
     };
-    [child, parent]
-        .into_iter()
-        .find(|relid| guarded::has_relation(*relid))
-        .map(|relid| (pg_sys::RelationRelationId, relid))
+    [child, parent].into_iter()
 }
 
 /// REINDEX makes and drops indexes; ALTER EXTENSION … UPDATE changes the extension's row before its

@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*, Oid};
 
 use super::{guard, guard_names, guard_roles, guard_session};
-use crate::pg::{compat, guarded, raw, unlock};
+use crate::pg::{compat, foreign, guarded, raw, unlock};
 
 /// The utility statement that runs, and its tag; what is nested takes their place while it runs.
 static mut RUNNING: pg_sys::NodeTag = T_Invalid;
@@ -52,6 +52,9 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
             written: pg_sys::InvalidOid,
         };
         let kind = (*node).type_;
+        if matches!(kind, T_CreateExtensionStmt | T_AlterExtensionStmt) {
+            foreign::script_begins();
+        }
         if kind == T_TransactionStmt || guard::home().is_none() {
             return outer;
         }

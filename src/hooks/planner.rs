@@ -10,7 +10,7 @@ use super::engine::{Engine, Id, engine, with};
 use super::frame::Wraps;
 use super::used::Objects;
 use super::{begin, capture, functions, guard, planned};
-use crate::pg::{compat, guc, names, raw};
+use crate::pg::{compat, guc, names, raw, unlock};
 
 static mut NEXT: pg_sys::planner_hook_type = None;
 
@@ -38,9 +38,14 @@ unsafe extern "C-unwind" fn plan(
         } else {
             None
         };
+        let mut options = cursor_options;
+        if unlock::is_open() {
+            // What functions run is recorded whatever the level, which a parallel worker does not know.
+            options &= !(pg_sys::CURSOR_OPT_PARALLEL_OK as c_int);
+        }
         let planned = match NEXT {
-            Some(next) => next(query, source, cursor_options, params),
-            None => raw::standard_planner(query, source, cursor_options, params),
+            Some(next) => next(query, source, options, params),
+            None => raw::standard_planner(query, source, options, params),
         };
         guard::spare_compilation(planned);
         if let Some(id) = id {

@@ -113,9 +113,14 @@ pub fn asks_for(setting: &[u8]) -> bool {
         let Some(port) = pg_sys::libpq::be::MyProcPort.as_ref() else {
             return false;
         };
-        // As the server reads the line (pg_split_opts): a backslash stands for what follows it.
-        let line = raw::bytes(port.cmdline_options);
-        let mut found = holds(line.iter().copied().filter(|byte| *byte != b'\\'), setting);
+        // As the server reads the line (pg_split_opts, ParseLongOption): a backslash stands for what follows it,
+        // and a - in a name for _.
+        let line = raw::bytes(port.cmdline_options).iter().copied();
+        let line = line.filter(|byte| *byte != b'\\');
+        let mut found = holds(
+            line.map(|byte| if byte == b'-' { b'_' } else { byte }),
+            setting,
+        );
         let mut is_name = true;
         compat::for_each_pointer(port.guc_options, |text: *mut c_char| {
             found |= is_name && raw::bytes(text).eq_ignore_ascii_case(setting);

@@ -10,8 +10,12 @@ use super::raw;
 
 /// This process is one of ours.
 static mut OURS: bool = false;
-/// The server tells of each end, by an ERROR as well.
-static mut DEPTH: u32 = 0;
+/// Calls that the hook was told of and that haven't come back. The server tells of each end, by an ERROR as well.
+static mut CALLS: u32 = 0;
+/// The outermost of them that is of a function of somebody else, from 1; 0: none.
+static mut FOREIGN: u32 = 0;
+/// Such a function has made or changed something in the script that runs, which may call it.
+static mut TAINTED: bool = false;
 static mut NEXT_NEEDED: pg_sys::needs_fmgr_hook_type = None;
 static mut NEXT: pg_sys::fmgr_hook_type = None;
 
@@ -35,38 +39,84 @@ pub fn watch() {
 /// Whether a function of somebody else is running.
 #[inline]
 pub fn is_running() -> bool {
-    unsafe { DEPTH != 0 }
+    unsafe { FOREIGN != 0 }
 }
 
-/// A plain frame. Throws in the script of an extension.
+/// Whether the script that runs is what its extension says.
+pub fn has_left_script_alone() -> bool {
+    unsafe { !TAINTED }
+}
+
+/// CREATE or ALTER EXTENSION begins. Never throws.
+pub fn script_begins() {
+    unsafe { TAINTED &= pg_sys::creating_extension };
+}
+
+/// An object was made or changed. Never throws.
+pub fn object_changed() {
+    unsafe { TAINTED |= pg_sys::creating_extension && is_running() };
+}
+
+/// A plain frame. Throws in the script of an extension, and in a process of ours.
 unsafe extern "C-unwind" fn needed(function: pg_sys::Oid) -> bool {
     unsafe { is_foreign(function) || NEXT_NEEDED.is_some_and(|next| next(function)) }
 }
 
-/// In a script: whether the function is none of that extension.
+/// Whether a function is somebody else's: in a script, none of that extension. What fires by itself is never
+/// the script's.
 unsafe fn is_foreign(function: pg_sys::Oid) -> bool {
     unsafe {
-        function.to_u32() >= pg_sys::FirstNormalObjectId
-            && (OURS
-                || (pg_sys::creating_extension
-                    && raw::getExtensionOfObject(pg_sys::ProcedureRelationId, function)
-                        != pg_sys::CurrentExtensionObject))
+        if OURS {
+            return !is_servers(function);
+        }
+        pg_sys::creating_extension
+            && !is_servers(function)
+            && (matches!(
+                raw::get_func_rettype(function),
+                pg_sys::TRIGGEROID | pg_sys::EVENT_TRIGGEROID
+            ) || raw::getExtensionOfObject(pg_sys::ProcedureRelationId, function)
+                != pg_sys::CurrentExtensionObject)
     }
 }
 
+/// Whether a function is the server's own: one in C. (Others a superuser can replace, or give such an OID.)
+unsafe fn is_servers(function: pg_sys::Oid) -> bool {
+    /// OIDs of the languages internal and C (catalog/pg_language.dat).
+    const COMPILED: [u32; 2] = [12, 13];
+    const PROLANG: pg_sys::AttrNumber = pg_sys::Anum_pg_proc_prolang as pg_sys::AttrNumber;
+    let none = pg_sys::Datum::null();
+    function.to_u32() < pg_sys::FirstNormalObjectId && {
+        let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
+        let language =
+            unsafe { raw::GetSysCacheOid(cache, PROLANG, function.into(), none, none, none) };
+        COMPILED.contains(&language.to_u32())
+    }
+}
+
+/// A plain frame. Also called for functions that are SECURITY DEFINER, or have settings of their own.
 unsafe extern "C-unwind" fn called(
     event: pg_sys::FmgrHookEventType::Type,
     function: *mut pg_sys::FmgrInfo,
     arg: *mut pg_sys::Datum,
 ) {
     unsafe {
-        // The triggers on the trail's own tables.
-        if !is_own_trigger(function) {
-            DEPTH = match event {
-                pg_sys::FmgrHookEventType::FHET_START => DEPTH + 1,
-                _ => DEPTH.saturating_sub(1),
-            };
+        if event == pg_sys::FmgrHookEventType::FHET_START {
+            if let Some(next) = NEXT {
+                next(event, function, arg);
+            }
+            // The triggers on the trail's own tables are ours.
+            let foreign = !is_own_trigger(function) && is_foreign((*function).fn_oid);
+            // From here on nothing throws.
+            CALLS += 1;
+            if foreign && FOREIGN == 0 {
+                FOREIGN = CALLS;
+            }
+            return;
         }
+        if FOREIGN == CALLS {
+            FOREIGN = 0;
+        }
+        CALLS = CALLS.saturating_sub(1);
         if let Some(next) = NEXT {
             next(event, function, arg);
         }

@@ -42,6 +42,8 @@ const CATALOGS: [u32; 27] = [
     3466, // pg_event_trigger
 ];
 const SHARED_LABELS: u32 = 3592;
+/// pg_inherits
+pub const INHERITS: Oid = Oid::from_u32(2611);
 /// pg_subscription_rel
 pub const SUBSCRIBED: Oid = Oid::from_u32(6102);
 const CONSTRAINTS: u32 = 2606;
@@ -271,36 +273,53 @@ pub unsafe fn database_touched(database: Oid) -> bool {
 /// # Safety
 /// In a transaction that is not aborted.
 pub unsafe fn subscribed_catalog() -> Option<Oid> {
-    let mut found = None;
-    unsafe {
-        scan(SUBSCRIBED, 0, Now::Itself, &mut [], |tuple, desc| {
-            // srrelid (catalog/pg_subscription_rel.h)
-            let relid = raw::oid_column(tuple, 2, desc);
-            if relid.to_u32() < pg_sys::FirstNormalObjectId {
-                found = Some(relid);
-            }
-            found.is_none()
-        });
-    }
-    found
+    // srrelid (catalog/pg_subscription_rel.h)
+    unsafe { first_row(SUBSCRIBED, [2, 2, 2], |[relid, ..]| is_servers(relid)) }
 }
 
-/// A relation of somebody's that is said to be where the shared catalogs are: it could be one of their
-/// files. Throws.
+/// A relation that is said to be where the shared catalogs are: it could be one of their files. They
+/// themselves are found by the map of files, and no row says which is theirs. Throws.
 ///
 /// # Safety
 /// In a transaction that is not aborted.
 pub unsafe fn in_shared_tablespace() -> Option<Oid> {
+    // oid, relfilenode, reltablespace (catalog/pg_class.h)
+    let wrong = |[relid, file, tablespace]: [Oid; 3]| {
+        tablespace == pg_sys::GLOBALTABLESPACE_OID
+            && (file != pg_sys::InvalidOid || !unsafe { raw::IsSharedRelation(relid) })
+    };
+    unsafe { first_row(pg_sys::RelationRelationId, [1, 8, 9], wrong) }
+}
+
+/// A catalog that is a partition, or has one: rows of the other would be routed to it, or its to that, which
+/// no plan says. Throws.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn inheriting_catalog() -> Option<Oid> {
+    // inhrelid, inhparent (catalog/pg_inherits.h)
+    let wrong = |[child, parent, _]: [Oid; 3]| is_servers(child) || is_servers(parent);
+    unsafe { first_row(INHERITS, [1, 2, 2], wrong) }
+}
+
+/// Whether a relation, say, is the server's own.
+pub fn is_servers(object: Oid) -> bool {
+    object.to_u32() < pg_sys::FirstNormalObjectId
+}
+
+/// The first of these columns, of OIDs, in the first row that is `wrong`, be it that the running command has
+/// just written it. Throws.
+unsafe fn first_row(
+    catalog: Oid,
+    columns: [c_int; 3],
+    wrong: impl Fn([Oid; 3]) -> bool,
+) -> Option<Oid> {
     let mut found = None;
     unsafe {
-        let class = pg_sys::RelationRelationId;
-        scan(class, 0, Now::Itself, &mut [], |tuple, desc| {
-            // oid, reltablespace (catalog/pg_class.h)
-            let [relid, tablespace] = [1, 9].map(|column| raw::oid_column(tuple, column, desc));
-            if relid.to_u32() >= pg_sys::FirstNormalObjectId
-                && tablespace == pg_sys::GLOBALTABLESPACE_OID
-            {
-                found = Some(relid);
+        scan(catalog, 0, Now::Itself, &mut [], |tuple, desc| {
+            let values = columns.map(|column| raw::oid_column(tuple, column, desc));
+            if wrong(values) {
+                found = Some(values[0]);
             }
             found.is_none()
         });

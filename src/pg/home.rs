@@ -103,9 +103,7 @@ fn change() {
     if change != NO_CHANGE
         && let Some(shared) = shared()
     {
-        if change == HOME_NONE {
-            forget();
-        }
+        forget();
         // Whoever opened the trail that was there has not opened the next one.
         shared.close_trail();
         shared.set_home(change);
@@ -172,7 +170,7 @@ pub unsafe fn install_for_upgrade() {
 /// In a transaction.
 pub unsafe fn mark() {
     unsafe {
-        label_this_database(LABEL.as_ptr());
+        label(pg_sys::MyDatabaseId, LABEL.as_ptr());
         BY_LABEL.store(true, Ordering::Relaxed);
         MADE.store(true, Ordering::Relaxed);
         will_be(pg_sys::MyDatabaseId.to_u32());
@@ -185,7 +183,7 @@ pub unsafe fn mark() {
 /// In a transaction.
 pub unsafe fn unmark() {
     unsafe {
-        label_this_database(core::ptr::null());
+        label(pg_sys::MyDatabaseId, core::ptr::null());
         BY_LABEL.store(true, Ordering::Relaxed);
         will_be(HOME_NONE);
     }
@@ -200,11 +198,12 @@ pub unsafe extern "C-unwind" fn unmark_in_hook() {
     unsafe { unmark() };
 }
 
-unsafe fn label_this_database(label: *const c_char) {
+/// Gives a database a label; NULL: takes it away. Throws.
+unsafe fn label(database: pg_sys::Oid, label: *const c_char) {
     unsafe {
         let database = pg_sys::ObjectAddress {
             classId: pg_sys::DatabaseRelationId,
-            objectId: pg_sys::MyDatabaseId,
+            objectId: database,
             objectSubId: 0,
         };
         pg_sys::SetSecurityLabel(&database, PROVIDER.as_ptr(), label);
@@ -220,47 +219,48 @@ pub unsafe extern "C-unwind" fn look_for_in_hook() -> pg_sys::Oid {
     unsafe { look_for() }
 }
 
-/// The database with the label; where there is none that of the note, if it still exists. Throws.
+/// Where to look for the trail first: the database of the note, if it exists; else that with the label.
+/// InvalidOid: there is none. Throws.
 ///
 /// # Safety
 /// As [`find`].
 pub unsafe fn look_for() -> pg_sys::Oid {
     unsafe {
-        let found = find();
-        if found != pg_sys::InvalidOid {
-            return found;
-        }
         noted()
             .filter(|home| !pg_sys::get_database_name(*home).is_null())
-            .unwrap_or(pg_sys::InvalidOid)
+            .unwrap_or_else(|| find())
     }
 }
 
-/// Whether this database is the home: it has the extension, and the label. That is put back where nobody
-/// has it and this was the home. Throws.
+/// Whether this database is the home: it has the extension, and the label. If this was the home, the label is
+/// put back where somebody took it away. Throws.
 ///
 /// # Safety
-/// As [`find`]; in the worker, in a transaction that commits. `has_extension`: this database.
-pub unsafe fn is_here(has_extension: bool) -> bool {
+/// As [`find`]; in the worker, in a transaction that commits.
+pub unsafe fn is_here(has_extension: impl FnOnce() -> bool) -> bool {
     unsafe {
         let here = pg_sys::MyDatabaseId;
+        // First: DROP EXTENSION takes both away.
         let found = find();
-        let lost = found == pg_sys::InvalidOid && noted() == Some(here);
-        if !has_extension {
-            if lost {
+        let was_here = noted() == Some(here);
+        if !has_extension() {
+            if was_here {
                 forget();
             }
             return false;
         }
-        if lost {
+        if was_here && found != here {
             pgrx::warning!(
                 "audit_ext: the label of the trail's home was gone from pg_shseclabel; it is put back"
             );
-            label_this_database(LABEL.as_ptr());
-        } else if found == here && noted() != Some(here) {
+            if found != pg_sys::InvalidOid {
+                label(found, core::ptr::null());
+            }
+            label(here, LABEL.as_ptr());
+        } else if found == here && !was_here {
             note(here);
         }
-        lost || found == here
+        was_here || found == here
     }
 }
 
@@ -276,7 +276,9 @@ fn noted() -> Option<pg_sys::Oid> {
 
 /// What can't be noted is not there to help, and nothing else.
 fn note(home: pg_sys::Oid) {
-    let _ = std::fs::write(note_path(), format!("{}\n", home.to_u32()));
+    let new = note_path().with_extension("new");
+    let written = std::fs::write(&new, format!("{}\n", home.to_u32()));
+    let _ = written.and_then(|()| std::fs::rename(&new, note_path()));
 }
 
 fn forget() {

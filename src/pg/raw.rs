@@ -115,6 +115,7 @@ unsafe extern "C-unwind" {
     pub fn RegisterBackgroundWorker(worker: *mut pg_sys::BackgroundWorker);
 
     // --- throw: catalog look-ups, allocation -------------------------------------------------
+    pub fn get_func_rettype(function: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_rel_name(relid: pg_sys::Oid) -> *mut c_char;
     pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_typ_typrelid(type_: pg_sys::Oid) -> pg_sys::Oid;
@@ -322,6 +323,7 @@ unsafe extern "C-unwind" {
     // --- never throw --------------------------------------------------------------------------
     pub fn RecoveryInProgress() -> bool;
     pub fn pg_strong_random(buffer: *mut c_void, len: usize) -> bool;
+    pub fn IsSharedRelation(relid: pg_sys::Oid) -> bool;
     pub fn is_objectclass_supported(class: pg_sys::Oid) -> bool;
     pub fn TransactionIdIsCurrentTransactionId(xid: pg_sys::TransactionId) -> bool;
     pub fn pg_fdatasync(fd: c_int) -> c_int;

@@ -63,5 +63,6 @@ pub fn is_exempt() -> bool {
 /// Whether the script of an extension is being run, and no function of somebody else inside of it.
 #[inline]
 pub fn in_script() -> bool {
-    unsafe { pg_sys::creating_extension && !foreign::is_running() }
+    let runs = unsafe { pg_sys::creating_extension };
+    runs && !foreign::is_running() && foreign::has_left_script_alone()
 }

@@ -148,7 +148,7 @@ fn find_home() -> Result<pg_sys::Oid, spi::Failure> {
 /// Whether this database still is the home, and has the extension: the one that the worker is
 /// attached to, where it is already.
 pub fn is_home() -> Result<bool, spi::Failure> {
-    spi::bare_transaction(|| unsafe { home::is_here(spi::is_attached()) })
+    spi::bare_transaction(|| unsafe { home::is_here(spi::is_attached) })
 }
 
 /// Attached to the home: works until asked to end, or until this is the home no more.

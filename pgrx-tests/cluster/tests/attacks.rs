@@ -218,6 +218,24 @@ fn a_script_lends_its_rights_to_nothing_that_fires_in_it() {
             &format!("statement LIKE 'INSERT INTO public.told%' AND database_name = '{database}'"),
         );
         assert_eq!(nested, ["t | rolled back"], "{database}");
+        // Nor does what it leaves behind for the rest of the script, as a part of the extension.
+        client
+            .batch_execute(
+                "DROP EVENT TRIGGER tell;
+                 CREATE OR REPLACE FUNCTION public.tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
+                 BEGIN
+                     IF to_regprocedure('public.helper()') IS NULL THEN
+                         CREATE FUNCTION public.helper() RETURNS event_trigger LANGUAGE plpgsql AS
+                             $h$ BEGIN DELETE FROM pg_catalog.pg_shseclabel; END $h$;
+                         CREATE EVENT TRIGGER helper ON ddl_command_start EXECUTE FUNCTION public.helper();
+                     END IF;
+                 END $$;
+                 CREATE EVENT TRIGGER tell ON ddl_command_end WHEN TAG IN ('CREATE TYPE')
+                     EXECUTE FUNCTION public.tell()",
+            )
+            .expect("makes");
+        let error = fails(&mut client, "CREATE EXTENSION hstore");
+        assert!(error.message().contains("guarded"), "{database}: {error:?}");
         // Without it: one event, as ever.
         let before = cluster.flush();
         client
@@ -259,7 +277,14 @@ fn no_table_is_made_a_shared_catalog() {
         "WITH moved AS (UPDATE pg_class SET reltablespace = 1664 WHERE relname = 'mine' RETURNING 1) SELECT * FROM moved",
         "COPY pg_shseclabel FROM '/dev/null'",
         "COPY pg_catalog.pg_shseclabel FROM '/dev/null'",
+        "UPDATE pg_class SET reltablespace = 1664, relfilenode = pg_relation_filenode('pg_shseclabel')
+         WHERE oid = 'information_schema.sql_parts'::regclass",
+        "UPDATE pg_class SET relfilenode = pg_relation_filenode('pg_shseclabel') WHERE relname = 'pg_shdescription'",
         "COPY pg_class FROM PROGRAM 'cat row.copy'",
+        // Rows are routed to a partition, which no plan says.
+        "CREATE TABLE p (LIKE pg_shseclabel) PARTITION BY LIST (provider);
+         ALTER TABLE p ATTACH PARTITION pg_catalog.pg_shseclabel DEFAULT",
+        "INSERT INTO pg_inherits SELECT 'pg_shseclabel'::regclass, 'mine'::regclass, 1, false",
         "DELETE FROM pg_shseclabel",
         "UPDATE pg_shseclabel SET label = 'gone'",
     ] {
@@ -339,6 +364,16 @@ fn no_subscription_writes_to_catalogs() {
 /// put back, and goes on.
 #[test]
 fn a_label_that_was_taken_away_without_the_library_is_put_back() {
+    for removed in [
+        "SET allow_system_table_mods = on; DELETE FROM pg_shseclabel",
+        "SET allow_system_table_mods = on; UPDATE pg_shseclabel SET objoid = \
+         (SELECT oid FROM pg_database WHERE datname = 'app')",
+    ] {
+        label_taken_away(removed);
+    }
+}
+
+fn label_taken_away(removed: &str) {
     let cluster = Cluster::start();
     cluster.flush();
     let label = "SELECT count(*) FROM pg_shseclabel WHERE provider = 'audit_ext'";
@@ -346,11 +381,16 @@ fn a_label_that_was_taken_away_without_the_library_is_put_back() {
     cluster.restart(Shutdown::Fast);
     cluster
         .connect("postgres", HOME)
-        .batch_execute("SET allow_system_table_mods = on; DELETE FROM pg_shseclabel")
+        .batch_execute(removed)
         .expect("removes");
     cluster.configure("shared_preload_libraries", "'audit_ext'");
     cluster.restart(Shutdown::Fast);
-    eventually("it is back", || cluster.value(label) == "1");
+    eventually("it is back", || {
+        cluster.value(&format!(
+            "{label} AND objoid = (SELECT oid FROM pg_database WHERE datname = '{HOME}')"
+        )) == "1"
+            && cluster.value(label) == "1"
+    });
     assert!(
         cluster.log().contains("label of the trail's home was gone"),
         "said so"

@@ -291,6 +291,8 @@ fn what_functions_run_in_parallel_workers_is_recorded() {
                  $$ BEGIN RETURN (SELECT x + 1 FROM secret); END $$;
              CREATE FUNCTION peek() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
                  $$ BEGIN PERFORM FROM other; RETURN inner_one() + (SELECT x FROM secret); END $$;
+             CREATE FUNCTION plain() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS $$ BEGIN RETURN 3; END $$;
+             CREATE FUNCTION calls() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS $$ BEGIN RETURN plain(); END $$;
              CREATE FUNCTION trip() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
                  $$ BEGIN RETURN (SELECT x / (x - 7) FROM secret); END $$;
              CREATE FUNCTION typo() RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
@@ -348,6 +350,25 @@ fn what_functions_run_in_parallel_workers_is_recorded() {
             "SELECT | 2 | public.secret | committed | 127.0.0.1 | postgres | app",
         ],
     );
+    // What is called without a query is called.
+    let before = cluster.flush();
+    client.batch_execute("SELECT calls()").expect("runs");
+    let called = || {
+        cluster.trail(
+            "object_name, depth, backend_type",
+            &format!("seq > {before} AND class = 'FUNCTION'"),
+        )
+    };
+    eventually("both are there", || called().len() > 1);
+    let mut found = called();
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "public.calls() | 1 | client backend",
+            "public.plain() | 1 | parallel worker",
+        ]
+    );
     // What fails there fails once there, and once where the client sees it. What no hook has seen is told of here.
     for (call, sqlstate, inner) in [
         ("trip()", "22012", "parallel worker"),
@@ -386,10 +407,13 @@ fn what_functions_run_in_parallel_workers_is_recorded() {
     cluster.flush();
     assert_eq!(
         cluster.value(&format!(
-            "SELECT format('%s %s %s', min(depth), max(depth), count(*) = max(substatement_id) - 1)
-             FROM audit.log WHERE seq > {before} AND {helped} AND class = 'READ'"
+            "SELECT bool_and(lowest = 1 AND highest = 1 AND events = last - 1) FROM
+                 (SELECT min(depth) AS lowest, max(depth) AS highest, count(*) AS events,
+                         max(substatement_id) AS last
+                  FROM audit.log WHERE seq > {before} AND {helped} AND class <> 'AUDIT'
+                  GROUP BY session_id) s"
         )),
-        "1 1 t"
+        "t"
     );
     // A level that leaves reads out leaves them out here.
     client

@@ -96,9 +96,6 @@ impl Engine {
     /// else of this process: the only top-level statement that it will have.
     #[cold]
     pub fn begin_copy(&mut self, query: usize, address: usize) {
-        if self.for_lone.is_none() {
-            self.set_aside(Aside::Lone);
-        }
         self.statement_id = 1;
         self.begin_lone(query, address);
     }
@@ -109,12 +106,8 @@ impl Engine {
     pub fn help(&mut self) {
         self.begin_copy(NO_QUERY, usize::MAX);
         self.lone.catcher = usize::MAX;
+        self.lone.subxact = 0; // No subtransaction's end is its own.
         self.frame_lone();
-    }
-
-    /// Whether a statement runs inside another.
-    pub fn runs_inside(&self) -> bool {
-        usize::from(self.lone.address != 0) + self.running.len() + self.passing.len() > 1
     }
 
     /// One of its hooks, at this address of the stack, calls the server. Never throws.

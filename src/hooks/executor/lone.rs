@@ -2,7 +2,7 @@
 //! or that repeats a record. Where something has asked for a frame meanwhile, what is left goes to that.
 
 use super::super::engine::{Lone, with};
-use super::super::settings;
+use super::super::{functions, settings};
 use super::*;
 
 /// Starts a client's query that may repeat a record. Throws.
@@ -45,7 +45,9 @@ pub(super) unsafe fn start_copy(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
         engine_as_it_is().begin_copy(query as usize, &raw const marker as usize);
+        functions::copy_starts(true);
         start_next(query, eflags);
+        functions::copy_starts(false);
         pause_lone(query);
     }
 }
