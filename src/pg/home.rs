@@ -8,7 +8,6 @@
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use pgrx::{PgSqlErrorCode, pg_sys};
-use std::path::PathBuf;
 
 use super::report::refuse;
 use super::ring_file;
@@ -264,25 +263,21 @@ pub unsafe fn is_here(has_extension: impl FnOnce() -> bool) -> bool {
     }
 }
 
-/// The note of which database is the home.
-fn note_path() -> PathBuf {
-    ring_file::directory().join("home")
-}
+/// The note of which database is the home, in the ring's directory.
+const NOTE: &str = "home";
 
 fn noted() -> Option<pg_sys::Oid> {
-    let text = std::fs::read_to_string(note_path()).ok()?;
+    let text = std::fs::read_to_string(ring_file::directory().join(NOTE)).ok()?;
     text.trim().parse().ok().map(pg_sys::Oid::from_u32)
 }
 
 /// What can't be noted is not there to help, and nothing else.
 fn note(home: pg_sys::Oid) {
-    let new = note_path().with_extension("new");
-    let written = std::fs::write(&new, format!("{}\n", home.to_u32()));
-    let _ = written.and_then(|()| std::fs::rename(&new, note_path()));
+    let _ = ring_file::write_note(NOTE, &format!("{}\n", home.to_u32()));
 }
 
 fn forget() {
-    let _ = std::fs::remove_file(note_path());
+    let _ = ring_file::remove_note(NOTE);
 }
 
 /// The home's OID, InvalidOid if there is none. Throws; needs a transaction.

@@ -313,6 +313,32 @@ fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, Strin
     })
 }
 
+/// Writes a small file into the ring's directory, whole or not at all, and to the disk.
+pub fn write_note(name: &str, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let new = directory().join(format!("{name}.new"));
+    let _ = std::fs::remove_file(&new);
+    // Made anew: nothing that somebody else put there is followed.
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, directory().join(name))?;
+    sync_directory()
+}
+
+/// Removes such a file, from the disk as well.
+pub fn remove_note(name: &str) -> std::io::Result<()> {
+    std::fs::remove_file(directory().join(name))?;
+    sync_directory()
+}
+
+fn sync_directory() -> std::io::Result<()> {
+    std::fs::File::open(directory())?.sync_all()
+}
+
 /// In small pieces: what Linux is given in one write it may keep as one large folio, and a folio is cleaned,
 /// locked and protected against writing as a whole, so that each sync of a few records would stop those
 /// who write elsewhere. Not page by page either: each process that is new meets the ring in faults,

@@ -308,12 +308,12 @@ unsafe extern "C-unwind" fn startup() {
             super::durability::Syncs::init(&raw mut (*at).syncs);
         }
         SHARED = at;
-        if let Err(message) = super::ring_file::startup() {
-            // No worker runs yet.
-            (*at).set_last_error(&message);
+        match super::ring_file::startup() {
+            // An old ring that was put aside just now shows that the library has run here before.
+            Ok(()) => super::witness::startup(super::ring_file::leftovers().is_empty()),
+            // No worker runs yet. (What is in a directory that is not ours is not touched.)
+            Err(message) => (*at).set_last_error(&message),
         }
-        // An old ring that was put aside just now shows that the library has run here before.
-        super::witness::startup(super::ring_file::leftovers().is_empty());
         // Nobody else runs now: no child of before, none of after.
         if let Some(ring) = super::ring_file::ring() {
             ring.slots().orphan_all();

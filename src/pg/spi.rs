@@ -19,6 +19,14 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// An error of the system.
+    pub fn of_io(error: &std::io::Error) -> Failure {
+        Failure {
+            code: PgSqlErrorCode::ERRCODE_IO_ERROR,
+            message: error.to_string(),
+        }
+    }
+
     /// Whether the statement's data was at fault, rather than the server's state: class 22 (data
     /// exception), 54 (a limit exceeded), 21 and 23, and whatever our own code got wrong.
     pub fn is_about_content(&self) -> bool {

@@ -10,7 +10,6 @@
 
 use core::ffi::c_int;
 use pgrx::pg_sys;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -79,10 +78,6 @@ fn control() -> Option<(u32, u64)> {
     Some((state, checkpoint))
 }
 
-fn note() -> PathBuf {
-    ring_file::directory().join(NOTE)
-}
-
 fn is_shut_down(state: u32) -> bool {
     use pg_sys::DBState::{DB_SHUTDOWNED, DB_SHUTDOWNED_IN_RECOVERY};
     state == DB_SHUTDOWNED || state == DB_SHUTDOWNED_IN_RECOVERY
@@ -101,19 +96,22 @@ pub fn startup(new: bool) {
         && !WRITTEN.load(Ordering::Relaxed)
     {
         let text = format!("{} {} {}\n", stop.last_stop as u32, stop.from, stop.to);
-        let written = std::fs::write(untold_path(), text).is_ok();
+        let written = ring_file::write_note(UNTOLD, &text).is_ok();
         WRITTEN.store(written, Ordering::Relaxed);
     }
     if first {
-        // Only now: whoever starts after a death in between finds the same.
-        let _ = std::fs::remove_file(note());
+        // Only now, and only then: whoever starts after a death in between, or where the disk is full, finds
+        // the same.
+        if found.is_none() || WRITTEN.load(Ordering::Relaxed) {
+            let _ = ring_file::remove_note(NOTE);
+        }
         // SAFETY: in the postmaster; children forget its callbacks.
         unsafe { raw::on_proc_exit(Some(stopped), pg_sys::Datum::null()) };
     }
 }
 
 fn find(new: bool) -> Option<Stop> {
-    let before = std::fs::read_to_string(note());
+    let before = std::fs::read_to_string(ring_file::directory().join(NOTE));
     let before = before.ok().and_then(|text| text.trim().parse().ok());
     let (state, to) = control()?;
     let last_stop = match before {
@@ -135,22 +133,15 @@ fn find(new: bool) -> Option<Stop> {
     Some(untold().map_or(stop, |earlier| stop.with_earlier(&earlier)))
 }
 
-fn untold_path() -> PathBuf {
-    ring_file::directory().join(UNTOLD)
-}
-
 /// What the trail is to tell of; `None`: it has, or there is nothing.
 pub fn untold() -> Option<Stop> {
-    Stop::parse(&std::fs::read_to_string(untold_path()).ok()?)
+    Stop::parse(&std::fs::read_to_string(ring_file::directory().join(UNTOLD)).ok()?)
 }
 
 /// The trail tells of it.
 pub fn told() {
-    if let Err(error) = std::fs::remove_file(untold_path()) {
-        pgrx::warning!(
-            "audit_ext cannot remove \"{}\": {error}",
-            untold_path().display()
-        );
+    if let Err(error) = ring_file::remove_note(UNTOLD) {
+        pgrx::warning!("audit_ext cannot remove \"{UNTOLD}\" from the ring's directory: {error}");
     }
 }
 
@@ -159,6 +150,6 @@ unsafe extern "C-unwind" fn stopped(_code: c_int, _argument: pg_sys::Datum) {
     if let Some((state, checkpoint)) = control()
         && is_shut_down(state)
     {
-        let _ = std::fs::write(note(), format!("{checkpoint}\n"));
+        let _ = ring_file::write_note(NOTE, &format!("{checkpoint}\n"));
     }
 }

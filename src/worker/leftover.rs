@@ -3,16 +3,18 @@
 
 use super::run::Worker;
 use super::source::Left;
-use super::{orphans, settle};
+use super::{lifecycle, orphans, settle};
 use crate::pg::ring_file;
+use crate::pg::spi::Failure;
 use audit_core::event::Timestamp;
 use audit_core::ring::{HEADER_LEN, Head, Leftover};
 use core::sync::atomic::Ordering;
 use rustix::fs::{Mode, OFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Bytes read at once, and where that fails one by one.
 const CHUNK: usize = 64 * 1024;
@@ -23,52 +25,89 @@ const PAGE: usize = 4096;
 struct Copy {
     address: *mut core::ffi::c_void,
     len: usize,
+    /// Pages that can't be read.
+    lost: usize,
 }
+
+/// Times that what can't be read is read again, a second apart: a disk may come back.
+const TRIES: usize = 5;
 
 impl Copy {
     /// Pages that can't be read are zeros, as are those that hold nothing, which take no memory either.
-    fn read(path: &Path) -> std::io::Result<Copy> {
+    /// `None`: `over` said so.
+    fn read(path: &Path, over: &dyn Fn() -> bool) -> std::io::Result<Option<Copy>> {
         let (file, len) = open(path)?;
         Leftover::check(&header(&file)?, len as u64).map_err(std::io::Error::other)?;
+        // Memory that may be written to is promised by the system, and it may promise no more than it has: only
+        // what is needed is asked for, piece by piece.
         // SAFETY: new memory of our own.
         let address = unsafe {
-            rustix::mm::mmap_anonymous(
-                core::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            rustix::mm::mmap_anonymous(core::ptr::null_mut(), len, ProtFlags::READ, flags)
         }?;
-        let mut copy = Copy { address, len };
-        let mut lost = 0;
+        let mut copy = Copy {
+            address,
+            len,
+            lost: 0,
+        };
         let mut buffer = [0; CHUNK];
-        for (number, to) in copy.bytes_mut().chunks_mut(CHUNK).enumerate() {
-            let at = (number * CHUNK) as u64;
-            if read_at(&file, &mut buffer, to, at) {
-                continue;
+        let mut waiting: Vec<usize> = (0..len).step_by(CHUNK).collect();
+        for again in 0..TRIES {
+            if again > 0 {
+                lifecycle::sleep(Duration::from_secs(1));
             }
-            for (page, to) in to.chunks_mut(PAGE).enumerate() {
-                let read = read_at(&file, &mut buffer, to, at + (page * PAGE) as u64);
-                lost += usize::from(!read);
+            let mut failed = Vec::new();
+            for at in waiting {
+                if over() {
+                    return Ok(None);
+                }
+                if !copy.fill(&file, at, CHUNK, &mut buffer)? {
+                    failed.push(at);
+                }
+            }
+            waiting = failed;
+            if waiting.is_empty() {
+                return Ok(Some(copy));
             }
         }
-        if lost > 0 {
-            pgrx::warning!(
-                "audit_ext cannot read {lost} pages of the left-over ring \"{}\"",
-                path.display()
-            );
+        for at in waiting {
+            for page in (at..(at + CHUNK).min(len)).step_by(PAGE) {
+                if over() {
+                    return Ok(None);
+                }
+                copy.lost += usize::from(!copy.fill(&file, page, PAGE, &mut buffer)?);
+            }
         }
-        Ok(copy)
+        Ok(Some(copy))
+    }
+
+    /// Reads a piece of the file; `false`: some of it can't be read. Fails for lack of memory.
+    fn fill(
+        &mut self,
+        file: &std::fs::File,
+        at: usize,
+        most: usize,
+        buffer: &mut [u8; CHUNK],
+    ) -> std::io::Result<bool> {
+        let buffer = &mut buffer[..most.min(self.len - at)];
+        if file.read_exact_at(buffer, at as u64).is_err() {
+            return Ok(false);
+        }
+        if buffer.iter().any(|byte| *byte != 0) {
+            // SAFETY: whole pages of our own memory, of which nobody has a reference yet.
+            unsafe {
+                let to = self.address.cast::<u8>().add(at);
+                let flags = MprotectFlags::READ | MprotectFlags::WRITE;
+                rustix::mm::mprotect(to.cast(), buffer.len(), flags)?;
+                core::ptr::copy_nonoverlapping(buffer.as_ptr(), to, buffer.len());
+            }
+        }
+        Ok(true)
     }
 
     fn bytes(&self) -> &[u8] {
         // SAFETY: ours until drop.
         unsafe { core::slice::from_raw_parts(self.address.cast(), self.len) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above.
-        unsafe { core::slice::from_raw_parts_mut(self.address.cast(), self.len) }
     }
 }
 
@@ -101,18 +140,6 @@ fn header(file: &std::fs::File) -> std::io::Result<Vec<u8>> {
     Ok(header)
 }
 
-/// Fills `to`, which is zeros, from a place in the file; `false`: some of it can't be read. `buffer` has room.
-fn read_at(file: &std::fs::File, buffer: &mut [u8], to: &mut [u8], at: u64) -> bool {
-    let buffer = &mut buffer[..to.len()];
-    if file.read_exact_at(buffer, at).is_err() {
-        return false;
-    }
-    if buffer.iter().any(|byte| *byte != 0) {
-        to.copy_from_slice(buffer);
-    }
-    true
-}
-
 /// Drains all left-over rings. `false`: the worker has to end before it is done.
 pub fn drain_all(worker: &mut Worker) -> bool {
     // A file that can't be removed or renamed is met again by the next worker.
@@ -133,12 +160,22 @@ pub fn drain_all(worker: &mut Worker) -> bool {
 
 /// Drains one ring and removes its file.
 fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
-    let copy = match Copy::read(path) {
-        Ok(copy) => copy,
-        Err(error) => {
+    let mut tries = 0;
+    let read = worker.insist(|worker| {
+        tries += 1;
+        match Copy::read(path, &|| worker.is_over()) {
+            // Not of the file, and not for ever.
+            Err(error) if tries < TRIES && is_passing(&error) => Err(Failure::of_io(&error)),
+            read => Ok(read),
+        }
+    });
+    let copy = match read {
+        Some(Ok(Some(copy))) => copy,
+        Some(Err(error)) => {
             worker.set_aside(path, &error.to_string());
             return true;
         }
+        Some(Ok(None)) | None => return false,
     };
     let ring = match Leftover::open(copy.bytes()) {
         Ok(ring) => ring,
@@ -170,8 +207,27 @@ fn drain(worker: &mut Worker, path: &Path, later: &[PathBuf]) -> bool {
     {
         return false;
     }
-    remove(path);
+    match copy.lost {
+        0 => remove(path),
+        lost => worker.set_aside(path, &format!("{lost} of its pages")),
+    }
     true
+}
+
+/// Whether an error is of this moment: memory, open files or a disk that can't be had.
+fn is_passing(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    [
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::IO,
+        Errno::STALE,
+        Errno::AGAIN,
+        Errno::INTR,
+    ]
+    .iter()
+    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The first transaction id of the run of the server after a ring's: the next ring has it, unless

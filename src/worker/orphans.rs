@@ -7,7 +7,7 @@
 
 use super::run::Worker;
 use super::source::{Live, Source};
-use crate::pg::spi::{query, transaction};
+use crate::pg::spi::{Failure, query, transaction};
 use audit_core::calendar::rfc3339;
 use audit_core::event::Fate;
 use audit_core::ring::Ring;
@@ -49,30 +49,15 @@ pub fn end(
     if orphans.is_empty() {
         return true;
     }
-    let looked_up = worker.insist(|_| {
-        let looked_up = transaction(|| {
-            let known = known(orphans);
-            let both = orphans.iter().zip(&known);
-            let fates: Vec<_> = both.map(|(o, known)| fates(o, known, horizon)).collect();
-            (known, fates)
-        });
-        match looked_up {
-            // Better sessions without their ends than a trail that stands still.
-            Err(failure) if failure.is_about_content() => {
-                pgrx::warning!(
-                    "audit_ext cannot tell how earlier sessions ended: {}",
-                    failure.message
-                );
-                Ok((Vec::new(), Vec::new()))
-            }
-            looked_up => looked_up,
-        }
+    let looked_up = worker.insist(|_| match look_up(orphans, horizon) {
+        Err(failure) if failure.is_about_content() => look_up_each(orphans, horizon),
+        looked_up => looked_up,
     });
-    let Some((known, fates)) = looked_up else {
+    let Some(looked_up) = looked_up else {
         return false;
     };
     let now = super::now();
-    for ((orphan, known), fates) in orphans.iter().zip(&known).zip(fates) {
+    for (orphan, (known, fates)) in orphans.iter().zip(&looked_up) {
         // Without an id it was not about to commit. (Or the operating system was lost with what the
         // slot knew, and its writes are not recorded.)
         let fate_of = |xid: Option<u64>| {
@@ -83,6 +68,42 @@ pub fn end(
         worker.queue_all(orphan.events(known, fate_of, now, reason));
     }
     worker.store_queued(source)
+}
+
+/// What the trail and the server know of a dead session.
+type LookedUp = (Known, HashMap<u64, Fate>);
+
+fn look_up(orphans: &[Orphan], horizon: u64) -> Result<Vec<LookedUp>, Failure> {
+    transaction(|| {
+        let known = known(orphans).into_iter();
+        let both = orphans.iter().zip(known);
+        both.map(|(orphan, known)| {
+            let fates = fates(orphan, &known, horizon);
+            (known, fates)
+        })
+        .collect()
+    })
+}
+
+/// One by one: of a session whose look-up fails, by what was scribbled over or is damaged, nothing is known
+/// but what its slot says. Better something told twice than a trail that stands still.
+fn look_up_each(orphans: &[Orphan], horizon: u64) -> Result<Vec<LookedUp>, Failure> {
+    let mut all = Vec::with_capacity(orphans.len());
+    for orphan in orphans {
+        match look_up(core::slice::from_ref(orphan), horizon) {
+            Ok(one) => all.extend(one),
+            Err(failure) if failure.is_about_content() => {
+                pgrx::warning!(
+                    "audit_ext cannot find what the trail has of the session of process {}: {}",
+                    orphan.pid,
+                    failure.message
+                );
+                all.push(LookedUp::default());
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(all)
 }
 
 /// What became of a dead session's last transactions, by id. In a transaction; throws.

@@ -188,7 +188,7 @@ impl Worker {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         terminated() || self.home_lost || self.shared.detach_wanted()
     }
 
@@ -200,9 +200,6 @@ impl Worker {
                 spi::attach();
                 worker.read_trail();
                 let provenance = Provenance::read(worker.tree.size());
-                if witness::untold().is_some() || !ring_file::leftovers().is_empty() {
-                    worker.last_batch = trail::LastBatch::read(worker.last_recorded_at);
-                }
                 (trail::progress(id), provenance, keys::known())
             })
         })?;
@@ -217,6 +214,9 @@ impl Worker {
             },
         });
         let leftovers = ring_file::leftovers().len();
+        if witness::untold().is_some() || leftovers > 0 {
+            self.last_batch = self.read_last_batch()?;
+        }
         self.orphans_wait = !ring.slots().orphans().is_empty();
         self.set_leftovers(leftovers);
         let last_stop = self.last_stop(&id);
@@ -340,7 +340,9 @@ impl Worker {
     /// Stores what is queued, with what `source` has. `false`: the worker has to end before.
     pub fn store_queued(&mut self, source: &mut dyn Source) -> bool {
         while !self.queued.is_empty() && !self.is_over() {
-            self.step(source);
+            if let Drained::Nothing = self.step(source) {
+                self.give_up_queued();
+            }
         }
         self.queued.is_empty()
     }

@@ -35,9 +35,19 @@ pub struct LastBatch {
 }
 
 impl LastBatch {
-    /// `recorded_at`: of the batch. In a transaction; throws.
-    pub fn read(recorded_at: Timestamp) -> LastBatch {
+    /// In a transaction; throws.
+    pub fn read() -> LastBatch {
         let mut batch = LastBatch::default();
+        // A clock that was set back gives many batches the same time.
+        let (mut recorded_at, mut first, mut last) = (0, 0, 0);
+        query(
+            "SELECT recorded_at, first_seq, last_seq FROM audit.batch \
+             ORDER BY last_seq DESC, recorded_at DESC LIMIT 1",
+            |row| {
+                [recorded_at, first, last] =
+                    [1, 2, 3].map(|column| row.number(column).unwrap_or(0));
+            },
+        );
         // The period that is written to may have no statistics yet.
         execute("SET LOCAL enable_seqscan = off");
         query(
@@ -45,7 +55,8 @@ impl LastBatch {
                 "SELECT CASE WHEN e.details ? 'last_stop' THEN 'START' ELSE 'GAP' END, \
                         e.details ->> 'ring', e.details ->> 'reason' \
                  FROM audit.event e \
-                 WHERE e.recorded_at = '{}' AND e.details ?| ARRAY['last_stop', 'reason'] \
+                 WHERE e.recorded_at = '{}' AND e.seq BETWEEN {first} AND {last} \
+                   AND e.details ?| ARRAY['last_stop', 'reason'] \
                    AND (SELECT t.class = 'AUDIT' AND t.command IN ('START', 'GAP') \
                         FROM audit.statement t WHERE t.ref = e.statement)",
                 rfc3339(recorded_at)

@@ -73,6 +73,31 @@ impl Worker {
         self.shared.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What the last batch tells of. That it can't be read is no reason to stand still: something is told
+    /// twice then. `None`: the worker has to end.
+    pub(super) fn read_last_batch(&mut self) -> Option<trail::LastBatch> {
+        self.insist(|_| match transaction(trail::LastBatch::read) {
+            Err(failure) if failure.is_about_content() => {
+                pgrx::warning!(
+                    "audit_ext cannot read the last batch of the trail: {}",
+                    failure.message
+                );
+                Ok(trail::LastBatch::default())
+            }
+            read => read,
+        })
+    }
+
+    /// Nothing of what is queued can be stored, as somebody has scribbled over it: a GAP says so.
+    pub(super) fn give_up_queued(&mut self) {
+        let events = self.queued.len();
+        self.queued.clear();
+        let reason = format!("{events} events of sessions that had died cannot be read");
+        let gap = self.own.unreadable(&[], 0, 0, &reason).to_vec();
+        self.queue(gap);
+        self.shared.gaps.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// All that was queued is in the trail.
     pub(super) fn all_told(&mut self) {
         for told in self.queued.drain(..).filter_map(|own| own.told) {
@@ -90,9 +115,17 @@ impl Worker {
 }
 
 fn rename(path: &Path) {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".unreadable");
-    if let Err(error) = std::fs::rename(path, &name) {
+    let named = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    // Numbers of rings are used again.
+    let name = std::iter::once(named(".unreadable"))
+        .chain((2..1000).map(|number| named(&format!(".unreadable.{number}"))))
+        .find(|name| name.symlink_metadata().is_err());
+    let renamed = name.map_or(Ok(()), |name| std::fs::rename(path, name));
+    if let Err(error) = renamed {
         pgrx::warning!(
             "audit_ext cannot rename the unreadable ring \"{}\": {error}",
             path.display()
