@@ -104,7 +104,7 @@ pub unsafe fn active() -> bool {
             return false;
         }
         guarded::learn();
-        !(unlock::in_script() && guarded::in_own_script())
+        !(unlock::in_trusted_script() && guarded::in_own_script())
     }
 }
 
@@ -163,7 +163,7 @@ unsafe fn check_written(stmt: *const pg_sys::PlannedStmt) {
 
 /// Rows of the catalogs belong to DDL; scripts of extensions are trusted with them.
 fn may_not_write_catalogs() -> bool {
-    !unlock::in_script() && !unlock::is_exempt()
+    !unlock::in_trusted_script() && !unlock::is_exempt()
 }
 
 /// The label of the home is no business of theirs.

@@ -49,9 +49,12 @@ unsafe fn check_change(
             guard_roles::check_changed(object, access);
             return;
         }
+        if access == OAT_TRUNCATE && guarded::is_shared_labels(object) && !unlock::is_exempt() {
+            guard::refuse(c"TRUNCATE", pg_sys::RelationRelationId, object);
+        }
         // pg_inherits: told of when a relation gets a parent, or loses it.
         if class == INHERITS
-            && let Some(catalog) = relatives(object, arg).find(|relid| guarded::is_servers(*relid))
+            && let Some(catalog) = relatives(object, arg).find(|relid| guarded::is_pinned(*relid))
             && !unlock::is_exempt()
         {
             guard::refuse(command(access), pg_sys::RelationRelationId, catalog);
@@ -61,6 +64,9 @@ unsafe fn check_change(
         }
         if access == OAT_TRUNCATE && guarded::is_catalog(object, true) {
             guard::refuse(c"TRUNCATE", pg_sys::RelationRelationId, object);
+        }
+        if let Some(catalog) = guarded::hung_on_catalog(class, object) {
+            guard::refuse(command(access), pg_sys::RelationRelationId, catalog);
         }
         let owner = if class == INHERITS {
             inherits(object, arg)

@@ -14,7 +14,10 @@ static mut OURS: bool = false;
 static mut CALLS: u32 = 0;
 /// The outermost of them that is of a function of somebody else, from 1; 0: none.
 static mut FOREIGN: u32 = 0;
-/// Such a function has made or changed something in the script that runs, which may call it.
+/// `extension_control_path` as the server started with it.
+static mut CONTROL_PATH: Vec<u8> = Vec::new();
+/// The script that runs is not trusted: such a function has made or changed something in it, which it may call;
+/// or it was looked for where the session said.
 static mut TAINTED: bool = false;
 static mut NEXT_NEEDED: pg_sys::needs_fmgr_hook_type = None;
 static mut NEXT: pg_sys::fmgr_hook_type = None;
@@ -25,6 +28,7 @@ pub unsafe fn install() {
     unsafe {
         NEXT_NEEDED = pg_sys::needs_fmgr_hook;
         NEXT = pg_sys::fmgr_hook;
+        CONTROL_PATH = control_path().to_vec();
         pg_sys::needs_fmgr_hook = Some(needed);
         pg_sys::fmgr_hook = Some(called);
     }
@@ -43,13 +47,28 @@ pub fn is_running() -> bool {
 }
 
 /// Whether the script that runs is what its extension says.
-pub fn has_left_script_alone() -> bool {
+pub fn trusts_script() -> bool {
     unsafe { !TAINTED }
 }
 
 /// CREATE or ALTER EXTENSION begins. Never throws.
 pub fn script_begins() {
-    unsafe { TAINTED &= pg_sys::creating_extension };
+    unsafe {
+        if !pg_sys::creating_extension {
+            TAINTED = control_path() != &*(&raw const CONTROL_PATH);
+        }
+    }
+}
+
+/// Where the server looks for scripts, from 18 on: a session may set that. Never throws.
+fn control_path() -> &'static [u8] {
+    unsafe {
+        raw::bytes(raw::GetConfigOption(
+            c"extension_control_path".as_ptr(),
+            true,
+            false,
+        ))
+    }
 }
 
 /// An object was made or changed. Never throws.

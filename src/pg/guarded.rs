@@ -274,7 +274,7 @@ pub unsafe fn database_touched(database: Oid) -> bool {
 /// In a transaction that is not aborted.
 pub unsafe fn subscribed_catalog() -> Option<Oid> {
     // srrelid (catalog/pg_subscription_rel.h)
-    unsafe { first_row(SUBSCRIBED, [2, 2, 2], |[relid, ..]| is_servers(relid)) }
+    unsafe { first_row(SUBSCRIBED, [2, 2, 2], |[relid, ..]| is_pinned(relid)) }
 }
 
 /// A relation that is said to be where the shared catalogs are: it could be one of their files. They
@@ -298,13 +298,30 @@ pub unsafe fn in_shared_tablespace() -> Option<Oid> {
 /// In a transaction that is not aborted.
 pub unsafe fn inheriting_catalog() -> Option<Oid> {
     // inhrelid, inhparent (catalog/pg_inherits.h)
-    let wrong = |[child, parent, _]: [Oid; 3]| is_servers(child) || is_servers(parent);
+    let wrong = |[child, parent, _]: [Oid; 3]| is_pinned(child) || is_pinned(parent);
     unsafe { first_row(INHERITS, [1, 2, 2], wrong) }
 }
 
-/// Whether a relation, say, is the server's own.
-pub fn is_servers(object: Oid) -> bool {
-    object.to_u32() < pg_sys::FirstNormalObjectId
+/// Whether a relation, say, is a part of the server: a catalog, and no table of information_schema.
+pub fn is_pinned(object: Oid) -> bool {
+    /// FirstUnpinnedObjectId (access/transam.h)
+    const FIRST_UNPINNED: u32 = 12_000;
+    object.to_u32() < FIRST_UNPINNED
+}
+
+/// The catalog that a trigger, rule or policy is on: it would run, or be asked, where rows of the catalog are
+/// written, also in the script of an extension. Throws.
+///
+/// # Safety
+/// As for [`owner`].
+pub unsafe fn hung_on_catalog(class: Oid, object: Oid) -> Option<Oid> {
+    let table = match class.to_u32() {
+        TRIGGERS => 2,
+        RULES | POLICIES => 3,
+        _ => return None,
+    };
+    let [relid, ..] = unsafe { read(class, object, [table, 0, 0]) };
+    is_catalog(relid, true).then_some(relid)
 }
 
 /// The first of these columns, of OIDs, in the first row that is `wrong`, be it that the running command has

@@ -218,21 +218,25 @@ pub unsafe extern "C-unwind" fn look_for_in_hook() -> pg_sys::Oid {
     unsafe { look_for() }
 }
 
-/// Where to look for the trail first: the database of the note, if it exists; else that with the label.
-/// InvalidOid: there is none. Throws.
+/// The database with the label; where there is none that of the note, if it still exists. InvalidOid: there
+/// is none. Throws.
 ///
 /// # Safety
 /// As [`find`].
 pub unsafe fn look_for() -> pg_sys::Oid {
     unsafe {
+        let found = find();
+        if found != pg_sys::InvalidOid {
+            return found;
+        }
         noted()
             .filter(|home| !pg_sys::get_database_name(*home).is_null())
-            .unwrap_or_else(|| find())
+            .unwrap_or(pg_sys::InvalidOid)
     }
 }
 
-/// Whether this database is the home: it has the extension, and the label. If this was the home, the label is
-/// put back where somebody took it away. Throws.
+/// Whether this database is the home: it has the extension, and the label. That is put back where nobody has
+/// it and this was the home, and taken away where the extension isn't. Throws.
 ///
 /// # Safety
 /// As [`find`]; in the worker, in a transaction that commits.
@@ -246,20 +250,21 @@ pub unsafe fn is_here(has_extension: impl FnOnce() -> bool) -> bool {
             if was_here {
                 forget();
             }
+            if found == here {
+                label(here, core::ptr::null());
+            }
             return false;
         }
-        if was_here && found != here {
+        let lost = was_here && found == pg_sys::InvalidOid;
+        if lost {
             pgrx::warning!(
                 "audit_ext: the label of the trail's home was gone from pg_shseclabel; it is put back"
             );
-            if found != pg_sys::InvalidOid {
-                label(found, core::ptr::null());
-            }
             label(here, LABEL.as_ptr());
         } else if found == here && !was_here {
             note(here);
         }
-        was_here || found == here
+        lost || found == here
     }
 }
 
@@ -277,7 +282,8 @@ fn note(home: pg_sys::Oid) {
 }
 
 fn forget() {
-    let _ = ring_file::remove_note(NOTE);
+    // In a commit, so without a look at the disk: a note that is there again after a crash is found out.
+    let _ = std::fs::remove_file(ring_file::directory().join(NOTE));
 }
 
 /// The home's OID, InvalidOid if there is none. Throws; needs a transaction.

@@ -63,6 +63,11 @@ pub fn is_exempt() -> bool {
 /// Whether the script of an extension is being run, and no function of somebody else inside of it.
 #[inline]
 pub fn in_script() -> bool {
-    let runs = unsafe { pg_sys::creating_extension };
-    runs && !foreign::is_running() && foreign::has_left_script_alone()
+    // SAFETY: a plain global.
+    unsafe { pg_sys::creating_extension && !foreign::is_running() }
+}
+
+/// Whether that script may do what users may not.
+pub fn in_trusted_script() -> bool {
+    in_script() && foreign::trusts_script()
 }

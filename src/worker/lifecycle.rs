@@ -166,6 +166,13 @@ fn attached(shared: &'static Shared, database: pg_sys::Oid) {
     // Whoever commits a change of the home after the look says so after it, too.
     let before = shared.home();
     if !is_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message)) {
+        // What was believed of this one may be true of another.
+        let found = find_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message));
+        if found != pg_sys::InvalidOid && found != database {
+            shared.replace_home(database.to_u32(), found.to_u32());
+            shared.attach.store(found.to_u32(), Ordering::SeqCst);
+            return;
+        }
         shared.replace_home(database.to_u32(), HOME_NONE);
         sleep(RETRY);
         return;

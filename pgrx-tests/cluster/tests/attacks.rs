@@ -28,6 +28,14 @@ fn operators_casts_and_event_triggers_are_not_bent_by_hand() {
         let whole = format!("SET allow_system_table_mods = on; {sql}");
         wrong.extend(attempt(&mut client, &whole));
     }
+    // What would run, or be asked, where a script writes to them.
+    for sql in [
+        "CREATE RULE r AS ON UPDATE TO pg_depend DO ALSO DELETE FROM pg_depend",
+        "CREATE TRIGGER t BEFORE UPDATE ON pg_depend FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "CREATE POLICY p ON pg_depend",
+    ] {
+        wrong.extend(attempt(&mut client, sql));
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_whole(&cluster);
 }
@@ -285,6 +293,7 @@ fn no_table_is_made_a_shared_catalog() {
         "CREATE TABLE p (LIKE pg_shseclabel) PARTITION BY LIST (provider);
          ALTER TABLE p ATTACH PARTITION pg_catalog.pg_shseclabel DEFAULT",
         "INSERT INTO pg_inherits SELECT 'pg_shseclabel'::regclass, 'mine'::regclass, 1, false",
+        "TRUNCATE pg_shseclabel",
         "DELETE FROM pg_shseclabel",
         "UPDATE pg_shseclabel SET label = 'gone'",
     ] {
