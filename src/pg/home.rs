@@ -239,18 +239,20 @@ pub unsafe fn look_for() -> pg_sys::Oid {
 /// it and this was the home, and taken away where the extension isn't. Throws.
 ///
 /// # Safety
-/// As [`find`]; in the worker, in a transaction that commits.
-pub unsafe fn is_here(has_extension: impl FnOnce() -> bool) -> bool {
+/// As [`find`]; in the worker, in a transaction that commits. `is_attached`: to the extension of now.
+pub unsafe fn is_here(is_attached: impl FnOnce() -> bool) -> bool {
     unsafe {
         let here = pg_sys::MyDatabaseId;
         // First: DROP EXTENSION takes both away.
         let found = find();
         let was_here = noted() == Some(here);
-        if !has_extension() {
-            if was_here {
+        if !is_attached() {
+            // There may be another by now, which is that of another trail.
+            let extension = pg_sys::get_extension_oid(c"audit_ext".as_ptr(), true);
+            if extension == pg_sys::InvalidOid && was_here {
                 forget();
             }
-            if found == here {
+            if extension == pg_sys::InvalidOid && found == here {
                 label(here, core::ptr::null());
             }
             return false;
