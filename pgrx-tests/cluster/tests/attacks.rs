@@ -28,7 +28,10 @@ fn operators_casts_and_event_triggers_are_not_bent_by_hand() {
         let whole = format!("SET allow_system_table_mods = on; {sql}");
         wrong.extend(attempt(&mut client, &whole));
     }
-    // What would run, or be asked, where a script writes to them.
+    // What would run, or be asked, where a script writes to them. (The setting is on by now.)
+    client
+        .batch_execute("SET allow_system_table_mods = on")
+        .expect("sets");
     for sql in [
         "CREATE RULE r AS ON UPDATE TO pg_depend DO ALSO DELETE FROM pg_depend",
         "CREATE TRIGGER t BEFORE UPDATE ON pg_depend FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
