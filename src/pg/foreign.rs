@@ -55,7 +55,7 @@ pub fn trusts_script() -> bool {
 pub fn script_begins() {
     unsafe {
         if !pg_sys::creating_extension {
-            TAINTED = control_path() != &*(&raw const CONTROL_PATH);
+            TAINTED = control_path() != (*(&raw const CONTROL_PATH)).as_slice();
         }
     }
 }
