@@ -58,7 +58,7 @@ pub unsafe fn install() {
     unsafe {
         error::install();
         session::install();
-        settings::install();
+        settings::take_down();
         repeats::install();
         executor::install();
         analyze::install();

@@ -12,8 +12,8 @@ use super::engine::Engine;
 use crate::pg::connection;
 use crate::pg::guc::{self, seen};
 
-/// Looks at the values in the postmaster, whose children inherit what was seen.
-pub fn install() {
+/// Looks at the values; in the postmaster first, whose children inherit what was seen.
+pub fn take_down() {
     seen::take();
     guc::take_assigned();
 }
@@ -33,9 +33,7 @@ pub fn begin() {
 fn look() {
     let asked = |name: &CStr| connection::asks_for(name.to_bytes());
     if !(seen::known() && guc::NAMES.iter().any(|name| asked(name))) {
-        seen::take();
-        guc::take_assigned();
-        return;
+        return take_down();
     }
     for (name, old) in guc::NAMES.iter().zip(seen::values()) {
         if !asked(name) {

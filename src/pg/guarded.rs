@@ -189,10 +189,8 @@ pub unsafe fn owner(class: Oid, object: Oid) -> Option<(Oid, Oid)> {
             return None;
         }
         let [table, other] = match class.to_u32() {
-            TRIGGERS => [2, 0],
-            RULES | POLICIES => [3, 0],
             CONSTRAINTS => compat::CONSTRAINT_RELATIONS,
-            _ => [0, 0],
+            _ => [column_of_table(class), 0],
         };
         let schema = c_int::from(raw::get_object_attnum_namespace(class).max(0));
         let columns = [table, other, schema];
@@ -208,6 +206,15 @@ pub unsafe fn owner(class: Oid, object: Oid) -> Option<(Oid, Oid)> {
         let schema = values[2];
         (schema != pg_sys::InvalidOid && schema.to_u32() == members().schema)
             .then_some((pg_sys::NamespaceRelationId, schema))
+    }
+}
+
+/// The column of triggers, rules and policies that says which table they are on; 0 for other catalogs.
+fn column_of_table(class: Oid) -> c_int {
+    match class.to_u32() {
+        TRIGGERS => 2,
+        RULES | POLICIES => 3,
+        _ => 0,
     }
 }
 
@@ -315,11 +322,10 @@ pub fn is_pinned(object: Oid) -> bool {
 /// # Safety
 /// As for [`owner`].
 pub unsafe fn hung_on_catalog(class: Oid, object: Oid) -> Option<Oid> {
-    let table = match class.to_u32() {
-        TRIGGERS => 2,
-        RULES | POLICIES => 3,
-        _ => return None,
-    };
+    let table = column_of_table(class);
+    if table == 0 {
+        return None;
+    }
     let [relid, ..] = unsafe { read(class, object, [table, 0, 0]) };
     is_catalog(relid, true).then_some(relid)
 }

@@ -274,8 +274,11 @@ pub unsafe fn is_here(is_attached: impl FnOnce() -> bool) -> bool {
 const NOTE: &str = "home";
 
 fn noted() -> Option<pg_sys::Oid> {
-    let text = std::fs::read_to_string(ring_file::directory().join(NOTE)).ok()?;
-    text.trim().parse().ok().map(pg_sys::Oid::from_u32)
+    ring_file::read_note(NOTE)?
+        .trim()
+        .parse()
+        .ok()
+        .map(pg_sys::Oid::from_u32)
 }
 
 /// What can't be noted is not there to help, and nothing else.

@@ -329,13 +329,19 @@ pub fn write_note(name: &str, text: &str) -> std::io::Result<()> {
     sync_directory()
 }
 
+/// What such a file says; `None`: there is none that can be read.
+pub fn read_note(name: &str) -> Option<String> {
+    std::fs::read_to_string(directory().join(name)).ok()
+}
+
 /// Removes such a file, from the disk as well.
 pub fn remove_note(name: &str) -> std::io::Result<()> {
     std::fs::remove_file(directory().join(name))?;
     sync_directory()
 }
 
-fn sync_directory() -> std::io::Result<()> {
+/// The names of the files in it are on the disk.
+pub fn sync_directory() -> std::io::Result<()> {
     std::fs::File::open(directory())?.sync_all()
 }
 

@@ -111,8 +111,7 @@ pub fn startup(new: bool) {
 }
 
 fn find(new: bool) -> Option<Stop> {
-    let before = std::fs::read_to_string(ring_file::directory().join(NOTE));
-    let before = before.ok().and_then(|text| text.trim().parse().ok());
+    let before = ring_file::read_note(NOTE).and_then(|text| text.trim().parse().ok());
     let (state, to) = control()?;
     let last_stop = match before {
         Some(from) if from == to && is_shut_down(state) => LastStop::Clean,
@@ -135,7 +134,7 @@ fn find(new: bool) -> Option<Stop> {
 
 /// What the trail is to tell of; `None`: it has, or there is nothing.
 pub fn untold() -> Option<Stop> {
-    Stop::parse(&std::fs::read_to_string(ring_file::directory().join(UNTOLD)).ok()?)
+    Stop::parse(&ring_file::read_note(UNTOLD)?)
 }
 
 /// The trail tells of it.

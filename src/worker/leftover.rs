@@ -259,8 +259,7 @@ fn of_each<T>(paths: &[PathBuf], f: impl Fn(&Head) -> T) -> impl Iterator<Item =
 /// Removes a drained ring. If that fails it is drained again at the next start, from the position
 /// that the trail holds: nothing comes twice.
 fn remove(path: &Path) {
-    let removed = std::fs::remove_file(path)
-        .and_then(|()| std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all());
+    let removed = std::fs::remove_file(path).and_then(|()| ring_file::sync_directory());
     if let Err(error) = removed {
         pgrx::warning!(
             "audit_ext cannot remove the drained ring \"{}\": {error}",

@@ -126,7 +126,7 @@ fn look_for_home(shared: &Shared, at_once: bool) {
             continue;
         }
         let before = shared.home();
-        let found = find_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message));
+        let found = find_home();
         if found != pg_sys::InvalidOid {
             if !at_once {
                 sleep(RETRY);
@@ -140,9 +140,10 @@ fn look_for_home(shared: &Shared, at_once: bool) {
     }
 }
 
-/// The database to attach to; InvalidOid if there is none.
-fn find_home() -> Result<pg_sys::Oid, spi::Failure> {
+/// The database to attach to; InvalidOid if there is none. Throws.
+fn find_home() -> pg_sys::Oid {
     spi::bare_transaction(|| unsafe { home::look_for() })
+        .unwrap_or_else(|failure| pgrx::error!("{}", failure.message))
 }
 
 /// Whether this database still is the home, and has the extension: the one that the worker is
@@ -167,7 +168,7 @@ fn attached(shared: &'static Shared, database: pg_sys::Oid) {
     let before = shared.home();
     if !is_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message)) {
         // What was believed of this one may be true of another.
-        let found = find_home().unwrap_or_else(|failure| pgrx::error!("{}", failure.message));
+        let found = find_home();
         if found != pg_sys::InvalidOid && found != database {
             shared.replace_home(database.to_u32(), found.to_u32());
             shared.attach.store(found.to_u32(), Ordering::SeqCst);

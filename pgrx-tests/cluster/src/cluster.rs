@@ -215,6 +215,16 @@ impl Cluster {
         self.start_again();
     }
 
+    /// The server runs without the library while `work` is done, stopped cleanly before and after.
+    #[track_caller]
+    pub fn without_library(&self, work: impl FnOnce()) {
+        self.configure("shared_preload_libraries", "''");
+        self.restart(Shutdown::Fast);
+        work();
+        self.configure("shared_preload_libraries", "'audit_ext'");
+        self.restart(Shutdown::Fast);
+    }
+
     /// SIGKILL to the postmaster, and to nothing else; waits until its children have noticed.
     #[track_caller]
     pub fn kill_postmaster(&self) {

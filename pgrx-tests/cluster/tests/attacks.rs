@@ -131,21 +131,18 @@ fn what_was_changed_without_the_library_is_found_and_told_of() {
     let (cluster, partition) = prepared();
     cluster.psql().run("SELECT 'dromedary'").ok();
     let seq = cluster.trail_of("seq", "statement LIKE 'SELECT ''drom%'")[0].clone();
-    cluster.configure("shared_preload_libraries", "''");
-    cluster.restart(Shutdown::Fast);
-    let mut client = cluster.connect("postgres", HOME);
-    let change =
-        format!("UPDATE audit.event SET started_at = started_at + '1 s' WHERE seq = {seq}");
-    let refused = fails(&mut client, &change);
-    assert!(refused.message().contains("guarded"), "{refused:?}");
-    client
-        .batch_execute(&format!(
-            "ALTER TABLE {partition} DISABLE TRIGGER ALL; {change}"
-        ))
-        .expect("changes");
-    drop(client);
-    cluster.configure("shared_preload_libraries", "'audit_ext'");
-    cluster.restart(Shutdown::Fast);
+    cluster.without_library(|| {
+        let mut client = cluster.connect("postgres", HOME);
+        let change =
+            format!("UPDATE audit.event SET started_at = started_at + '1 s' WHERE seq = {seq}");
+        let refused = fails(&mut client, &change);
+        assert!(refused.message().contains("guarded"), "{refused:?}");
+        client
+            .batch_execute(&format!(
+                "ALTER TABLE {partition} DISABLE TRIGGER ALL; {change}"
+            ))
+            .expect("changes");
+    });
     eventually("the worker runs", || cluster.worker_pid().is_some());
     let all = problems(&cluster);
     found(&all, Some(seq.parse().expect("a seq")), "changed event");
@@ -389,14 +386,12 @@ fn label_taken_away(removed: &str) {
     let cluster = Cluster::start();
     cluster.flush();
     let label = "SELECT count(*) FROM pg_shseclabel WHERE provider = 'audit_ext'";
-    cluster.configure("shared_preload_libraries", "''");
-    cluster.restart(Shutdown::Fast);
-    cluster
-        .connect("postgres", HOME)
-        .batch_execute(removed)
-        .expect("removes");
-    cluster.configure("shared_preload_libraries", "'audit_ext'");
-    cluster.restart(Shutdown::Fast);
+    cluster.without_library(|| {
+        cluster
+            .connect("postgres", HOME)
+            .batch_execute(removed)
+            .expect("removes");
+    });
     eventually("it is back", || {
         cluster.value(&format!(
             "{label} AND objoid = (SELECT oid FROM pg_database WHERE datname = '{HOME}')"

@@ -143,13 +143,9 @@ fn stops_of_the_server_are_told_apart() {
 fn a_run_without_the_library_is_noticed() {
     let cluster = Cluster::start();
     assert_eq!(starts_and_stops(&cluster), ["START | ~ | f"]);
-    cluster.stop(Shutdown::Fast);
-    cluster.configure("shared_preload_libraries", "''");
-    cluster.start_again();
-    cluster.query("app", "CREATE TABLE unseen (x int)");
-    cluster.stop(Shutdown::Fast);
-    cluster.configure("shared_preload_libraries", "'audit_ext'");
-    cluster.start_again();
+    cluster.without_library(|| {
+        cluster.query("app", "CREATE TABLE unseen (x int)");
+    });
     assert_eq!(
         starts_and_stops(&cluster),
         [

@@ -28,6 +28,11 @@ fn killed_with_records() -> (Cluster, PathBuf) {
 
 fn kill_with_records(cluster: &Cluster) {
     cluster.suspend_worker();
+    select_and_kill(cluster);
+}
+
+/// Statements that wait in the ring as the server dies.
+fn select_and_kill(cluster: &Cluster) {
     let mut client = cluster.app();
     for n in 0..50 {
         client
@@ -281,13 +286,7 @@ fn a_left_over_ring_that_is_cut_while_it_is_drained_costs_nothing() {
         .setting("max_prepared_transactions", "2")
         .start();
     lock(&cluster);
-    let mut client = cluster.app();
-    for n in 0..50 {
-        client
-            .simple_query(&format!("SELECT {n} AS kept"))
-            .expect("selects");
-    }
-    cluster.kill_all();
+    select_and_kill(&cluster);
     let before = cluster.log().len();
     cluster.start_again();
     eventually("the worker has begun with it", || {

@@ -127,13 +127,9 @@ fn a_crash_does_not_hide_a_run_without_the_library() {
         .setting("max_prepared_transactions", "2")
         .start();
     lock(&cluster);
-    cluster.stop(Shutdown::Fast);
-    cluster.configure("shared_preload_libraries", "''");
-    cluster.start_again();
-    cluster.query("app", "CREATE TABLE unseen (x int)");
-    cluster.stop(Shutdown::Fast);
-    cluster.configure("shared_preload_libraries", "'audit_ext'");
-    cluster.start_again();
+    cluster.without_library(|| {
+        cluster.query("app", "CREATE TABLE unseen (x int)");
+    });
     cluster.kill_postmaster();
     cluster.start_again();
     unlock(&cluster);
