@@ -300,8 +300,12 @@ fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> Source 
 /// A client's query begins that goes without a frame: see `engine::lone`. Never throws.
 #[inline]
 pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
-    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
-    number_top_level(engine, text, message_at);
+    if text.location | text.len == 0 {
+        engine.statement_id += 1; // The whole string, so that nothing comes after it there.
+    } else {
+        let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+        number_top_level(engine, text, message_at);
+    }
     engine.begin_lone(query, address);
 }
 

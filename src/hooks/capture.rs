@@ -116,6 +116,7 @@ pub fn wants_ring() -> bool {
 pub fn give_up() {
     ELIGIBLE.store(NO, Ordering::Relaxed);
     engine_as_it_is().lone = Lone::NONE;
+    engine_as_it_is().serve(false);
     slot::freeze();
     if let Some(shared) = shared::shared() {
         shared.panics.fetch_add(1, Ordering::Relaxed);

@@ -47,8 +47,8 @@ pub struct Engine {
     pub lone: Lone,
     /// The running subtransaction, as the server's callbacks tell; of one that was aborted, the one around it.
     pub subxact: u32,
-    /// More than a lone query may be under way: see [`Engine::stir`].
-    stirred: bool,
+    /// This process serves a client, whose session has begun and is recorded.
+    serves: bool,
     /// What runs now runs inside the commit of the held statement: deferred triggers and checks.
     pub(super) committing: bool,
     /// Inside BEGIN … COMMIT.
@@ -104,7 +104,7 @@ pub const TOP_SUBXACT: u32 = 1;
 static mut ENGINE: Engine = Engine {
     lone: Lone::NONE,
     subxact: TOP_SUBXACT,
-    stirred: true,
+    serves: false,
     committing: false,
     explicit: false,
     commit_failed: false,

@@ -17,7 +17,7 @@ use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::engine::{Id, engine, engine_as_it_is, with_as_it_is};
-use super::planned::{CLASSES_OF_READ, classes_of_plan};
+use super::planned::{CLASSES_OF_READ, classes_of_plan, only_reads};
 use super::{begin, capture, guard, planned};
 use crate::executor_run_fn;
 use crate::pg::{asks, compat, guc, raw, session};
@@ -60,8 +60,27 @@ pub unsafe fn install() {
 #[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
-        let stmt = (*query).plannedstmt;
-        let classes = classes_of_plan(stmt);
+        // In calm a query may be lone also where there is no trail.
+        if only_reads((*query).plannedstmt)
+            && asks::for_none_of_in_calm(CLASSES_OF_READ)
+            && !engine_as_it_is().lone.is_there()
+        {
+            if asks::for_nothing() {
+                start_unrecorded(query, eflags);
+            } else {
+                start_lone(query, eflags);
+            }
+        } else {
+            start_any(query, eflags);
+        }
+    }
+}
+
+#[inline(never)]
+#[unsafe(link_section = "audit_hot")]
+unsafe fn start_any(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let classes = classes_of_plan((*query).plannedstmt);
         let engine = engine_as_it_is();
         // What is left out goes by first, in jumps that need no stack.
         if engine.knows_of_a_query() | !asks::for_none_of(classes) {
@@ -245,20 +264,17 @@ executor_run_fn! {
     run, query, proceed => {
         unsafe { proceed!() }
     },
-    way_to_run(query)
+    way_to_run(),
+    if engine_as_it_is().lone.is(query as usize) => run_lone
 }
 
-/// What runs a query. Never throws.
+/// What runs a query that isn't the lone one. Never throws.
 #[inline(always)]
-unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
+unsafe fn way_to_run() -> compat::ExecutorRun {
     let engine = engine_as_it_is();
     if engine.lone.is_there() {
         cold_path();
-        if engine.lone.is(query as usize) {
-            run_lone
-        } else {
-            run_known // Inside of it, or while it is suspended.
-        }
+        run_known // Inside of it, or while it is suspended.
     } else if engine.has_no_query() && engine.may_surely_pass() {
         run_passing
     } else if engine.knows_no_query() {
@@ -339,7 +355,7 @@ fn count(total: &mut i64, rows: i64) {
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
-        if classes_of_plan((*query).plannedstmt) == CLASSES_OF_READ {
+        if only_reads((*query).plannedstmt) {
             NEXT_FINISH(query);
         } else if engine_as_it_is().lone.is(query as usize) {
             finish_lone(query);

@@ -151,10 +151,21 @@ pub fn classes_of(command: pg_sys::CmdType::Type, modifying_cte: bool) -> Classe
 /// `stmt` is a valid planned statement.
 #[inline]
 pub unsafe fn classes_of_plan(stmt: *const pg_sys::PlannedStmt) -> Classes {
-    unsafe {
-        let writes = (*stmt).hasModifyingCTE || !(*stmt).resultRelations.is_null();
-        classes_of((*stmt).commandType, writes)
-    }
+    unsafe { classes_of((*stmt).commandType, writes(stmt)) }
+}
+
+/// [`classes_of_plan`]` == `[`CLASSES_OF_READ`]
+///
+/// # Safety
+/// As there.
+#[inline]
+pub unsafe fn only_reads(stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe { (*stmt).commandType == pg_sys::CmdType::CMD_SELECT && !writes(stmt) }
+}
+
+#[inline]
+unsafe fn writes(stmt: *const pg_sys::PlannedStmt) -> bool {
+    unsafe { (*stmt).hasModifyingCTE || !(*stmt).resultRelations.is_null() }
 }
 
 /// The command tag.

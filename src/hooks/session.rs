@@ -6,7 +6,7 @@ use audit_core::json::{Object, Short};
 use core::ffi::c_int;
 use pgrx::pg_sys;
 
-use super::engine::{Engine, engine, with};
+use super::engine::{Engine, engine, engine_as_it_is, with};
 use super::{apply, capture, emit, error, guard_session, replication, settings};
 use crate::pg::{connection, guc, raw, ring_file, session, slot};
 
@@ -137,6 +137,7 @@ pub unsafe fn begun() {
     // gives its PGPROC back.
     unsafe { raw::on_shmem_exit(Some(disconnected), pg_sys::Datum::from(0)) };
     slot::claim();
+    engine_as_it_is().serve(session::has_client() && capture::on_surely());
 }
 
 #[unsafe(link_section = "audit_session")]

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::engine::{TOP_SUBXACT, engine_as_it_is, with, with_as_it_is};
 use super::{apply, capture, checks, emit, guard_utility, session as sessions};
-use crate::pg::{durability, home, raw, session, slot, unlock};
+use crate::pg::{asks, durability, home, raw, session, slot, unlock};
 
 /// Registers the callbacks; children of the postmaster inherit them.
 ///
@@ -24,6 +24,18 @@ pub unsafe fn install() {
 
 #[unsafe(link_section = "audit_hot")]
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    use pg_sys::XactEvent::*;
+    let commits = event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_COMMIT;
+    // See `Engine::stir`: in calm, where no query waits for the commit either, that decides about nothing.
+    if commits && !asks::is_stirred() && !engine_as_it_is().lone.is_there() {
+        return;
+    }
+    unsafe { ended_or_ending(event) };
+}
+
+#[inline(never)]
+#[unsafe(link_section = "audit_hot")]
+unsafe fn ended_or_ending(event: pg_sys::XactEvent::Type) {
     use pg_sys::XactEvent::*;
     // One by one, as the commonest need no table of jumps then.
     if event == XACT_EVENT_PRE_COMMIT {
@@ -150,7 +162,6 @@ unsafe fn unrecorded() {
 
 #[inline(always)]
 fn end(fate: Fate) {
-    durability::transaction_ended();
     let engine = engine_as_it_is();
     engine.subxact = TOP_SUBXACT;
     if engine.is_stirred() {
@@ -158,6 +169,7 @@ fn end(fate: Fate) {
     } else {
         end_calm(fate);
     }
+    durability::transaction_ended(); // What finds no room here is not the next one's.
 }
 
 /// A transaction ends of which anything may be known.

@@ -1,12 +1,15 @@
 //! What has a statement taken down, in one word, so that one test tells that nothing does: the classes of
-//! `audit.level`, and what asks for more than these. Nothing here throws.
+//! `audit.level`, what asks for more than these, and whether something is under way. Nothing here throws.
 
 use audit_core::event::Classes;
 use audit_core::level::Level;
 
 /// [`Level::to_bits`], and of the bits that it leaves: who else asks.
 #[unsafe(link_section = "audit_data")]
-static mut WORD: u32 = Level::NONE.to_bits();
+static mut WORD: u32 = Level::NONE.to_bits() | STIRRED;
+
+/// More may be under way than a lone query (`hooks::engine::calm`).
+const STIRRED: u32 = 1 << 19;
 
 /// Somebody besides `audit.level` who asks.
 #[derive(Clone, Copy)]
@@ -21,7 +24,7 @@ pub enum Asker {
 }
 
 const OTHERS: u32 = Asker::Role as u32 | Asker::Unlocked as u32 | Asker::Assigned as u32;
-const _: () = assert!(Level::MOST_BITS & OTHERS == 0);
+const _: () = assert!(Level::MOST_BITS & (OTHERS | STIRRED) == 0 && OTHERS & STIRRED == 0);
 
 #[inline]
 fn word() -> u32 {
@@ -37,7 +40,7 @@ pub fn level() -> Level {
 
 /// `audit.level` is now what [`Level::to_bits`] said.
 pub fn set_level(bits: u32) {
-    unsafe { WORD = (WORD & OTHERS) | bits };
+    unsafe { WORD = (WORD & (OTHERS | STIRRED)) | bits };
 }
 
 #[inline]
@@ -65,5 +68,29 @@ pub fn for_level_only() -> bool {
 /// Whether nobody asks for any statement, but perhaps for a look at the settings.
 #[inline]
 pub fn for_nothing() -> bool {
-    word() & !(Asker::Assigned as u32) == Level::NONE.to_bits()
+    word() & !(Asker::Assigned as u32 | STIRRED) == Level::NONE.to_bits()
+}
+
+/// [`for_none_of`], and all that may be under way is a lone query.
+#[inline]
+pub fn for_none_of_in_calm(classes: Classes) -> bool {
+    word() & (Level::bits_for(classes) | OTHERS | STIRRED) == 0
+}
+
+/// Whether more may be under way than a lone query.
+#[inline]
+pub fn is_stirred() -> bool {
+    word() & STIRRED != 0
+}
+
+/// Until a transaction's end says otherwise, more may be under way: to be called before it is.
+#[inline]
+pub fn stir() {
+    unsafe { WORD |= STIRRED };
+}
+
+/// A transaction's end says that nothing is under way any more. For the engine only.
+#[inline]
+pub fn calm_down() {
+    unsafe { WORD &= !STIRRED };
 }

@@ -24,7 +24,8 @@ pub type ExecutorRun =
 #[macro_export]
 #[cfg(not(feature = "pg18"))]
 macro_rules! executor_run_fn {
-    ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr
+     $(, if $case:expr => $other:expr)?) => {
         $(#[$meta])*
         $vis unsafe extern "C-unwind" fn $name(
             $qd: *mut pg_sys::QueryDesc,
@@ -37,6 +38,9 @@ macro_rules! executor_run_fn {
                     ($next)($qd, direction, count, execute_once)
                 };
             }
+            $(if $case {
+                return unsafe { ($other)($qd, direction, count, execute_once) };
+            })?
             $body
         }
     };
@@ -46,7 +50,8 @@ macro_rules! executor_run_fn {
 #[macro_export]
 #[cfg(feature = "pg18")]
 macro_rules! executor_run_fn {
-    ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr
+     $(, if $case:expr => $other:expr)?) => {
         $(#[$meta])*
         $vis unsafe extern "C-unwind" fn $name(
             $qd: *mut pg_sys::QueryDesc,
@@ -58,6 +63,9 @@ macro_rules! executor_run_fn {
                     ($next)($qd, direction, count)
                 };
             }
+            $(if $case {
+                return unsafe { ($other)($qd, direction, count) };
+            })?
             $body
         }
     };

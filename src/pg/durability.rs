@@ -38,7 +38,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use super::guc::{self, EnumOptions};
-use super::{raw, ring_file, shared};
+use super::{asks, raw, ring_file, shared};
 
 const ASYNC: c_int = 0;
 const COMMIT: c_int = 1;
@@ -168,6 +168,7 @@ pub fn pushed(from: u64, end: u64) {
 
 /// A record found no room.
 pub fn dropped() {
+    asks::stir(); // So that the end of the transaction isn't passed over.
     unsafe { DROPPED = true };
 }
 

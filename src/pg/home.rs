@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::report::refuse;
-use super::ring_file;
+use super::{asks, ring_file};
 use super::shared::{HOME_NONE, shared};
 
 /// Name of the label provider.
@@ -32,6 +32,7 @@ static MADE: AtomicBool = AtomicBool::new(false);
 
 /// The running transaction moves the home: an OID, or `HOME_NONE`. Never throws.
 pub fn will_be(home: u32) {
+    asks::stir();
     CHANGE.store(home, Ordering::Relaxed);
 }
 
@@ -119,6 +120,7 @@ static DETACHED: AtomicBool = AtomicBool::new(false);
 /// asks the worker off. The server itself waits some seconds for others to leave. Never throws.
 pub fn detach_worker() {
     if let Some(shared) = shared() {
+        asks::stir();
         DETACHED.store(true, Ordering::Relaxed);
         shared.ask_to_detach();
     }

@@ -1,7 +1,10 @@
 //! Whether anything is under way, in few looks. Between two transactions nothing is, and most of these begin
-//! no more than one lone query (`engine::lone`): then a bit says so, and the lists need not be looked at.
+//! no more than one lone query (`engine::lone`): then a bit says so, and the lists need not be looked at, nor
+//! the end of a transaction that had nothing else. (The bit is in `pg::asks`, with what else a statement's
+//! begin looks at, and where what is of a transaction in `crate::pg` can set it.)
 
 use super::*;
+use crate::pg::asks;
 
 impl Engine {
     /// Whether [`Engine::enter`] has nothing to conclude.
@@ -18,24 +21,31 @@ impl Engine {
 
     /// From now until a transaction's end says otherwise, more may be under way than a lone query. Until it
     /// is called, and by all that a frame is taken for, what follows needs no look at the lists: nothing
-    /// runs, waits, is open or has died, and all that is known of a transaction is that it runs.
+    /// runs, waits, is open or has died, and all that is known of a transaction is that it runs. Nor has its
+    /// end anything to do but for a lone query: it moves no home (`pg::home`), and the slot has no id of it.
     #[inline]
     pub fn stir(&mut self) {
-        self.stirred = true;
+        asks::stir();
     }
 
     /// Whether more may be under way than a lone query.
     #[inline]
     pub fn is_stirred(&self) -> bool {
-        debug_assert!(self.stirred || self.is_calm());
-        self.stirred
+        debug_assert!(asks::is_stirred() || self.is_calm());
+        asks::is_stirred()
     }
 
-    /// What holds as long as the engine isn't stirred.
+    /// What holds as long as the engine isn't stirred. (The rest of it has ended with each transaction.)
     #[inline]
     fn is_calm(&self) -> bool {
         let at_rest = self.is_at_rest() & !self.fates.has_pending() & !self.committing;
-        at_rest && self.plan.is_none() && self.for_lone.is_some()
+        at_rest && self.plan.is_none() && self.for_lone.is_some() && self.serves
+    }
+
+    /// The session has begun, and is recorded: from now on the engine may be calm.
+    pub fn serve(&mut self, serves: bool) {
+        self.serves = serves;
+        self.stir();
     }
 
     /// A transaction has ended so, and what was to be done about it is done.
@@ -43,8 +53,10 @@ impl Engine {
     pub fn settle(&mut self, fate: Fate) {
         self.explicit = self.chains.take() == Some(fate);
         self.fates.forget_unheard();
-        self.stirred = !self.is_calm();
-        self.any_wraps &= self.stirred;
+        if self.is_calm() {
+            self.any_wraps = false;
+            asks::calm_down();
+        }
     }
 
     /// BEGIN … COMMIT has begun. To be told also while there is no trail: what follows may be recorded.

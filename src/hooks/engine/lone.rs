@@ -49,6 +49,12 @@ impl Lone {
         self.recorded
     }
 
+    /// It has ended, and nothing is kept of it.
+    #[inline]
+    pub fn forget(&mut self) {
+        self.query = 0;
+    }
+
     /// Whether it has ended and waits for its transaction's end.
     #[inline]
     pub fn waits(&self) -> bool {
@@ -121,7 +127,7 @@ impl Engine {
     /// Whether a statement runs.
     #[inline]
     pub fn runs_any(&self) -> bool {
-        self.running.len() | self.lone.address != 0
+        self.lone.address != 0 || !self.running.is_empty()
     }
 
     /// Gives it a frame. Allocates nothing: one was set aside, and each has its room everywhere.

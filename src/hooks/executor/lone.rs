@@ -1,7 +1,7 @@
 //! A client's query without a frame (`engine::lone`), from the hooks of the executor: one that is left out,
 //! or that repeats a record. Where something has asked for a frame meanwhile, what is left goes to that.
 
-use super::super::engine::{Lone, with};
+use super::super::engine::with;
 use super::super::{functions, settings};
 use super::*;
 
@@ -53,17 +53,16 @@ pub(super) unsafe fn start_copy(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 }
 
 executor_run_fn! {
-    #[inline(never)]
-    #[unsafe(link_section = "audit_hot")]
+    #[inline(always)]
     pub(super) run_lone, query, proceed => {
         unsafe {
             let marker = 0u8;
             engine_as_it_is().resume_lone(&raw const marker as usize);
             proceed!();
-            let rows = (*(*query).estate).es_processed as i64;
             if !engine_as_it_is().lone.pause(query as usize) {
-                pause_framed(query, Some(rows));
+                pause_framed(query, true);
             } else if engine_as_it_is().lone.is_recorded() {
+                let rows = (*(*query).estate).es_processed as i64;
                 count(&mut engine_as_it_is().repeat().rows, rows);
             }
         }
@@ -82,17 +81,27 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
+/// Ends a query that is left out: nothing runs inside of the end of a query that only reads. Throws.
+#[inline(always)]
 pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        if end_next(query) {
-            engine_as_it_is().lone = Lone::NONE;
-            if guc::assigned() && capture::on_quietly() {
-                cold_path();
-                with(settings::check);
-            }
+        engine_as_it_is().lone.forget();
+        if guc::assigned() {
+            return end_assigned(query);
         }
+        NEXT_END(query);
+    }
+}
+
+/// As [`end_lone`], of one that may have changed a setting.
+#[cold]
+#[inline(never)]
+unsafe fn end_assigned(query: *mut pg_sys::QueryDesc) {
+    unsafe {
+        if capture::on_quietly() {
+            with(settings::check);
+        }
+        NEXT_END(query);
     }
 }
 
@@ -100,25 +109,15 @@ pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        if end_next(query) {
-            with_as_it_is(|engine| engine.repeat_ended());
-        }
-    }
-}
-
-/// Lets the server end it; `false`: it was given a frame meanwhile, and that has ended. Throws.
-#[inline(always)]
-unsafe fn end_next(query: *mut pg_sys::QueryDesc) -> bool {
-    unsafe {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_END(query);
+        if engine_as_it_is().lone.pause(query as usize) {
+            with_as_it_is(|engine| engine.repeat_ended());
+        } else {
+            end_framed(query);
+        }
     }
-    let alone = engine_as_it_is().lone.pause(query as usize);
-    if !alone {
-        end_framed(query);
-    }
-    alone
 }
 
 /// The server has come back from a lone query, which has no rows to tell of. Throws.
@@ -126,20 +125,21 @@ unsafe fn end_next(query: *mut pg_sys::QueryDesc) -> bool {
 unsafe fn pause_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
         if !engine_as_it_is().lone.pause(query as usize) {
-            pause_framed(query, None);
+            pause_framed(query, false);
         }
     }
 }
 
-/// The server has come back from a lone query that was given a frame meanwhile, with these rows. Throws.
+/// The server has come back from a lone query that was given a frame meanwhile, with rows if it `ran`. Throws.
 #[cold]
 #[inline(never)]
-unsafe fn pause_framed(query: *mut pg_sys::QueryDesc, rows: Option<i64>) {
+unsafe fn pause_framed(query: *mut pg_sys::QueryDesc, ran: bool) {
     unsafe {
         if let Some(id) = engine_as_it_is().find(query as usize) {
             with_as_it_is(|engine| {
                 engine.pause(id);
-                if let Some(rows) = rows {
+                if ran {
+                    let rows = (*(*query).estate).es_processed as i64;
                     count(&mut engine.frame(id).numbers.rows, rows);
                 }
             });
