@@ -10,7 +10,7 @@ install() {
 }
 trap install EXIT
 CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true install
-grep -q "assertion failed: self.stirred" "$("$PG_CONFIG" --pkglibdir)/audit_ext.so" ||
+grep -q "assertion failed: asks::is_stirred" "$("$PG_CONFIG" --pkglibdir)/audit_ext.so" ||
     die "this build checks no assertions"
 cd "$ROOT"
 AUDIT_TEST_PG_CONFIG=$PG_CONFIG cargo test -p audit_cluster_tests -- --test-threads "${AUDIT_TEST_THREADS:-4}" "$@"
