@@ -185,8 +185,23 @@ fn is_nested_left_out(classes: Classes) -> bool {
 unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
+        if !can_pass() {
+            return start_passing_anew(query, eflags);
+        }
         engine_as_it_is().count_passing();
         let calls = engine_as_it_is().pass(&raw const marker as usize);
+        start_next(query, eflags);
+        engine_as_it_is().passed(calls);
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn start_passing_anew(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        engine_as_it_is().count_passing();
+        let calls = engine_as_it_is().pass_anew(&raw const marker as usize);
         start_next(query, eflags);
         engine_as_it_is().passed(calls);
     }
@@ -292,6 +307,28 @@ executor_run_fn! {
         unsafe {
             let marker = 0u8;
             let calls = engine_as_it_is().pass(&raw const marker as usize);
+            proceed!();
+            engine_as_it_is().passed(calls);
+        }
+    },
+    NEXT_RUN,
+    if !can_pass() => run_passing_anew
+}
+
+/// [`Engine::can_pass`], of the hook that this is a part of.
+#[inline(always)]
+fn can_pass() -> bool {
+    let marker = 0u8;
+    engine_as_it_is().can_pass(&raw const marker as usize)
+}
+
+executor_run_fn! {
+    #[cold]
+    #[inline(never)]
+    run_passing_anew, query, proceed => {
+        unsafe {
+            let marker = 0u8;
+            let calls = engine_as_it_is().pass_anew(&raw const marker as usize);
             proceed!();
             engine_as_it_is().passed(calls);
         }
@@ -421,7 +458,7 @@ fn pass_without(id: Option<Id>, address: usize) -> Option<usize> {
         return None;
     }
     cold_path();
-    Some(engine_as_it_is().pass(address))
+    Some(engine_as_it_is().pass_anew(address))
 }
 
 /// The statement of a query runs on, if it has one of its own. Never throws.

@@ -462,6 +462,28 @@ fn a_commit_is_refused_whose_record_found_no_room() {
 }
 
 #[test]
+fn what_found_no_room_at_the_end_of_a_transaction_is_not_the_next_one_s() {
+    let cluster = Cluster::builder()
+        .setting("audit.ring_size", "'1MB'")
+        .setting("audit.on_full", "'drop'")
+        .setting("audit.durability", "'commit'")
+        .start();
+    cluster.psql().run("CREATE TABLE t (x int)").ok();
+    let worker = cluster.suspend_worker();
+    let mut client = cluster.app();
+    let mut run = |sql: &str| client.batch_execute(sql).expect("is not refused");
+    let filler = "x".repeat(20_000);
+    for _ in 0..60 {
+        run(&format!("SELECT '{filler}'"));
+    }
+    assert!(kill(worker, "CONT"));
+    cluster.flush();
+    let gaps = cluster.trail_of("seq", "command = 'GAP'");
+    assert!(!gaps.is_empty(), "some were dropped");
+    run("INSERT INTO t VALUES (1)");
+}
+
+#[test]
 fn a_repeat_is_whole_whose_original_nobody_had_to_sync() {
     let (builder, synced) = watched("'commit'");
     let cluster = builder.start();

@@ -78,37 +78,39 @@ impl Engine {
         }
     }
 
-    /// The hook of such a statement, at this address of the stack, calls the server. The result is for [`Engine::passed`],
-    /// once that has come back. Never panics: a call that there is no memory for counts as none.
+    /// Whether [`Engine::pass`] is enough, for a hook at this address of the stack: there is room, and nothing is to
+    /// be forgotten.
     #[inline(always)]
-    pub fn pass(&mut self, address: usize) -> usize {
-        let call = Call::at(address);
-        let calls = self.passing.len();
-        if calls == self.passing.capacity() {
-            cold_path();
-            return self.pass_anew(call);
-        }
-        // SAFETY: there is room behind the last one, which is there unless there is none. (`push` would have
-        // the code to grow in here, and what is safe would ask twice.)
-        unsafe {
-            let next = self.passing.as_mut_ptr().add(calls);
-            if calls == 0 || (*next.sub(1)).has(&call) {
-                next.write(call);
-                self.passing.set_len(calls + 1);
-                return calls;
-            }
-        }
-        cold_path();
-        self.pass_anew(call)
+    pub fn can_pass(&self, address: usize) -> bool {
+        let outer = self.passing.last();
+        self.passing.len() != self.passing.capacity()
+            && outer.is_none_or(|outer| outer.has(&Call::at(address)))
     }
 
+    /// The hook of such a statement, at this address of the stack, calls the server. The result is for
+    /// [`Engine::passed`], once that has come back.
+    ///
+    /// # Safety
+    /// [`Engine::can_pass`]. (`push` would have the code to grow in here.)
+    #[inline(always)]
+    pub unsafe fn pass(&mut self, address: usize) -> usize {
+        let calls = self.passing.len();
+        unsafe {
+            self.passing.as_mut_ptr().add(calls).write(Call::at(address));
+            self.passing.set_len(calls + 1);
+        }
+        calls
+    }
+
+    /// As [`Engine::pass`], whatever has to be forgotten first. Never panics: a call that there is no memory for
+    /// counts as none.
     #[cold]
     #[inline(never)]
-    fn pass_anew(&mut self, call: Call) -> usize {
-        self.forget_passed(call.address);
+    pub fn pass_anew(&mut self, address: usize) -> usize {
+        self.forget_passed(address);
         let calls = self.passing.len();
         if self.passing.try_reserve(16).is_ok() {
-            self.passing.push(call);
+            self.passing.push(Call::at(address));
         }
         calls
     }
