@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::report::refuse;
-use super::{asks, ring_file};
 use super::shared::{HOME_NONE, shared};
+use super::{asks, ring_file};
 
 /// Name of the label provider.
 pub const PROVIDER: &core::ffi::CStr = c"audit_ext";

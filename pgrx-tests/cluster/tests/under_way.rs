@@ -287,7 +287,7 @@ fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
         let failed = client.batch_execute(sql).is_err();
         assert_eq!(failed, sql.contains("1 / n"), "{sql}");
     }
-    // One goes on while the trail comes: what it was inside of then nobody knows.
+    // One goes on while the trail comes, and the session knows what it is inside of then.
     thread::scope(|scope| {
         let sent = scope.spawn(|| client.batch_execute("SELECT put(5, 0.5)"));
         thread::sleep(Duration::from_millis(150));
@@ -312,7 +312,7 @@ fn what_is_left_out_without_a_trail_leaves_nothing_behind() {
              WHERE database_name = 'app' AND class IN ('READ', 'WRITE') ORDER BY seq",
         ),
         [
-            "0 | success | committed | INSERT INTO t VALUES ($1)",
+            "1 | success | committed | INSERT INTO t VALUES ($1)",
             "1 | success | committed | INSERT INTO t VALUES ($1)",
             "0 | success | committed | INSERT INTO t VALUES (7)",
         ]

@@ -96,7 +96,10 @@ impl Engine {
     pub unsafe fn pass(&mut self, address: usize) -> usize {
         let calls = self.passing.len();
         unsafe {
-            self.passing.as_mut_ptr().add(calls).write(Call::at(address));
+            self.passing
+                .as_mut_ptr()
+                .add(calls)
+                .write(Call::at(address));
             self.passing.set_len(calls + 1);
         }
         calls
