@@ -3,5 +3,8 @@
 . "$(dirname "$0")/lib.sh"
 "$ROOT/scripts/stop.sh"
 . "$ROOT/scripts/cluster.sh"
-rm -rf "$RUN" "$(server_dir majors)" "$(server_dir pg-regress)" "$(server_dir bench-run)"
+rm -rf "$RUN"
+for servers in majors pg-regress bench-run bench-trail-run growth-run sampled-run instructions-run; do
+    rm -rf "$(server_dir "$servers")"
+done
 cd "$ROOT" && cargo clean

@@ -262,8 +262,8 @@ CREATE TABLE audit.origin (
     command text NOT NULL,
     details jsonb NOT NULL
 );
-COMMENT ON TABLE audit.origin IS 'Copies of the events that say where the trail comes from and who signs it: ORIGIN, KEY, FORK, RESTORE, UPGRADE. They outlive their partitions';
+COMMENT ON TABLE audit.origin IS 'Copies of the events that say where the trail comes from and who signs it: the first START, KEY, FORK, RESTORE, UPGRADE. They outlive their partitions';
 COMMENT ON COLUMN audit.origin.seq IS 'seq of the event';
 COMMENT ON COLUMN audit.origin.recorded_at IS 'When it was stored';
-COMMENT ON COLUMN audit.origin.command IS 'ORIGIN, KEY, FORK, RESTORE or UPGRADE';
+COMMENT ON COLUMN audit.origin.command IS 'START, KEY, FORK, RESTORE or UPGRADE';
 COMMENT ON COLUMN audit.origin.details IS 'Details of the event';

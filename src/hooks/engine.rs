@@ -69,7 +69,7 @@ pub struct Engine {
     /// A finished statement whose transaction is about to end.
     pub(super) held: Option<Id>,
 
-    /// Where the last top-level statement was found.
+    /// Where the last top-level statement was found (but for a lone one, left out, that was its whole string).
     pub last_source: Source,
     /// Statements that failed and wait for the verdict caught or failed, in the order they died.
     dead: Vec<Id>,

@@ -256,6 +256,7 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
         .setting("audit.checkpoint_interval", "'1s'")
         .start();
     some_work(&cluster);
+    cluster.restart(Shutdown::Fast); // There are two STARTs.
     assert_whole(&cluster);
     // Each change is made, found and rolled back in a transaction that sees nothing newer.
     let mut client = unlocked(&cluster);
@@ -322,6 +323,24 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
             "INSERT INTO audit.batch SELECT * FROM audit.batch ORDER BY last_seq LIMIT 1".into(),
             None,
             "inserted batch",
+        ),
+        (
+            "DELETE FROM audit.origin WHERE command = 'KEY'".into(),
+            None,
+            "changed origin",
+        ),
+        (
+            "DELETE FROM audit.origin WHERE command = 'START'".into(),
+            None,
+            "changed origin",
+        ),
+        (
+            // As the worker would write it, had it taken the trail for a new one.
+            "UPDATE audit.origin o SET (seq, recorded_at, details) =
+                 (SELECT seq, recorded_at, details FROM audit.log WHERE command = 'START' ORDER BY seq DESC LIMIT 1)
+             WHERE command = 'START'".into(),
+            None,
+            "changed origin",
         ),
         (
             // The newest events with their batches: what a checkpoint covers.

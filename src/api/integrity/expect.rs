@@ -206,6 +206,21 @@ pub fn check_origin(first: u64, last: u64, landmarks: &[u64], problems: &mut Pro
     }
 }
 
+/// The trail's first START has its copy there, whatever has become of the event: without it the worker takes
+/// the trail for a new one. `met`: the first of the events that were read.
+pub fn check_first_start(met: Option<u64>, problems: &mut Problems) {
+    let Some(met) = met else { return };
+    let mut copied = None;
+    query(
+        "SELECT min(seq) FROM audit.origin WHERE command = 'START'",
+        |row| copied = row.number(1).map(|seq| seq as u64),
+    );
+    if copied.is_none_or(|copied| copied > met) {
+        let detail = "audit.origin has no copy of the first START, which is this or an earlier one";
+        problems.add(met, "changed origin", detail.into());
+    }
+}
+
 /// What RESTORE events tell of: size of the trail before, and size that was published. They are
 /// problems themselves, as events were lost.
 fn restored(problems: &mut Problems) -> Vec<(u64, u64)> {

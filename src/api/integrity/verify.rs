@@ -6,7 +6,7 @@
 //!
 //! Everything throws; inside an SPI connection.
 
-use super::expect::{Expected, Heads, check_origin};
+use super::expect::{Expected, Heads, check_first_start, check_origin};
 use super::numbers::EventNumbers;
 use crate::pg::spi::{Cursor, query};
 use crate::pg::trail::reader::{
@@ -84,6 +84,8 @@ struct Verifier {
     erased: BTreeSet<Erased>,
     /// seq of events of which audit.origin has a copy.
     landmarks: Vec<u64>,
+    /// seq of the first START among the events.
+    first_start: Option<u64>,
     /// First and last seq of what retention dropped.
     dropped: Vec<(u64, u64)>,
     /// seq of rows met outside of their chunk; and of those looked up there.
@@ -115,6 +117,7 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
         )),
         erased: BTreeSet::new(),
         landmarks: Vec::new(),
+        first_start: None,
         dropped: store.dropped_ranges(),
         strays: Vec::new(),
         looked_up: HashSet::new(),
@@ -144,6 +147,7 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
     }
     verifier.rest(whole);
     check_origin(first, last, &verifier.landmarks, &mut verifier.problems);
+    check_first_start(verifier.first_start, &mut verifier.problems);
     if to.is_none() {
         heads.beyond(expected.tree.size(), &mut verifier.problems);
     }
@@ -256,8 +260,13 @@ impl Verifier {
             );
             return;
         }
-        if event.numbered.command == Command::Landmark {
-            self.landmarks.push(event.seq);
+        match event.numbered.command {
+            Command::Landmark => self.landmarks.push(event.seq),
+            Command::Start => {
+                let met = self.first_start.unwrap_or(event.seq);
+                self.first_start = Some(met.min(event.seq));
+            }
+            _ => {}
         }
         *place = Some(Found {
             leaf: event.leaf,

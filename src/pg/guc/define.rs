@@ -2,6 +2,7 @@
 
 use super::*;
 use audit_core::level::VALID_WORDS;
+use audit_core::ring::MAX_CAPACITY;
 use core::ptr::null;
 
 /// Sets the DETAIL and HINT that the server reports for a refused value. The texts are kept in
@@ -354,7 +355,7 @@ pub unsafe fn define() {
             name: c"audit.ring_size",
             short: c"Size of the ring between backends and worker, a power of two.",
             value: &raw mut RING_SIZE,
-            range: 1024..=1024 * 1024 * 1024,
+            range: 1024..=(MAX_CAPACITY / 1024) as c_int,
             context: PGC_POSTMASTER,
             unit: pg_sys::GUC_UNIT_KB,
             check: Some(check_ring_size),

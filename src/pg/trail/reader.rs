@@ -23,6 +23,8 @@ pub enum Command {
     Gap,
     /// Of which audit.origin has a copy.
     Landmark,
+    /// Of the first of which it has one.
+    Start,
 }
 
 /// A row of one of the two dictionaries.
@@ -185,6 +187,7 @@ impl Reader {
                 Some(b"DISCONNECT") => Command::Disconnect,
                 Some(b"GAP") => Command::Gap,
                 Some(b"KEY" | b"FORK" | b"RESTORE" | b"UPGRADE") => Command::Landmark,
+                Some(b"START") => Command::Start,
                 _ => Command::Other,
             };
             Entry {

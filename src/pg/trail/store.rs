@@ -1,5 +1,5 @@
 //! The tree as the tables keep it: each batch the subtrees that end in it, and `audit.subtree` those
-//! of dropped partitions. What is merged inside a batch is found nowhere: see api/leaves.rs.
+//! of dropped partitions. What is merged inside a batch is found nowhere: tree.rs makes it anew.
 //!
 //! Everything throws; inside an SPI connection.
 
