@@ -45,7 +45,7 @@ pub enum Section {
     Statement = 2,
     /// SHA-256 of the full redacted text, where it was cut.
     StatementSha256 = 3,
-    /// The values of `$n` as text, each with its length.
+    /// [`put_parameter`]
     Parameters = 4,
     /// The error's message.
     Error = 5,
