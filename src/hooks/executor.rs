@@ -315,11 +315,13 @@ executor_run_fn! {
     if !can_pass() => run_passing_anew
 }
 
-/// [`Engine::can_pass`], of the hook that this is a part of.
+/// Whether the hook that this is a part of can pass: see `Engine::can_pass`. (Its own locals lie within some
+/// bytes of this one, and none that called it does.)
 #[inline(always)]
 fn can_pass() -> bool {
+    const LOCALS: usize = 32;
     let marker = 0u8;
-    engine_as_it_is().can_pass(&raw const marker as usize)
+    engine_as_it_is().can_pass(&raw const marker as usize + LOCALS)
 }
 
 executor_run_fn! {

@@ -88,13 +88,15 @@ unsafe extern "C-unwind" fn process(
 }
 
 /// Whether nothing is taken down of a statement but that there was one: BEGIN, COMMIT and their like
-/// where the level leaves them out and nothing is under way. Never throws.
+/// where the level leaves them out and nothing is under way. (Not so COMMIT PREPARED, which waits for others' records.)
+/// Never throws.
 #[inline]
 unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
     unsafe {
         let node = (*pstmt).utilityStmt;
         if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt
             || !engine().idle()
+            || (durability::on_commit() && describe::commits_prepared(node))
             || begin::wanted(0, Classes::of(Class::Misc))
         {
             return false;

@@ -26,8 +26,9 @@ pub unsafe fn install() {
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     let commits = event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_COMMIT;
-    // See `Engine::stir`: in calm, where no query waits for the commit either, that decides about nothing.
-    if commits && !asks::is_stirred() && !engine_as_it_is().lone.is_there() {
+    // See `Engine::stir`: in calm, where no query waits for the commit either, that decides about nothing. But
+    // something may have been pushed without a frame (a setting), or by an earlier transaction.
+    if commits && asks::for_no_end() && !engine_as_it_is().lone.is_there() {
         return;
     }
     unsafe { ended_or_ending(event) };
@@ -169,7 +170,6 @@ fn end(fate: Fate) {
     } else {
         end_calm(fate);
     }
-    durability::transaction_ended(); // What finds no room here is not the next one's.
 }
 
 /// A transaction ends of which anything may be known.

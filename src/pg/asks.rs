@@ -10,6 +10,8 @@ static mut WORD: u32 = Level::NONE.to_bits() | STIRRED;
 
 /// More may be under way than a lone query (`hooks::engine::calm`).
 const STIRRED: u32 = 1 << 19;
+/// Each commit has to have what was pushed before it on disk (`pg::durability`).
+const SYNCS: u32 = 1 << 20;
 
 /// Somebody besides `audit.level` who asks.
 #[derive(Clone, Copy)]
@@ -24,7 +26,7 @@ pub enum Asker {
 }
 
 const OTHERS: u32 = Asker::Role as u32 | Asker::Unlocked as u32 | Asker::Assigned as u32;
-const _: () = assert!(Level::MOST_BITS & (OTHERS | STIRRED) == 0 && OTHERS & STIRRED == 0);
+const _: () = assert!(Level::MOST_BITS & (OTHERS | STIRRED | SYNCS) == 0);
 
 #[inline]
 fn word() -> u32 {
@@ -40,7 +42,7 @@ pub fn level() -> Level {
 
 /// `audit.level` is now what [`Level::to_bits`] said.
 pub fn set_level(bits: u32) {
-    unsafe { WORD = (WORD & (OTHERS | STIRRED)) | bits };
+    unsafe { WORD = (WORD & !Level::MOST_BITS) | bits };
 }
 
 #[inline]
@@ -68,7 +70,7 @@ pub fn for_level_only() -> bool {
 /// Whether nobody asks for any statement, but perhaps for a look at the settings.
 #[inline]
 pub fn for_nothing() -> bool {
-    word() & !(Asker::Assigned as u32 | STIRRED) == Level::NONE.to_bits()
+    word() & !(Asker::Assigned as u32 | STIRRED | SYNCS) == Level::NONE.to_bits()
 }
 
 /// [`for_none_of`], and all that may be under way is a lone query.
@@ -81,6 +83,17 @@ pub fn for_none_of_in_calm(classes: Classes) -> bool {
 #[inline]
 pub fn is_stirred() -> bool {
     word() & STIRRED != 0
+}
+
+/// Whether the end of a transaction is of no interest, as far as there is no lone query.
+#[inline]
+pub fn for_no_end() -> bool {
+    word() & (STIRRED | SYNCS) == 0
+}
+
+/// `audit.durability` is now `commit`, or isn't.
+pub fn set_syncs(syncs: bool) {
+    unsafe { WORD = if syncs { WORD | SYNCS } else { WORD & !SYNCS } };
 }
 
 /// Until a transaction's end says otherwise, more may be under way: to be called before it is.

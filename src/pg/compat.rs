@@ -12,6 +12,20 @@ pub use nodes::*;
 pub use query::{Told, for_each_named_relation};
 pub use run::ExecutorRun;
 
+/// The number of the running transaction in this process, until its end is decided; 0: there is none. Never throws.
+pub fn local_transaction() -> u32 {
+    // SAFETY: NULL, or this process's own.
+    unsafe {
+        let Some(me) = pg_sys::MyProc.as_ref() else {
+            return 0;
+        };
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        return me.lxid;
+        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        return me.vxid.lxid;
+    }
+}
+
 /// How a statement uses a relation: the privileges (`ACL_*`) that it needs, and the columns.
 pub struct Use {
     pub relid: pg_sys::Oid,

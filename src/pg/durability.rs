@@ -30,7 +30,7 @@
 //! new ring (a restart).
 
 use audit_core::ring::Ring;
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering, fence};
 use pgrx::pg_sys;
@@ -38,7 +38,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use super::guc::{self, EnumOptions};
-use super::{asks, raw, ring_file, shared};
+use super::{asks, compat, raw, ring_file, shared};
 
 const ASYNC: c_int = 0;
 const COMMIT: c_int = 1;
@@ -57,9 +57,8 @@ static OPTIONS: EnumOptions<3> = EnumOptions([
 static mut UNSYNCED: u64 = 0;
 #[unsafe(link_section = "audit_data")]
 static mut UNSYNCED_FROM: u64 = 0;
-/// A record of the running transaction found no room in the ring.
-#[unsafe(link_section = "audit_data")]
-static mut DROPPED: bool = false;
+/// The transaction of which a record found no room in the ring, by its number in this process; 0: none.
+static mut DROPPED_IN: u32 = 0;
 
 /// What backends share about syncing the ring's file.
 #[repr(C)]
@@ -142,10 +141,15 @@ pub unsafe fn define() {
             pg_sys::GucContext::PGC_SUSET,
             0,
             None,
-            Some(guc::assigned_int),
+            Some(assigned),
             None,
         );
     }
+}
+
+unsafe extern "C-unwind" fn assigned(value: c_int, extra: *mut c_void) {
+    asks::set_syncs(value == COMMIT);
+    unsafe { guc::assigned_int(value, extra) };
 }
 
 /// Whether commits wait for their records.
@@ -166,16 +170,9 @@ pub fn pushed(from: u64, end: u64) {
     }
 }
 
-/// A record found no room.
+/// A record found no room. (Of a transaction whose end is decided that is nothing: it has no number any more.)
 pub fn dropped() {
-    asks::stir(); // So that the end of the transaction isn't passed over.
-    unsafe { DROPPED = true };
-}
-
-/// A transaction has ended.
-#[inline]
-pub fn transaction_ended() {
-    unsafe { DROPPED = false };
+    unsafe { DROPPED_IN = compat::local_transaction() };
 }
 
 /// Has all that this backend pushed on disk, or refuses: throws. Other transactions' records, too,
@@ -185,7 +182,7 @@ pub fn transaction_ended() {
 /// Where an ERROR aborts the transaction: before its commit record is written.
 pub unsafe fn ensure(all: bool) {
     unsafe {
-        if DROPPED {
+        if DROPPED_IN != 0 && DROPPED_IN == compat::local_transaction() {
             refused(Refusal::Dropped);
         }
         let (Some(shared), Some(ring)) = (shared::shared(), ring_file::ring()) else {

@@ -52,6 +52,7 @@ impl Lone {
     /// It has ended, and nothing is kept of it.
     #[inline]
     pub fn forget(&mut self) {
+        debug_assert!(self.address == 0);
         self.query = 0;
     }
 

@@ -81,27 +81,23 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-/// Ends a query that is left out: nothing runs inside of the end of a query that only reads. Throws.
 #[inline(always)]
 pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        engine_as_it_is().lone.forget();
-        if guc::assigned() {
-            return end_assigned(query);
+        if end_next(query) {
+            engine_as_it_is().lone.forget();
+            if guc::assigned() {
+                check_settings();
+            }
         }
-        NEXT_END(query);
     }
 }
 
-/// As [`end_lone`], of one that may have changed a setting.
 #[cold]
 #[inline(never)]
-unsafe fn end_assigned(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        if capture::on_quietly() {
-            with(settings::check);
-        }
-        NEXT_END(query);
+fn check_settings() {
+    if capture::on_quietly() {
+        with(settings::check);
     }
 }
 
@@ -109,15 +105,26 @@ unsafe fn end_assigned(query: *mut pg_sys::QueryDesc) {
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
     unsafe {
+        if end_next(query) {
+            with_as_it_is(|engine| engine.repeat_ended());
+        }
+    }
+}
+
+/// Lets the server end it; `false`: it was given a frame meanwhile, and that has ended. (Nothing of PostgreSQL runs
+/// SQL inside the end of a query that only reads, but a foreign-data wrapper may fail there.) Throws.
+#[inline(always)]
+unsafe fn end_next(query: *mut pg_sys::QueryDesc) -> bool {
+    unsafe {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
         NEXT_END(query);
-        if engine_as_it_is().lone.pause(query as usize) {
-            with_as_it_is(|engine| engine.repeat_ended());
-        } else {
-            end_framed(query);
-        }
     }
+    let alone = engine_as_it_is().lone.pause(query as usize);
+    if !alone {
+        end_framed(query);
+    }
+    alone
 }
 
 /// The server has come back from a lone query, which has no rows to tell of. Throws.
