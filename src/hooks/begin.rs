@@ -14,7 +14,7 @@ use super::engine::{self, Engine, Id, Repeat, Source};
 use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
 use super::{capture, settings};
-use crate::pg::{guc, parallel, raw, session, slot, unlock};
+use crate::pg::{guc, lexis, parallel, raw, session, slot, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -444,8 +444,8 @@ pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize)
         return;
     }
     let options = Options {
-        standard_conforming_strings: unsafe { pg_sys::standard_conforming_strings },
-        unparsed,
+        standard_conforming_strings: lexis::plain(),
+        unparsed: unparsed || (lexis::is_unsure() && redact::reads_two_ways(text)),
     };
     let mut sink = CutSink::new(&mut frame.text, most);
     redact::redact_into(text, options, &mut sink);

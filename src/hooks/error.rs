@@ -41,6 +41,13 @@ static mut MEMORY: pg_sys::MemoryContext = core::ptr::null_mut();
 const UNSEEN_TEXT_MAX: usize = 64 * 1024;
 
 const SYNTAX_ERROR: u32 = pack_sqlstate(b"42601");
+/// What else the server's lexer and grammar may refuse a text with: then it isn't known how to read it.
+const UNREADABLE: [u32; 4] = [
+    pack_sqlstate(b"22025"), // invalid_escape_sequence
+    pack_sqlstate(b"22P06"), // nonstandard_use_of_escape_character
+    pack_sqlstate(b"22021"), // character_not_in_repertoire
+    pack_sqlstate(b"0A000"), // feature_not_supported
+];
 const NO_PRIVILEGE: u32 = pack_sqlstate(b"42501");
 
 /// The last error reported in this backend. Its buffers are allocated once, by [`install`].
@@ -165,7 +172,8 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         engine().error.no_privilege = sqlstate == NO_PRIVILEGE && !refused;
         match statement {
             Some(text) => {
-                let id = unseen_frame(text, sqlstate == SYNTAX_ERROR);
+                let unparsed = sqlstate == SYNTAX_ERROR || UNREADABLE.contains(&sqlstate);
+                let id = unseen_frame(text, unparsed);
                 if sqlstate != SYNTAX_ERROR {
                     attempted(error, id, true);
                 }

@@ -5,6 +5,7 @@
 
 use audit_core::codec::put_parameter;
 use audit_core::json::Object;
+use audit_core::sql::redact;
 use pgrx::pg_sys;
 
 use super::frame::Frame;
@@ -15,6 +16,8 @@ struct Collected {
     values: Vec<u8>,
     /// Number of the parameter and its full length, of those that were cut.
     cut: Vec<(usize, usize)>,
+    /// A value without its secrets.
+    shown: Vec<u8>,
 }
 
 static mut COLLECTED: Option<Collected> = None;
@@ -73,6 +76,12 @@ unsafe fn collect_values(params: pg_sys::ParamListInfo) {
 fn keep(number: usize, text: &[u8]) {
     let into = collected();
     let most = guc::parameter_max_size();
+    let mut text = text;
+    if redact::may_hold_secret(text) {
+        into.shown.clear();
+        redact::redact_value(text, &mut into.shown);
+        text = &into.shown;
+    }
     let mut len = text.len();
     if len > most {
         // SAFETY: reads `len` bytes of the text at most.

@@ -3,6 +3,7 @@
 use audit_core::codec::encode_session;
 use audit_core::event::{Class, Classes, Session, sqlstate_text};
 use audit_core::json::{Object, Short};
+use audit_core::sql::redact;
 use core::ffi::c_int;
 use pgrx::pg_sys;
 
@@ -108,7 +109,7 @@ pub fn logon_failed(sqlstate: u32, message: &[u8]) {
             database_name: Some(request.database),
             client_addr: request.peer.address.as_deref().map(str::as_bytes),
             client_port: request.peer.port,
-            application_name: Some(request.application),
+            application_name: Some(shown(request.application)),
             backend_type: Some(b"client backend"),
             ..Session::default()
         },
@@ -123,6 +124,15 @@ pub fn logon_failed(sqlstate: u32, message: &[u8]) {
         message,
         logon.details.bytes(),
     );
+}
+
+/// What a client said of itself, where nothing may be allocated.
+fn shown(value: &[u8]) -> &[u8] {
+    let assigns = value.contains(&b'=') || value.contains(&b':');
+    match assigns && redact::may_hold_secret(value) {
+        true => b"<REDACTED>",
+        false => value,
+    }
 }
 
 /// Watches for errors, changed settings and the session's end. Throws (FATAL: no slot left).

@@ -16,7 +16,7 @@ use super::{
     begin, capture, describe, details, drops, error, extension, guard, guard_utility, replication,
     room, wrapped,
 };
-use crate::pg::{compat, durability, guc, raw, session};
+use crate::pg::{compat, durability, guc, lexis, raw, session};
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
 
@@ -46,6 +46,7 @@ unsafe extern "C-unwind" fn process(
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
         let block = describe::block((*pstmt).utilityStmt);
+        lexis::note((*pstmt).utilityStmt);
         let id = if !own || !capture::on() || passes(pstmt) {
             None
         } else {

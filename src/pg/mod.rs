@@ -15,6 +15,7 @@ pub mod heap;
 pub mod home;
 pub mod identity;
 pub mod jsonb;
+pub mod lexis;
 pub mod limits;
 pub mod lookup;
 pub mod names;

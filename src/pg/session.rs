@@ -3,11 +3,13 @@
 
 use audit_core::codec::encode_session;
 use audit_core::event::Session;
+use audit_core::sql::redact;
 use core::hint::cold_path;
 use pgrx::pg_sys;
+use std::borrow::Cow;
 
 use super::connection::{self, Peer};
-use super::{compat, guc, names, raw};
+use super::{compat, guc, lexis, names, raw};
 
 /// What can change while a session runs, as last seen.
 #[derive(Default)]
@@ -112,6 +114,7 @@ pub unsafe fn begin() {
         };
         let peer = Peer::of_session();
         // From here on nothing throws.
+        lexis::begin();
         STATE = Some(State {
             user_name: names::role(user).unwrap_or_default().to_vec(),
             database_name: database.to_vec(),
@@ -209,6 +212,9 @@ impl State {
                 raw::bytes(pg_sys::application_name),
             );
             set(&mut seen.branch, branch());
+            // What an application says of itself may be its connection string.
+            let application_name = without_secrets(&seen.application_name);
+            let context = without_secrets(guc::context());
             let role = names::role(raw::GetUserId());
             let session_user = names::role(raw::GetSessionUserId());
             encode_session(
@@ -225,9 +231,9 @@ impl State {
                     branch: not_empty(&seen.branch),
                     client_addr: self.peer.address.as_deref().map(str::as_bytes),
                     client_port: self.peer.port,
-                    application_name: Some(&seen.application_name),
+                    application_name: Some(&application_name),
                     backend_type: Some(backend_type()),
-                    context: not_empty(guc::context()),
+                    context: not_empty(&context),
                 },
                 &mut self.encoded,
             );
@@ -249,6 +255,16 @@ fn backend_type() -> &'static [u8] {
 fn set(into: &mut Vec<u8>, value: &[u8]) {
     into.clear();
     into.extend_from_slice(value);
+}
+
+/// Allocates only where there is one.
+fn without_secrets(value: &[u8]) -> Cow<'_, [u8]> {
+    if !redact::may_hold_secret(value) {
+        return value.into();
+    }
+    let mut shown = Vec::with_capacity(value.len());
+    redact::redact_value(value, &mut shown);
+    shown.into()
 }
 
 fn not_empty(value: &[u8]) -> Option<&[u8]> {

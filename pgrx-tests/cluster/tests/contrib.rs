@@ -2,6 +2,8 @@
 //! script does (spec/capture.md, rule 1).
 
 use audit_cluster_tests::Cluster;
+use std::thread;
+use std::time::Duration;
 
 #[test]
 fn every_extension_of_the_server_is_made_and_dropped_in_one_event_each() {
@@ -40,5 +42,48 @@ fn every_extension_of_the_server_is_made_and_dropped_in_one_event_each() {
     assert_eq!(
         cluster.value("SELECT count(*) FROM audit.log WHERE command = 'GAP'"),
         "0"
+    );
+}
+
+/// A query of a foreign table can fail in its very end, where it has still a cursor to close.
+#[test]
+fn a_query_that_is_left_out_and_fails_as_it_ends_is_not_told_as_the_next() {
+    let cluster = Cluster::start();
+    let (host, port) = (cluster.socket_dir().display(), cluster.port());
+    cluster
+        .psql()
+        .run(format!(
+            "CREATE TABLE r AS SELECT generate_series(1, 1000) x;
+             CREATE EXTENSION postgres_fdw;
+             CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw
+                 OPTIONS (host '{host}', port '{port}', dbname 'app', fetch_size '10');
+             CREATE USER MAPPING FOR CURRENT_USER SERVER s;
+             CREATE FOREIGN TABLE far (x int) SERVER s OPTIONS (table_name 'r')"
+        ))
+        .ok();
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.level = 'ddl, misc'; SELECT x FROM far LIMIT 1")
+        .expect("reads");
+    let failed = thread::scope(|scope| {
+        let sent = scope.spawn(|| {
+            client.batch_execute("SELECT x, pg_sleep(1.5) FROM far LIMIT 1; CREATE TABLE never ()")
+        });
+        thread::sleep(Duration::from_millis(500));
+        let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE application_name = 'postgres_fdw'";
+        assert_eq!(cluster.query("app", ended), ["t"]);
+        sent.join().expect("ends")
+    });
+    failed.expect_err("its cursor is gone");
+    client
+        .batch_execute("CREATE TABLE next ()")
+        .expect("goes on");
+    assert_eq!(
+        cluster.trail(
+            "statement_id, command, outcome, object_name",
+            "application_name <> 'postgres_fdw' AND statement ~ 'never|next|far LIMIT'"
+        ),
+        ["4 | CREATE TABLE | success | public.next"]
     );
 }

@@ -254,3 +254,66 @@ fn ten_thousand_statements_in_one_string_and_in_one_block() {
         ["SELECT | 0 | 10000 | 10000 | 10000", "INSERT | 1 | 10000 | 10000 | 10000"]
     );
 }
+
+#[test]
+fn secrets_in_what_is_no_statement() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    client
+        .batch_execute(
+            "SET audit.parameters = on; SET application_name = 'a postgres://u:hunter2@h/d';
+             SET audit.context = '{\"dsn\": \"host=h password=hunter2 port=1\"}'",
+        )
+        .expect("sets");
+    client
+        .query("SELECT $1::text", &[&"host=h password=hunter2 port=1"])
+        .expect("runs");
+    assert_eq!(
+        cluster.trail(
+            "parameters, application_name, context->>'dsn'",
+            "statement = 'SELECT $1::text'"
+        ),
+        [
+            "{\"host=h password=<REDACTED> port=1\"} | a postgres://u:<REDACTED>@h/d | \
+             host=h password=<REDACTED> port=1"
+        ]
+    );
+    nowhere(&cluster);
+}
+
+#[test]
+fn secrets_in_a_text_that_was_parsed_under_another_setting() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run("CREATE FOREIGN DATA WRAPPER f; CREATE SERVER s FOREIGN DATA WRAPPER f")
+        .ok();
+    let mut client = cluster.app();
+    for sql in [
+        "SET standard_conforming_strings = off",
+        "SET standard_conforming_strings = on; CREATE ROLE a PASSWORD 'it\\'s hunter2'",
+        "SET standard_conforming_strings = off;
+         CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (user 'DOM\\', password 'hunter2')",
+    ] {
+        client.batch_execute(sql).expect(sql);
+    }
+    assert_eq!(
+        cluster.trail(
+            "command",
+            "command IN ('CREATE ROLE', 'CREATE USER MAPPING')"
+        ),
+        ["CREATE ROLE", "CREATE USER MAPPING"]
+    );
+    nowhere(&cluster);
+}
+
+/// The secret of these tests is in no row of the trail.
+#[track_caller]
+fn nowhere(cluster: &Cluster) {
+    cluster.flush();
+    let found = cluster.query(
+        "postgres",
+        "SELECT l FROM audit.log l WHERE l::text LIKE '%hunter' || '2%'",
+    );
+    assert!(found.is_empty(), "{found:#?}");
+}

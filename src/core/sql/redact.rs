@@ -78,6 +78,20 @@ fn first_needle(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// Whether the text's literals end elsewhere under the other value of `standard_conforming_strings`.
+pub fn reads_two_ways(text: &[u8]) -> bool {
+    memchr::memmem::find(text, br"\'").is_some()
+}
+
+/// Appends a value that stands by itself without its secrets: those that it shows in whatever statement.
+pub fn redact_value(value: &[u8], out: &mut Vec<u8>) {
+    if may_hold_secret(value) {
+        redact_setting(b"value", value, out);
+    } else {
+        out.extend_from_slice(value);
+    }
+}
+
 /// Appends the value of a setting without its secrets: what SET would be written with.
 pub fn redact_setting(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     let quoted = |text: &mut Vec<u8>, quote: u8, inner: &[u8]| {
