@@ -295,7 +295,13 @@ unsafe fn nested_unseen<'a>(internal: *const core::ffi::c_char) -> Option<&'a [u
         b"CREATE FUNCTION" | b"CREATE PROCEDURE"
     );
     let body = creates || starts_like_body(text);
-    let seen = frame.numbers.depth > 0 && frame.text == text;
+    // As far as it is neither redacted nor cut (between two characters).
+    let kept = redact::kept_at_least(text).min(guc::statement_max_size());
+    let seen = frame.numbers.depth > 0
+        && match kept == text.len() {
+            true => frame.text == text,
+            false => kept > 4 && frame.text.starts_with(&text[..kept - 4]),
+        };
     (!body && !seen).then_some(text)
 }
 

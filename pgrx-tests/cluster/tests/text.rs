@@ -317,3 +317,20 @@ fn nowhere(cluster: &Cluster) {
     );
     assert!(found.is_empty(), "{found:#?}");
 }
+
+#[test]
+fn a_nested_statement_with_a_secret_fails_once() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE ROLE a;
+             DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''x'' PASSWORD ''y''';
+             EXCEPTION WHEN OTHERS THEN NULL; END $$",
+        )
+        .ok();
+    assert_eq!(
+        cluster.trail("depth, outcome, sqlstate", "command = 'ALTER ROLE'"),
+        ["1 | caught | 42601"]
+    );
+}

@@ -78,6 +78,11 @@ fn first_needle(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// So many of the text's first bytes are as they are whatever is redacted behind them.
+pub fn kept_at_least(text: &[u8]) -> usize {
+    first_needle(text).unwrap_or(text.len())
+}
+
 /// Whether the text's literals end elsewhere under the other value of `standard_conforming_strings`.
 pub fn reads_two_ways(text: &[u8]) -> bool {
     memchr::memmem::find(text, br"\'").is_some()
