@@ -122,7 +122,14 @@ impl FateTracker {
 
     /// A subtransaction is merged into its parent.
     pub fn commit_sub(&mut self, id: u32) {
-        self.subs.retain(|sub| sub.id < id);
+        self.leave(id);
+    }
+
+    /// Forgets it and those inside it, which have higher ids and stand behind it: nesting may be deep.
+    fn leave(&mut self, id: u32) {
+        while self.subs.last().is_some_and(|sub| sub.id >= id) {
+            self.subs.pop();
+        }
     }
 
     /// A subtransaction begins while there is no trail, and none that waits for its fate. (The ids of those
@@ -140,13 +147,13 @@ impl FateTracker {
 
     /// A subtransaction is rolled back, with all inside it: if it began unheard, that is all that is undecided.
     pub fn abort_sub(&mut self, id: u32) {
-        let known = self.subs.iter().find(|sub| sub.id == id);
+        let known = self.subs.binary_search_by_key(&id, |sub| sub.id);
         let first = match known {
-            Some(sub) => sub.last_before + 1,
-            None if id <= self.unheard && self.undecided_from != 0 => self.undecided_from,
-            None => return,
+            Ok(at) => self.subs[at].last_before + 1,
+            Err(_) if id <= self.unheard && self.undecided_from != 0 => self.undecided_from,
+            Err(_) => return,
         };
-        self.subs.retain(|other| other.id < id);
+        self.leave(id);
         self.tell(first, Fate::RolledBack);
     }
 

@@ -125,6 +125,12 @@ fn send_whole(frame: &mut Frame, decisions: &[u8]) {
 /// Completes the details and lays out the shape; cuts what would make the record too long.
 fn finish(frame: &mut Frame, decided: usize) {
     frame.end_drops();
+    if session::context_left_out() != 0 {
+        cold_path();
+        frame
+            .truncated
+            .number("context", session::context_left_out());
+    }
     frame.write_shape();
     let most = ring_file::ring().map_or(MOST, |ring| MOST.min(ring.capacity() as usize / 8));
     let len = FIXED_LEN

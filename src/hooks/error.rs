@@ -224,6 +224,8 @@ fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>) {
     error.at = unsafe { raw::GetCurrentTimestamp() };
     error.attempted.clear();
     error.message.clear();
+    // What is behind is cut anyway, and may be of any length.
+    let message = &message[..message.len().min(ERROR_MAX + ERROR_MAX / 8)];
     let mut sink = CutSink::new(&mut error.message, ERROR_MAX);
     redact::redact_error_message(message, text, &mut sink);
 }

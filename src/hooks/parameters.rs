@@ -20,6 +20,13 @@ struct Collected {
     shown: Vec<u8>,
 }
 
+/// A value with more bytes, as the server keeps it, is not written as text: that may take more than it can.
+const MOST: usize = 64 * 1024 * 1024;
+/// So much behind what is kept of a value is looked at for secrets.
+const NEAR: usize = 4096;
+/// Buffers hold on to no more.
+const KEPT: usize = 64 * 1024;
+
 static mut COLLECTED: Option<Collected> = None;
 /// Something was collected, perhaps nothing but an empty list.
 static mut ANY: bool = false;
@@ -37,6 +44,8 @@ fn collected() -> &'static mut Collected {
 pub unsafe fn collect(params: pg_sys::ParamListInfo) {
     if guc::parameters() {
         unsafe { collect_values(params) };
+    } else {
+        unsafe { ANY = false }; // What was collected for a statement that was then not recorded.
     }
 }
 
@@ -52,7 +61,8 @@ unsafe fn collect_values(params: pg_sys::ParamListInfo) {
         for i in 0..(*params).numParams as usize {
             let mut room: pg_sys::ParamExternData = core::mem::zeroed();
             let param: *const pg_sys::ParamExternData = match (*params).paramFetch {
-                Some(fetch) => fetch(params, i as i32 + 1, false, &mut room),
+                // Speculatively: of a variable's field that can't be read yet there is no error, but no type.
+                Some(fetch) => fetch(params, i as i32 + 1, true, &mut room),
                 None => (*params).params.as_ptr().add(i),
             };
             // A variable of a function that the statement doesn't use.
@@ -63,8 +73,18 @@ unsafe fn collect_values(params: pg_sys::ParamListInfo) {
                 put_parameter(&mut collected().values, None);
                 continue;
             }
+            if !has_text((*param).ptype) {
+                put_parameter(&mut collected().values, Some(b""));
+                continue;
+            }
             let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
             raw::getTypeOutputInfo((*param).ptype, &mut output, &mut varlena);
+            if varlena && raw::toast_raw_datum_size((*param).value) > MOST {
+                let size = raw::toast_raw_datum_size((*param).value);
+                collected().cut.push((i + 1, size));
+                put_parameter(&mut collected().values, Some(b""));
+                continue;
+            }
             let text = raw::OidOutputFunctionCall(output, (*param).value);
             // From here on nothing throws.
             keep(i + 1, raw::bytes(text));
@@ -73,22 +93,32 @@ unsafe fn collect_values(params: pg_sys::ParamListInfo) {
     }
 }
 
+/// Whether the type's values can be written as text: those of most pseudo-types can't. Throws.
+unsafe fn has_text(kind: pg_sys::Oid) -> bool {
+    const PSEUDO: core::ffi::c_char = b'p' as core::ffi::c_char;
+    kind == pg_sys::RECORDOID || unsafe { raw::get_typtype(kind) } != PSEUDO
+}
+
 fn keep(number: usize, text: &[u8]) {
     let into = collected();
     let most = guc::parameter_max_size();
-    let mut text = text;
-    if redact::may_hold_secret(text) {
+    // A secret that begins in what is kept may end behind it.
+    let near = &text[..text.len().min(most.saturating_add(NEAR))];
+    let mut shown = near;
+    if redact::may_hold_secret(near) {
         into.shown.clear();
-        redact::redact_value(text, &mut into.shown);
-        text = &into.shown;
+        redact::redact_value(near, &mut into.shown);
+        shown = &into.shown;
     }
-    let mut len = text.len();
+    let mut len = shown.len();
     if len > most {
         // SAFETY: reads `len` bytes of the text at most.
-        len = unsafe { raw::pg_mbcliplen(text.as_ptr().cast(), len as i32, most as i32) } as usize;
+        len = unsafe { raw::pg_mbcliplen(shown.as_ptr().cast(), len as i32, most as i32) } as usize;
+    }
+    if len < shown.len() || near.len() < text.len() {
         into.cut.push((number, text.len()));
     }
-    put_parameter(&mut into.values, Some(&text[..len]));
+    put_parameter(&mut into.values, Some(&shown[..len]));
 }
 
 /// Gives the collected values to the statement that has begun. Never throws.
@@ -105,6 +135,8 @@ fn hand_over_values(frame: &mut Frame) {
     frame.state.with_parameters = true;
     frame.parameters.clear();
     frame.parameters.extend_from_slice(&from.values);
+    from.values.shrink_to(KEPT);
+    from.shown.shrink_to(KEPT);
     if from.cut.is_empty() {
         return;
     }

@@ -262,6 +262,8 @@ unsafe extern "C-unwind" {
     pub fn format_procedure_qualified(function: pg_sys::Oid) -> *mut c_char;
     pub fn fetch_search_path(include_implicit: bool) -> *mut pg_sys::List;
     pub fn getTypeOutputInfo(type_: pg_sys::Oid, output: *mut pg_sys::Oid, varlena: *mut bool);
+    pub fn get_typtype(kind: pg_sys::Oid) -> c_char;
+    pub fn toast_raw_datum_size(value: pg_sys::Datum) -> usize;
     pub fn OidOutputFunctionCall(function: pg_sys::Oid, value: pg_sys::Datum) -> *mut c_char;
     pub fn get_role_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn has_privs_of_role(member: pg_sys::Oid, role: pg_sys::Oid) -> bool;

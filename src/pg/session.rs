@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use std::borrow::Cow;
 
 use super::connection::{self, Peer};
-use super::{compat, guc, lexis, names, raw};
+use super::{compat, guc, lexis, names, raw, ring_file};
 
 /// What can change while a session runs, as last seen.
 #[derive(Default)]
@@ -60,6 +60,11 @@ static mut STATE: Option<State> = None;
 static mut IS_WORKER: bool = false;
 #[unsafe(link_section = "audit_data")]
 static mut VERSION: u32 = 0;
+
+/// See [`context_left_out`].
+static mut LEFT_OUT: usize = 0;
+/// Half of the longest record, which has an eighth of the ring at most.
+const MOST_CONTEXT: usize = 512 * 1024;
 
 /// Changes with [`encoded`].
 #[inline]
@@ -214,7 +219,7 @@ impl State {
             set(&mut seen.branch, branch());
             // What an application says of itself may be its connection string.
             let application_name = without_secrets(&seen.application_name);
-            let context = without_secrets(guc::context());
+            let context = without_secrets(context_that_fits());
             let role = names::role(raw::GetUserId());
             let session_user = names::role(raw::GetSessionUserId());
             encode_session(
@@ -255,6 +260,24 @@ fn backend_type() -> &'static [u8] {
 fn set(into: &mut Vec<u8>, value: &[u8]) {
     into.clear();
     into.extend_from_slice(value);
+}
+
+/// `audit.context`; empty where it is so long that a record with little else would not fit into the ring.
+fn context_that_fits() -> &'static [u8] {
+    let context = guc::context();
+    let most = ring_file::ring().map_or(0, |ring| ring.capacity() as usize / 16);
+    let fits = context.len() <= most.min(MOST_CONTEXT);
+    unsafe { LEFT_OUT = if fits { 0 } else { context.len() } };
+    match fits {
+        true => context,
+        false => &[],
+    }
+}
+
+/// Bytes of the context that [`encoded`] leaves out; 0: none.
+#[inline]
+pub fn context_left_out() -> usize {
+    unsafe { LEFT_OUT }
 }
 
 /// Allocates only where there is one.

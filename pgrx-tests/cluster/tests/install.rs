@@ -433,6 +433,7 @@ fn the_context_is_what_jsonb_accepts_as_an_object() {
     let mut client = cluster.app();
     let deep = format!("{{\"a\": {}1{}}}", "[".repeat(500), "]".repeat(500));
     let huge = format!("{{\"a\": \"{}\"}}", "x".repeat(300_000));
+    let monstrous = format!("{{\"a\": \"{}\"}}", "x".repeat(3_000_000));
     let texts = [
         r#"{}"#,
         r#"{"user": 12, "name": "Zoë 🦀", "list": [1, 2.5e3, -0, null, true, {"x": []}]}"#,
@@ -444,6 +445,7 @@ fn the_context_is_what_jsonb_accepts_as_an_object() {
         r#"{"n": 123456789012345678901234567890.123456789}"#,
         &deep,
         &huge,
+        &monstrous,
         // no objects
         "[1, 2]",
         "\"text\"",

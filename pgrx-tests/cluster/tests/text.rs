@@ -334,3 +334,46 @@ fn a_nested_statement_with_a_secret_fails_once() {
         ["1 | caught | 42601"]
     );
 }
+
+#[test]
+fn values_that_can_not_be_read_or_written_cost_nothing() {
+    let cluster = Cluster::builder()
+        .setting("audit.parameters", "'on'")
+        .start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (id int); CREATE TABLE log (id int);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO log SELECT CASE WHEN TG_OP = 'DELETE' THEN OLD.id ELSE NEW.id END;
+                 RETURN NULL; END $$;
+             CREATE TRIGGER note AFTER INSERT OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
+                 DECLARE r record; BEGIN FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() LOOP
+                     PERFORM r.command IS NULL; END LOOP; END $$;
+             CREATE EVENT TRIGGER tell ON ddl_command_end EXECUTE FUNCTION tell();
+             INSERT INTO t VALUES (1); DELETE FROM t;
+             CREATE TABLE told ();",
+        )
+        .ok();
+    assert_eq!(cluster.query("app", "SELECT count(*) FROM log"), ["2"]);
+    assert_eq!(
+        cluster.trail(
+            "outcome",
+            "command = 'CREATE TABLE' AND object_name = 'public.told'"
+        ),
+        ["success"]
+    );
+    // Nor do they come with a later statement.
+    let mut client = cluster.app();
+    client
+        .batch_execute("PREPARE p (int) AS INSERT INTO t VALUES ($1); SET audit.level = 'ddl'; EXECUTE p (4711)")
+        .expect("inserts");
+    client
+        .batch_execute("SET audit.parameters = off; SET audit.level = 'all'; SELECT 'after'")
+        .expect("goes on");
+    assert_eq!(
+        cluster.trail("parameters", "statement LIKE '%after%'"),
+        ["~"]
+    );
+}
