@@ -134,6 +134,13 @@ unsafe fn check(node: *mut pg_sys::Node) -> c_int {
                 mode if mode > pg_sys::AccessShareLock as c_int => mode,
                 _ => 0,
             },
+            // ANALYZE keeps its locks to the end of a block, and with them the worker from making periods. (That
+            // of all tables is let be: clients open blocks by themselves, and don't mean the trail.)
+            T_VacuumStmt
+                if raw::IsTransactionBlock() && !field!(node as VacuumStmt.rels).is_null() =>
+            {
+                pg_sys::ShareUpdateExclusiveLock as c_int
+            }
             _ => 0,
         }
     }

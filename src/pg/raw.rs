@@ -348,6 +348,7 @@ unsafe extern "C-unwind" {
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn IsSubTransaction() -> bool;
+    pub fn IsTransactionBlock() -> bool;
     #[cfg(any(feature = "pg14", feature = "pg15"))]
     pub fn pg_database_ownercheck(database: pg_sys::Oid, role: pg_sys::Oid) -> bool;
     #[cfg(not(any(feature = "pg14", feature = "pg15")))]

@@ -147,6 +147,8 @@ const TOP_LEVEL_ATTEMPTS: &[&str] = &[
     "CREATE INDEX CONCURRENTLY ON {partition} (text)",
     "ALTER TABLE audit.event DETACH PARTITION {partition} CONCURRENTLY",
     "BEGIN; LOCK TABLE public.window IN EXCLUSIVE MODE",
+    "BEGIN; ANALYZE audit.event",
+    "BEGIN; ANALYZE {partition}",
 ];
 
 /// Objects of somebody else that lead to the trail.

@@ -31,6 +31,7 @@ mod lone;
 mod main_job;
 mod memory;
 mod object;
+mod on_disk;
 mod operations;
 mod passing;
 mod repeats;
