@@ -81,8 +81,14 @@ impl Upkeep {
         self.not_before = Some(Instant::now() + RETRY);
         if !self.next_is_made {
             let interval = guc::partition_interval_seconds();
-            self.next_is_made =
-                transaction(|| find_or_make(period.ends_at.max(now), interval)).is_ok();
+            match transaction(|| find_or_make(period.ends_at.max(now), interval)) {
+                Ok(_) => self.next_is_made = true,
+                // Nothing is late yet, but it will be if somebody's lock stays.
+                Err(failure) => pgrx::warning!(
+                    "audit_ext: the trail's next period can't be made yet: {}",
+                    failure.message
+                ),
+            }
         }
         if self.closing_due {
             match transaction(|| ended_periods(period.starts_at)) {
