@@ -12,6 +12,7 @@ pub mod fate;
 pub mod fit;
 pub mod json;
 pub mod level;
+pub mod missing;
 pub mod note;
 pub mod numbers;
 pub mod proof;

@@ -15,7 +15,7 @@ fn cluster() -> Builder {
 }
 
 /// Makes sure that a test has some seconds within one period.
-fn early_in_a_period() {
+pub fn early_in_a_period() {
     let second = || {
         let since_1970 = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -39,7 +39,7 @@ fn next_period(cluster: &Cluster) {
     });
 }
 
-fn set(cluster: &Cluster, name: &str, value: &str) {
+pub fn set(cluster: &Cluster, name: &str, value: &str) {
     cluster.configure(name, value);
     cluster.reload();
 }
@@ -51,14 +51,14 @@ fn knock(cluster: &Cluster) {
 }
 
 #[track_caller]
-fn until(cluster: &Cluster, what: &str, mut condition: impl FnMut(&Cluster) -> bool) {
+pub fn until(cluster: &Cluster, what: &str, mut condition: impl FnMut(&Cluster) -> bool) {
     wait_until(what, Duration::from_secs(60), || {
         knock(cluster);
         condition(cluster)
     });
 }
 
-fn is_gone(cluster: &Cluster, word: &str) -> bool {
+pub fn is_gone(cluster: &Cluster, word: &str) -> bool {
     cluster.count(&format!("statement LIKE '%{word}%'")) == 0
 }
 

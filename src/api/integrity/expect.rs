@@ -5,12 +5,14 @@ use super::verify::Problems;
 use crate::pg::spi::query;
 use crate::pg::trail::canon::content;
 use crate::pg::trail::keys;
+use crate::pg::trail::reader::{Erased, field_name};
 use crate::pg::trail::store::TreeStore;
 use audit_core::calendar::rfc3339;
 use audit_core::note::{Checkpoint, Note, Verifying, notes};
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, cover};
 use pgrx::pg_sys;
+use std::collections::BTreeMap;
 
 /// The tree of what was verified so far.
 pub struct Expected {
@@ -218,6 +220,57 @@ pub fn check_first_start(met: Option<u64>, problems: &mut Problems) {
     if copied.is_none_or(|copied| copied > met) {
         let detail = "audit.origin has no copy of the first START, which is this or an earlier one";
         problems.add(met, "changed origin", detail.into());
+    }
+}
+
+/// Values that are gone without an ERASE event. `erased`: each with the seq of an event that had it.
+pub fn check_erased(mut erased: BTreeMap<Erased, u64>, problems: &mut Problems) {
+    if erased.is_empty() {
+        return;
+    }
+    query(
+        "SELECT (e.details ->> 'seq')::bigint, (e.details ->> 'statement_ref')::bigint, \
+                (e.details ->> 'session_ref')::bigint, f.field \
+         FROM audit.event e JOIN audit.statement t ON t.ref = e.statement \
+         CROSS JOIN LATERAL jsonb_array_elements_text(e.details -> 'fields') f(field) \
+         WHERE t.command = 'ERASE' AND t.class = 'AUDIT'",
+        |row| {
+            let field = row.text(4).unwrap_or_default();
+            erased.retain(|gone, _| match gone {
+                Erased::Event(seq, of) => {
+                    let same = field_name(*of) == field
+                        || (field == "statement" && field_name(*of) == "statement_sha256");
+                    !(same && row.number(1) == Some(*seq))
+                }
+                Erased::Statement(reference) => row.number(2) != Some(*reference),
+                Erased::Session(reference) => row.number(3) != Some(*reference),
+            });
+        },
+    );
+    // An ERASE comes after the event, so it may have gone with what was dropped since. The newest
+    // such drop is always told of: an event that told of it can only have gone with a newer one.
+    if !erased.is_empty() {
+        query(
+            "SELECT max((e.details ->> 'first_seq')::bigint) \
+             FROM audit.event e JOIN audit.statement t ON t.ref = e.statement \
+             WHERE t.command = 'RETENTION' AND t.class = 'AUDIT'",
+            |row| {
+                let dropped = row.number(1).unwrap_or(0) as u64;
+                erased.retain(|_, seq| *seq >= dropped);
+            },
+        );
+    }
+    for gone in erased.keys() {
+        let (seq, detail) = match gone {
+            Erased::Event(seq, field) => (Some(*seq as u64), field_name(*field).to_string()),
+            Erased::Statement(reference) => (None, format!("text of audit.statement {reference}")),
+            Erased::Session(reference) => (None, format!("context of audit.session {reference}")),
+        };
+        problems.add(
+            seq,
+            "removed value",
+            format!("{detail} is gone, and no ERASE event says why"),
+        );
     }
 }
 

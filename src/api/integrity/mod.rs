@@ -2,7 +2,6 @@
 
 mod erase;
 mod expect;
-mod numbers;
 mod proof;
 mod verify;
 

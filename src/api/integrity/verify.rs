@@ -6,18 +6,17 @@
 //!
 //! Everything throws; inside an SPI connection.
 
-use super::expect::{Expected, Heads, check_first_start, check_origin};
-use super::numbers::EventNumbers;
-use crate::pg::spi::{Cursor, query};
+use super::expect::{Expected, Heads, check_erased, check_first_start, check_origin};
+use crate::pg::spi::Cursor;
 use crate::pg::trail::reader::{
-    BATCH, Batch, Command, EVENT, Erased, Event, FATE, Fates, Numbered, Reader, Reading, batch_row,
-    fate_row, field_name,
+    BATCH, Batch, EVENT, Erased, Event, FATE, Fates, Reader, Reading, batch_row, fate_row,
 };
 use crate::pg::trail::store::{StoredBatch, TreeStore, split_hashes};
+use audit_core::missing::{Command, EventNumbers, Numbered};
 use audit_core::record::fates_digest;
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, cover};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Most events in a chunk, unless one batch has more.
 const CHUNK: u64 = 65_536;
@@ -81,13 +80,16 @@ struct Verifier {
     fates: Fates,
     next_fate: Option<audit_core::record::FateRow>,
     fate_cursor: Cursor,
-    erased: BTreeSet<Erased>,
+    /// With the seq of an event that had the value.
+    erased: BTreeMap<Erased, u64>,
     /// seq of events of which audit.origin has a copy.
     landmarks: Vec<u64>,
     /// seq of the first START among the events.
     first_start: Option<u64>,
     /// First and last seq of what retention dropped.
     dropped: Vec<(u64, u64)>,
+    /// seq of the last event that was read, or is missing.
+    last: u64,
     /// seq of rows met outside of their chunk; and of those looked up there.
     strays: Vec<u64>,
     looked_up: HashSet<u64>,
@@ -109,16 +111,17 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
     let mut verifier = Verifier {
         reader: Reader::new(Reading::Periods),
         problems: Problems::default(),
-        numbers: EventNumbers::new(first == 1 && store.dropped_ranges().is_empty()),
+        numbers: EventNumbers::new(first == 1),
         fates: Fates::new(),
         next_fate: None,
         fate_cursor: Cursor::open(&format!(
             "SELECT {FATE} FROM audit.fate {fates} ORDER BY decided_by"
         )),
-        erased: BTreeSet::new(),
+        erased: BTreeMap::new(),
         landmarks: Vec::new(),
         first_start: None,
         dropped: store.dropped_ranges(),
+        last: first.saturating_sub(1),
         strays: Vec::new(),
         looked_up: HashSet::new(),
     };
@@ -146,12 +149,16 @@ pub fn verify(from: Option<u64>, to: Option<u64>) -> Vec<Problem> {
         verifier.strays.push(row.number(1).unwrap_or(0) as u64);
     }
     verifier.rest(whole);
+    check_erased(verifier.erased, &mut verifier.problems);
     check_origin(first, last, &verifier.landmarks, &mut verifier.problems);
     check_first_start(verifier.first_start, &mut verifier.problems);
     if to.is_none() {
         heads.beyond(expected.tree.size(), &mut verifier.problems);
     }
-    verifier.numbers.finish(&mut verifier.problems);
+    let problems = &mut verifier.problems;
+    verifier
+        .numbers
+        .finish(&mut |seq, problem, detail| problems.add(seq, problem, detail));
     let mut problems = verifier.problems.0;
     problems.sort_by_key(|p| p.seq.unwrap_or(u64::MAX));
     problems
@@ -241,9 +248,17 @@ impl Verifier {
         if chunk.missing > 0 {
             self.search(chunk, &ends);
         }
+        // Only where there is no batch: a row of audit.subtree alone excuses nothing.
+        let between = self.last + 1..chunk.first;
+        if self.dropped.iter().any(|(from, _)| between.contains(from)) {
+            self.numbers.dropped();
+        }
+        self.last = self.last.max(chunk.last);
+        let problems = &mut self.problems;
+        let mut report = |seq, problem, detail| problems.add(seq, problem, detail);
         for (seq, found) in (chunk.first..).zip(&chunk.leaves) {
             if let Some(found) = found {
-                self.numbers.event(seq, &found.numbered, &mut self.problems);
+                self.numbers.event(seq, &found.numbered, &mut report);
             }
         }
     }
@@ -273,9 +288,8 @@ impl Verifier {
             numbered: event.numbered,
         });
         chunk.missing -= 1;
-        if !event.erased.is_empty() {
-            self.erased.extend(&event.erased);
-        }
+        let erased = event.erased.into_iter();
+        self.erased.extend(erased.map(|gone| (gone, event.seq)));
     }
 
     /// Looks for missing events by seq.
@@ -366,50 +380,6 @@ impl Verifier {
                     format!("no event refers to row {reference} of audit.{table}"),
                 );
             }
-        }
-        self.unaccounted_erasures();
-    }
-
-    /// Values that are gone without an ERASE event.
-    fn unaccounted_erasures(&mut self) {
-        if self.erased.is_empty() {
-            return;
-        }
-        let erased = &mut self.erased;
-        query(
-            "SELECT (e.details ->> 'seq')::bigint, (e.details ->> 'statement_ref')::bigint, \
-                    (e.details ->> 'session_ref')::bigint, f.field \
-             FROM audit.event e JOIN audit.statement t ON t.ref = e.statement \
-             CROSS JOIN LATERAL jsonb_array_elements_text(e.details -> 'fields') f(field) \
-             WHERE t.command = 'ERASE' AND t.class = 'AUDIT'",
-            |row| {
-                let field = row.text(4).unwrap_or_default();
-                erased.retain(|gone| match gone {
-                    Erased::Event(seq, of) => {
-                        let same = field_name(*of) == field
-                            || (field == "statement" && field_name(*of) == "statement_sha256");
-                        !(same && row.number(1) == Some(*seq))
-                    }
-                    Erased::Statement(reference) => row.number(2) != Some(*reference),
-                    Erased::Session(reference) => row.number(3) != Some(*reference),
-                });
-            },
-        );
-        for gone in &self.erased {
-            let (seq, detail) = match gone {
-                Erased::Event(seq, field) => (Some(*seq as u64), field_name(*field).to_string()),
-                Erased::Statement(reference) => {
-                    (None, format!("text of audit.statement {reference}"))
-                }
-                Erased::Session(reference) => {
-                    (None, format!("context of audit.session {reference}"))
-                }
-            };
-            self.problems.add(
-                seq,
-                "removed value",
-                format!("{detail} is gone, and no ERASE event says why"),
-            );
         }
     }
 }

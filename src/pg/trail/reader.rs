@@ -4,6 +4,7 @@
 
 use super::canon::{Canon, SESSION, STATEMENT, content, names};
 use crate::pg::spi::{Cursor, Row};
+use audit_core::missing::{Command, Numbered};
 use audit_core::numbers;
 use audit_core::record::{BatchRow, FateRow, Field, Kept, Record, Salts};
 use audit_core::sha::Hash;
@@ -13,19 +14,6 @@ use std::collections::{BTreeMap, HashMap};
 /// The columns of audit.event, in their order.
 pub const EVENT: &str = "seq, recorded_at, started_at, session, statement, numbers, text, error, \
                          statement_sha256, parameters, details, salt";
-
-/// What the events of a kind tell audit.verify().
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Command {
-    #[default]
-    Other,
-    Disconnect,
-    Gap,
-    /// Of which audit.origin has a copy.
-    Landmark,
-    /// Of the first of which it has one.
-    Start,
-}
 
 /// A row of one of the two dictionaries.
 #[derive(Clone, Copy, Debug)]
@@ -116,19 +104,6 @@ pub struct Event {
     pub numbered: Numbered,
     /// Fields that were erased, and dictionary rows that hold an erased value.
     pub erased: Vec<Erased>,
-}
-
-/// What the completeness of the trail is judged by.
-#[derive(Clone, Debug, Default)]
-pub struct Numbered {
-    pub started_at: i64,
-    /// 0 where it has none.
-    pub event_no: u64,
-    /// Start and process id of its session.
-    pub session: (i64, i32),
-    pub command: Command,
-    /// Of GAP and DISCONNECT, as text.
-    pub details: Option<Box<str>>,
 }
 
 /// A value that is gone.

@@ -1,9 +1,13 @@
 //! What retention leaves: proofs and checkpoints of what remains stay valid.
 
+use super::erase::{erase, seq_of};
 use super::evidence::{Files, audit_verify};
-use super::{assert_whole, problems};
+use super::{assert_whole, found, problems, tamper, unlocked, verified_by};
 use crate::fails;
+use crate::retention::{early_in_a_period, is_gone, set, until};
+use crate::shim::Clock;
 use audit_cluster_tests::{Cluster, Shutdown, wait_until};
+use postgres::Client;
 use std::time::Duration;
 
 #[track_caller]
@@ -119,4 +123,110 @@ fn key_of(cluster: &Cluster) -> String {
     let events = cluster.value("SELECT count(*) FROM audit.log WHERE command = 'KEY'");
     assert_eq!(events, "0");
     cluster.value("SELECT details ->> 'key' FROM audit.origin WHERE command = 'KEY' ORDER BY seq DESC LIMIT 1")
+}
+
+/// Says each word in a statement of its own.
+#[track_caller]
+fn say(client: &mut Client, words: &[&str]) {
+    for word in words {
+        let sql = format!("SELECT '{word}'");
+        client.batch_execute(&sql).expect("runs");
+    }
+}
+
+fn said(cluster: &Cluster, word: &str) -> i64 {
+    seq_of(cluster, &format!("statement = 'SELECT ''{word}'''"))
+}
+
+/// Tampers in a transaction that is rolled back, and sees it found.
+#[track_caller]
+fn finds(cluster: &Cluster, sql: &str, expected: &[(i64, &str)]) {
+    let mut client = unlocked(cluster);
+    tamper(&mut client, "BEGIN ISOLATION LEVEL REPEATABLE READ");
+    tamper(&mut client, sql);
+    let all = verified_by(&mut client);
+    for (seq, problem) in expected {
+        found(&all, Some(*seq), problem);
+    }
+    tamper(&mut client, "ROLLBACK");
+}
+
+/// A hold keeps the first period, and retention drops the second: what went with that is not missed,
+/// and all else still is.
+#[test]
+fn a_held_period_before_a_dropped_one_is_whole() {
+    let clock = Clock::new();
+    let cluster = clock
+        .of(Cluster::builder().setting("audit.partition_interval", "'1min'"))
+        .start();
+    early_in_a_period();
+    // One session goes on throughout, one ends in the second period, one begins there.
+    let (mut throughout, mut until_second) = (cluster.app(), cluster.app());
+    say(&mut throughout, &["walrus", "narwhal", "beluga"]);
+    say(&mut until_second, &["in the first"]);
+    let [walrus, narwhal, beluga] = ["walrus", "narwhal", "beluga"].map(|w| said(&cluster, w));
+    let held = cluster.value(&format!(
+        "SELECT started_at FROM audit.log WHERE seq = {walrus}"
+    ));
+    clock.set_ahead(61);
+    say(&mut throughout, &["in the second", "and again"]);
+    say(&mut until_second, &["still in the second"]);
+    drop(until_second);
+    let mut from_second = cluster.app();
+    say(&mut from_second, &["begun in the second"]);
+    assert_eq!(erase(&cluster, walrus, "{statement}"), "1");
+    assert_whole(&cluster);
+    let erasures =
+        "SELECT coalesce(max(seq), 0) FROM audit.log WHERE command = 'ERASE' AND class = 'AUDIT'";
+    let erasure = cluster.value(erasures);
+    finds(
+        &cluster,
+        &format!("DELETE FROM audit.event WHERE seq = {erasure}"),
+        &[(walrus, "removed value")],
+    );
+
+    clock.set_ahead(122);
+    let hold = format!("SELECT audit.hold('{held}', '{held}', 'the first period')");
+    cluster.query("postgres", &hold);
+    set(&cluster, "audit.retention", "'3s'");
+    until(&cluster, "the second period goes", |c| {
+        is_gone(c, "in the second")
+    });
+    set(&cluster, "audit.retention", "'1d'");
+    until(&cluster, "the trail tells", |c| {
+        c.value("SELECT count(*) FROM audit.dropped WHERE told_by IS NULL") == "0"
+    });
+    say(&mut throughout, &["in the third", "orca"]);
+    say(&mut from_second, &["in the third, too"]);
+    drop(from_second);
+    let orca = said(&cluster, "orca");
+    assert_eq!(cluster.value(erasures), "0");
+    assert!(!is_gone(&cluster, "narwhal"));
+    assert_whole(&cluster);
+    for (from, to) in [(1, orca), (narwhal, orca), (narwhal, beluga), (orca, orca)] {
+        let range = format!("SELECT * FROM audit.verify({from}, {to})");
+        assert_eq!(cluster.query("postgres", &range), [""; 0], "{range}");
+    }
+    // What is still there is watched as ever.
+    finds(
+        &cluster,
+        &format!("DELETE FROM audit.event WHERE seq = {narwhal}"),
+        &[(narwhal, "removed event"), (beluga, "missing events")],
+    );
+    finds(
+        &cluster,
+        &format!("UPDATE audit.event SET text = 'SELECT ''seal''' WHERE seq = {narwhal}"),
+        &[(narwhal, "changed event")],
+    );
+    // As audit.erase() would have done it, behind what was dropped; and a range that nobody dropped.
+    finds(
+        &cluster,
+        &format!(
+            "INSERT INTO audit.subtree (first_seq, last_seq, nodes) VALUES ({orca} + 1000000, {orca} + 1000000, '');
+             UPDATE audit.event SET text = NULL, salt = '\\x81' || sha256('\\x0201' || substring(sha256('\\x07' || salt || '\\x01') for 16) || convert_to(text, 'UTF8')) WHERE seq = {orca}"
+        ),
+        &[(orca, "removed value")],
+    );
+    drop(throughout);
+    assert_whole(&cluster);
 }
