@@ -371,7 +371,8 @@ fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
     run(
         &mut admin,
         "ALTER DATABASE postgres SET role = 'joe'; ALTER DATABASE postgres SET exit_on_error = on;
-         ALTER DATABASE postgres SET session_authorization = 'joe'",
+         ALTER DATABASE postgres SET session_authorization = 'joe'; ALTER DATABASE postgres SET debug_print_plan = on;
+         ALTER DATABASE postgres SET vacuum_cost_delay = 100; ALTER DATABASE postgres SET enable_indexscan = off",
     );
     run(
         &mut admin,
@@ -387,6 +388,9 @@ fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
         "SET statement_timeout = '20s'; SELECT audit.flush()",
     );
     run(&mut admin, "ALTER DATABASE postgres RESET ALL");
+    // Nobody else has connected to the home since.
+    let log = cluster.log();
+    assert!(!log.contains("PLANNEDSTMT"), "{log}");
     assert_eq!(
         writes(&cluster),
         ["INSERT INTO t VALUES (1) | 0 | success | committed"]
