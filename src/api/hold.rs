@@ -4,7 +4,7 @@ use audit_core::calendar::rfc3339;
 use audit_core::json::Object;
 use pgrx::prelude::*;
 
-use super::guard::required_reason;
+use super::guard::{require_home, required_reason};
 use crate::pg::report::refuse;
 use crate::pg::{announce, unlock};
 
@@ -16,6 +16,7 @@ fn hold(
     to: Option<TimestampWithTimeZone>,
     reason: Option<&str>,
 ) -> i64 {
+    require_home();
     let (Some(from), Some(to)) = (from, to) else {
         refuse(
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -47,6 +48,7 @@ fn hold(
 /// Ends a hold.
 #[pg_extern(sql = false)]
 fn release(id: Option<i64>, reason: Option<&str>) {
+    require_home();
     let reason = required_reason(reason, "audit.release(1, 'what for')");
     let row = own(
         "UPDATE audit.hold SET released_at = clock_timestamp(), released_by = session_user, release_reason = $2 \

@@ -454,3 +454,33 @@ fn a_home_that_is_a_template_can_be_copied() {
         cluster.psql().db("postgres").run("DROP DATABASE copy").ok();
     }
 }
+
+/// It has the functions and the rows of the trail, and is none.
+#[test]
+fn a_copy_of_the_home_signs_and_changes_nothing() {
+    let cluster = Cluster::start();
+    cluster.flush();
+    run(&mut cluster.app(), "CREATE DATABASE copy TEMPLATE postgres");
+    let mut copy = cluster.connect("postgres", "copy");
+    for sql in [
+        "SELECT audit.unlock('x')",
+        "SELECT audit.hold(now(), now(), 'x')",
+        "SELECT audit.release(1, 'x')",
+        "SELECT audit.checkpoint()",
+    ] {
+        let error = fails(&mut copy, sql);
+        assert_eq!(error.code().code(), "55000", "{sql}");
+        assert!(error.message().contains("not the home"), "{error:?}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("\"postgres\""), "{sql}: {hint}");
+    }
+    run(
+        &mut copy,
+        "SELECT * FROM audit.verify(); SELECT * FROM audit.log",
+    );
+    let told = cluster.trail_of(
+        "command",
+        "class = 'AUDIT' AND command IN ('UNLOCK', 'HOLD', 'RELEASE')",
+    );
+    assert_eq!(told, [""; 0]);
+}
