@@ -97,6 +97,8 @@ const ATTEMPTS: &[&str] = &[
     "ALTER TABLE public.mine ADD FOREIGN KEY (at) REFERENCES audit.period",
     "CREATE INDEX ON audit.event (text)",
     "CREATE INDEX ON {partition} (text)",
+    "CREATE STATISTICS public.mine ON seq, session FROM audit.event",
+    "CREATE STATISTICS public.mine ON seq, session FROM {partition}",
     "CREATE TRIGGER mine BEFORE INSERT ON audit.event FOR EACH ROW EXECUTE FUNCTION public.pass()",
     "CREATE TRIGGER mine INSTEAD OF DELETE ON audit.log FOR EACH ROW EXECUTE FUNCTION public.pass()",
     "CREATE RULE mine AS ON INSERT TO audit.fate DO INSTEAD NOTHING",
