@@ -160,3 +160,7 @@ CREATE FUNCTION audit.erase(seq bigint, fields text[], reason text) RETURNS bigi
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'erase_wrapper';
 COMMENT ON FUNCTION audit.erase(bigint, text[], text) IS 'Destroys values of an event (statement, error, parameters, details, context), at once and for good; the event still verifies. Returns how many events lost a value';
+
+CREATE FUNCTION audit.claim_home() RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'claim_home_wrapper';
+COMMENT ON FUNCTION audit.claim_home() IS 'Makes this database the home of the trail; for CREATE EXTENSION only';

@@ -4,6 +4,29 @@
 REVOKE ALL ON SCHEMA audit FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA audit FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit FROM PUBLIC;
+-- Nor what default privileges gave to whomever.
+DO $defaults$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT DISTINCT 'REVOKE ALL ON ' || o.name || ' FROM '
+            || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee))
+        FROM (SELECT 'SCHEMA audit' AS name, n.nspowner AS owner, n.nspacl AS acl
+              FROM pg_catalog.pg_namespace n WHERE n.nspname = 'audit'
+              UNION ALL
+              SELECT 'TABLE ' || c.oid::pg_catalog.regclass::text, c.relowner, c.relacl
+              FROM pg_catalog.pg_class c WHERE c.relnamespace = 'audit'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT 'FUNCTION ' || p.oid::pg_catalog.regprocedure::text, p.proowner, p.proacl
+              FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'audit'::pg_catalog.regnamespace) o,
+            pg_catalog.aclexplode(o.acl) a
+        WHERE a.grantee NOT IN (0, o.owner)
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$defaults$;
 GRANT USAGE ON SCHEMA audit TO audit_reader;
 GRANT SELECT ON audit.log, audit.failures, audit.sessions, audit.status, audit.holds TO audit_reader;
 GRANT EXECUTE ON FUNCTION

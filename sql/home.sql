@@ -1,11 +1,6 @@
 -- Makes this database the home of the trail: the worker finds the label when this commits. Last,
 -- so that nothing before it can fail after it.
 
-CREATE FUNCTION audit.claim_home() RETURNS void
-    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'claim_home_wrapper';
-COMMENT ON FUNCTION audit.claim_home() IS 'Makes this database the home of the trail; for CREATE EXTENSION only';
-REVOKE ALL ON FUNCTION audit.claim_home() FROM PUBLIC;
-
 DO $home$
 DECLARE
     retention text := coalesce(pg_catalog.current_setting('audit.retention', true), '0');

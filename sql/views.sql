@@ -29,14 +29,15 @@ SELECT
                   WHEN 3 THEN 'prepared'
               END
               FROM (SELECT coalesce(
-                  -- Ranges of one session nest, so the one that ends first is the innermost.
+                  -- Ranges of one session nest, so the one that ends first is the innermost. Of those that
+                  -- end together a rollback wins, and what was prepared is decided later.
                   (SELECT f.outcome
                    FROM audit.fate f
                    WHERE f.session_started = s.started_at AND f.pid = s.pid
                      AND f.recorded_at >= e.recorded_at
                      AND f.last_event >= audit.event_no(e.numbers)
                      AND f.first_event <= audit.event_no(e.numbers)
-                   ORDER BY f.last_event, f.outcome = 3
+                   ORDER BY f.last_event, f.outcome <> 2, f.outcome = 3
                    LIMIT 1),
                   audit.event_fate(e.numbers)) AS fate) decided)
     END AS transaction_outcome,

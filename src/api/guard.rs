@@ -5,8 +5,8 @@ use pgrx::{PgSqlErrorCode, pg_extern, pg_sys};
 
 use super::flush::flush;
 use crate::pg::report::refuse;
-use crate::pg::shared::{Shared, shared};
-use crate::pg::{announce, ring_file, unlock};
+use crate::pg::shared::{HOME_NONE, Shared, shared};
+use crate::pg::{announce, raw, ring_file, unlock};
 
 /// Opens the trail for this session: until audit.lock(), RESET ALL, DISCARD ALL or its end. Comes
 /// back when the UNLOCK event is in the trail and on disk, and a checkpoint of it is in the server log. Not
@@ -81,17 +81,27 @@ fn require_superuser() {
     }
 }
 
-/// Where the trail can't tell of it, it isn't opened.
-fn require_home() {
-    let recording = shared().is_some_and(|shared| {
-        // SAFETY: plain globals.
-        unsafe { shared.home() == pg_sys::MyDatabaseId.to_u32() && !pg_sys::RecoveryInProgress() }
-    });
-    if !recording || ring_file::ring().is_none() {
-        refuse(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "this database is not the home of a trail that records",
-            "Call it in the home (SELECT home FROM audit.status), on the primary, with audit_ext in shared_preload_libraries.",
-        );
+/// Where the trail can't tell of it nothing is opened, changed or signed: in a copy of the home, say.
+pub fn require_home() {
+    let home = shared().map_or(HOME_NONE, Shared::home);
+    // SAFETY: plain globals.
+    let recording =
+        unsafe { home == pg_sys::MyDatabaseId.to_u32() && !pg_sys::RecoveryInProgress() };
+    if recording && ring_file::ring().is_some() {
+        return;
     }
+    // SAFETY: a function runs in a transaction; there may be no such database.
+    let name = unsafe { pg_sys::get_database_name(pg_sys::Oid::from(home)) };
+    let name = String::from_utf8_lossy(unsafe { raw::bytes(name) });
+    let home = match &*name {
+        "" => "SELECT home FROM audit.status".to_owned(),
+        name => format!("database \"{name}\""),
+    };
+    refuse(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "this database is not the home of a trail that records",
+        &format!(
+            "Call it in the home ({home}), on the primary, with audit_ext in shared_preload_libraries."
+        ),
+    );
 }

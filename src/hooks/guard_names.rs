@@ -31,13 +31,15 @@ pub unsafe fn relation_named(schema: *const c_char, name: *const c_char) -> Oid 
 pub unsafe fn for_each(node: *mut pg_sys::Node, mut f: impl FnMut(*const c_char, *const c_char)) {
     unsafe {
         let mut one = |rv: *const pg_sys::RangeVar| {
-            if !rv.is_null() {
+            // CREATE STATISTICS may name what is none; the server refuses that.
+            if !rv.is_null() && (*rv).type_ == T_RangeVar {
                 f((*rv).schemaname, (*rv).relname);
             }
         };
         let list = match (*node).type_ {
             T_TruncateStmt => field!(node as TruncateStmt.relations),
             T_LockStmt => field!(node as LockStmt.relations),
+            T_CreateStatsStmt => field!(node as CreateStatsStmt.relations),
             T_GrantStmt if grants_on_relations(node) => field!(node as GrantStmt.objects),
             // The statement of a foreign table begins with that of a table.
             T_CreateStmt | T_CreateForeignTableStmt => field!(node as CreateStmt.inhRelations),

@@ -1,4 +1,4 @@
-//! Who may let somebody into audit_reader and audit_admin: superusers, and who has ADMIN OPTION. Until
+//! Who may let somebody into audit_reader and audit_admin, or put him out: superusers, and who has ADMIN OPTION. Until
 //! 15 the server itself lets anybody with CREATEROLE do that, by several ways: membership in either
 //! role or in a member of it, and LOGIN or a password for such a role.
 
@@ -37,7 +37,7 @@ unsafe fn refuse_unless_admin(role: Oid) {
     }
 }
 
-/// GRANT role, ALTER GROUP … ADD USER, CREATE ROLE … IN ROLE. Throws.
+/// GRANT and REVOKE of a role, ALTER GROUP, CREATE ROLE … IN ROLE. Throws.
 ///
 /// # Safety
 /// `node` is a utility statement; in a transaction that is not aborted.
@@ -48,7 +48,7 @@ pub unsafe fn check(node: *mut pg_sys::Node) {
     }
     unsafe {
         match (*node).type_ {
-            T_GrantRoleStmt if field!(node as GrantRoleStmt.is_grant) => compat::for_each_pointer(
+            T_GrantRoleStmt => compat::for_each_pointer(
                 field!(node as GrantRoleStmt.granted_roles),
                 |granted: *mut pg_sys::AccessPriv| check_name((*granted).priv_name),
             ),

@@ -116,7 +116,10 @@ unsafe fn check(node: *mut pg_sys::Node) -> c_int {
         }
         if is_change(node) {
             guard_names::for_each(node, |schema, name| {
-                let relid = guard_names::relation_named(schema, name);
+                let mut relid = guard_names::relation_named(schema, name);
+                if reindexes_index(node) {
+                    relid = raw::IndexGetRelation(relid, true);
+                }
                 if guarded::has_relation(relid) {
                     guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
                 }
@@ -156,6 +159,13 @@ unsafe fn is_change(node: *mut pg_sys::Node) -> bool {
             T_ReindexStmt => !has_option(field!(node as ReindexStmt.params), c"concurrently"),
             _ => true,
         }
+    }
+}
+
+unsafe fn reindexes_index(node: *mut pg_sys::Node) -> bool {
+    unsafe {
+        (*node).type_ == T_ReindexStmt
+            && field!(node as ReindexStmt.kind) == pg_sys::ReindexObjectType::REINDEX_OBJECT_INDEX
     }
 }
 

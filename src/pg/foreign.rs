@@ -1,12 +1,13 @@
 //! Functions of somebody else where we, or the script of an extension, trust what runs. An event trigger, or
-//! an operator that a superuser has redefined, would run in the worker, whom the guard lets do everything; a
-//! trigger on what a script does, in that script. While such a function runs, neither is trusted.
+//! an operator that a superuser has redefined, would run in the worker, or in a statement of our own functions,
+//! whom the guard lets do everything; a trigger on what a script does, in that script. While such a function
+//! runs, none of them is trusted.
 //!
 //! The server asks a hook about every function that is not built in, whoever calls it (fmgr.c).
 
 use pgrx::pg_sys;
 
-use super::raw;
+use super::{raw, unlock};
 
 /// This process is one of ours.
 static mut OURS: bool = false;
@@ -76,7 +77,7 @@ pub fn object_changed() {
     unsafe { TAINTED |= pg_sys::creating_extension && is_running() };
 }
 
-/// A plain frame. Throws in the script of an extension, and in a process of ours.
+/// A plain frame. Throws in the script of an extension, and where we run.
 unsafe extern "C-unwind" fn needed(function: pg_sys::Oid) -> bool {
     unsafe { is_foreign(function) || NEXT_NEEDED.is_some_and(|next| next(function)) }
 }
@@ -85,7 +86,7 @@ unsafe extern "C-unwind" fn needed(function: pg_sys::Oid) -> bool {
 /// the script's.
 unsafe fn is_foreign(function: pg_sys::Oid) -> bool {
     unsafe {
-        if OURS {
+        if OURS || unlock::is_own() {
             return !is_servers(function);
         }
         pg_sys::creating_extension

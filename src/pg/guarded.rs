@@ -50,6 +50,8 @@ const CONSTRAINTS: u32 = 2606;
 const RULES: u32 = 2618;
 const TRIGGERS: u32 = 2620;
 const POLICIES: u32 = 3256;
+/// pg_statistic_ext
+const STATISTICS: u32 = 3381;
 
 /// Whether rows of this catalog may only be changed by DDL. `home`: in the home of the trail.
 #[inline]
@@ -174,7 +176,7 @@ pub fn in_own_script() -> bool {
     }
 }
 
-/// The member that an object is or belongs to: itself; the relation of an index, trigger, rule, policy
+/// The member that an object is or belongs to: itself; the relation of an index, trigger, rule, policy, statistics
 /// or constraint (also one that refers to it); schema audit for what is in it. Rows that the running
 /// command has just written count. Throws; after [`learn`].
 ///
@@ -209,10 +211,10 @@ pub unsafe fn owner(class: Oid, object: Oid) -> Option<(Oid, Oid)> {
     }
 }
 
-/// The column of triggers, rules and policies that says which table they are on; 0 for other catalogs.
+/// The column of triggers, statistics, rules and policies that says which table they are on; 0 for other catalogs.
 fn column_of_table(class: Oid) -> c_int {
     match class.to_u32() {
-        TRIGGERS => 2,
+        TRIGGERS | STATISTICS => 2,
         RULES | POLICIES => 3,
         _ => 0,
     }
@@ -316,7 +318,7 @@ pub fn is_pinned(object: Oid) -> bool {
     object.to_u32() < FIRST_UNPINNED
 }
 
-/// The catalog that a trigger, rule or policy is on: it would run, or be asked, where rows of the catalog are
+/// The catalog that a trigger, rule, policy or statistics are on: it would run, or be asked, where rows of the catalog are
 /// written, also in the script of an extension. Throws.
 ///
 /// # Safety

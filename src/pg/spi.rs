@@ -143,9 +143,14 @@ fn lock_extension() {
 
 /// Runs a statement without parameters. Throws; inside [`transaction`].
 pub fn execute(sql: &str) {
+    execute_bytes(sql.as_bytes());
+}
+
+/// [`execute`], of text in the encoding of the database.
+pub fn execute_bytes(sql: &[u8]) {
     let text = CString::new(sql).unwrap_or_default();
     let result = unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) };
-    check(result, sql);
+    check(result, &String::from_utf8_lossy(sql));
 }
 
 /// SPI reports misuse by negative numbers, everything else by throwing.

@@ -53,11 +53,17 @@ pub fn aborted() {
     unsafe { OWN = false };
 }
 
-/// Whether this process may write the trail whatever it does: the worker, an open session, one of
-/// our own functions.
+/// Whether such a statement is running.
+#[inline]
+pub fn is_own() -> bool {
+    unsafe { OWN }
+}
+
+/// Whether this process may write the trail whatever it does: the worker, one of our own functions (not
+/// what is somebody else's in them), an open session.
 #[inline]
 pub fn is_exempt() -> bool {
-    (session::is_worker() && !foreign::is_running()) || is_open() || unsafe { OWN }
+    ((session::is_worker() || is_own()) && !foreign::is_running()) || is_open()
 }
 
 /// Whether the script of an extension is being run, and no function of somebody else inside of it.

@@ -5,7 +5,7 @@
 //! EXCLUSIVE and wait for every reader that idles in a transaction.
 
 use super::dictionary::first_ref;
-use crate::pg::spi::{execute, query};
+use crate::pg::spi::{current, execute, execute_bytes, query};
 use audit_core::calendar::{rfc3339, suffix};
 use audit_core::event::Timestamp;
 use pgrx::pg_sys;
@@ -106,6 +106,7 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
         "CREATE TABLE {name} (LIKE audit.{table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING COMMENTS) \
          WITH (autovacuum_vacuum_insert_threshold = -1)"
     ));
+    revoke_defaults(&name);
     // LIKE doesn't copy these: of what can be erased no samples are kept.
     let unsampled: &[&str] = match table {
         "event" => &[
@@ -146,6 +147,22 @@ fn attach(table: &str, suffix: &str, from: &str, to: &str) {
         "ALTER TABLE {name} ENABLE ALWAYS TRIGGER guard_truncate"
     ));
     execute(&format!("ALTER EXTENSION audit_ext ADD TABLE {name}"));
+}
+
+/// Takes back what default privileges gave on a table that was just made. Throws.
+fn revoke_defaults(name: &str) {
+    let mut revoke = None;
+    current(
+        &format!(
+            "SELECT 'REVOKE ALL ON {name} FROM ' || string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' \
+                 ELSE quote_ident(pg_get_userbyid(a.grantee)) END, ', ') \
+             FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = '{name}'::regclass AND a.grantee <> c.relowner"
+        ),
+        |row| revoke = row.bytes(1),
+    );
+    if let Some(revoke) = revoke {
+        execute_bytes(&revoke);
+    }
 }
 
 /// Begin and end of the period to be made for `at`: a multiple of the interval since 2000-01-01

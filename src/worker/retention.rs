@@ -11,7 +11,7 @@
 use super::period::TABLES;
 use crate::pg::limits::{self, OnMaxSize};
 use crate::pg::shared::Shared;
-use crate::pg::spi::{Failure, execute, query, transaction};
+use crate::pg::spi::{Failure, current, execute, query, transaction};
 use crate::pg::trail::retain::retain;
 use audit_core::calendar::rfc3339;
 use audit_core::event::Timestamp;
@@ -162,10 +162,11 @@ fn candidates(size: u64) -> Vec<Candidate> {
     found
 }
 
-/// Whether a legal hold covers a time that the period is about: when events were stored, or began.
+/// Whether a legal hold covers a time that the period is about: when events were stored, or began. As of
+/// now: holds may have been made since the transaction began.
 fn is_held(candidate: &Candidate) -> bool {
     let mut held = false;
-    query(
+    current(
         &format!(
             "SELECT 1 FROM audit.hold h WHERE h.released_at IS NULL \
              AND (h.held_from < '{to}' AND h.held_to >= '{from}' \

@@ -97,6 +97,8 @@ const ATTEMPTS: &[&str] = &[
     "ALTER TABLE public.mine ADD FOREIGN KEY (at) REFERENCES audit.period",
     "CREATE INDEX ON audit.event (text)",
     "CREATE INDEX ON {partition} (text)",
+    "CREATE STATISTICS public.mine ON seq, session FROM audit.event",
+    "CREATE STATISTICS public.mine ON seq, session FROM {partition}",
     "CREATE TRIGGER mine BEFORE INSERT ON audit.event FOR EACH ROW EXECUTE FUNCTION public.pass()",
     "CREATE TRIGGER mine INSTEAD OF DELETE ON audit.log FOR EACH ROW EXECUTE FUNCTION public.pass()",
     "CREATE RULE mine AS ON INSERT TO audit.fate DO INSTEAD NOTHING",
@@ -114,6 +116,8 @@ const ATTEMPTS: &[&str] = &[
     "COMMENT ON FUNCTION audit.flush() IS 'x'",
     "COMMENT ON EXTENSION audit_ext IS 'x'",
     "REINDEX TABLE {partition}",
+    "REINDEX INDEX {partition}_brin",
+    "REINDEX INDEX audit.period_pkey",
     // rows of others that write here
     "DELETE FROM public.ruled",
     "INSERT INTO public.triggered VALUES (1)",

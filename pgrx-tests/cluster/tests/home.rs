@@ -371,7 +371,8 @@ fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
     run(
         &mut admin,
         "ALTER DATABASE postgres SET role = 'joe'; ALTER DATABASE postgres SET exit_on_error = on;
-         ALTER DATABASE postgres SET session_authorization = 'joe'",
+         ALTER DATABASE postgres SET session_authorization = 'joe'; ALTER DATABASE postgres SET debug_print_plan = on;
+         ALTER DATABASE postgres SET vacuum_cost_delay = 100; ALTER DATABASE postgres SET enable_indexscan = off",
     );
     run(
         &mut admin,
@@ -387,6 +388,9 @@ fn what_its_owner_sets_for_the_home_does_not_reach_the_worker() {
         "SET statement_timeout = '20s'; SELECT audit.flush()",
     );
     run(&mut admin, "ALTER DATABASE postgres RESET ALL");
+    // Nobody else has connected to the home since.
+    let log = cluster.log();
+    assert!(!log.contains("PLANNEDSTMT"), "{log}");
     assert_eq!(
         writes(&cluster),
         ["INSERT INTO t VALUES (1) | 0 | success | committed"]
@@ -449,4 +453,34 @@ fn a_home_that_is_a_template_can_be_copied() {
         drop(admin);
         cluster.psql().db("postgres").run("DROP DATABASE copy").ok();
     }
+}
+
+/// It has the functions and the rows of the trail, and is none.
+#[test]
+fn a_copy_of_the_home_signs_and_changes_nothing() {
+    let cluster = Cluster::start();
+    cluster.flush();
+    run(&mut cluster.app(), "CREATE DATABASE copy TEMPLATE postgres");
+    let mut copy = cluster.connect("postgres", "copy");
+    for sql in [
+        "SELECT audit.unlock('x')",
+        "SELECT audit.hold(now(), now(), 'x')",
+        "SELECT audit.release(1, 'x')",
+        "SELECT audit.checkpoint()",
+    ] {
+        let error = fails(&mut copy, sql);
+        assert_eq!(error.code().code(), "55000", "{sql}");
+        assert!(error.message().contains("not the home"), "{error:?}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("\"postgres\""), "{sql}: {hint}");
+    }
+    run(
+        &mut copy,
+        "SELECT * FROM audit.verify(); SELECT * FROM audit.log",
+    );
+    let told = cluster.trail_of(
+        "command",
+        "class = 'AUDIT' AND command IN ('UNLOCK', 'HOLD', 'RELEASE')",
+    );
+    assert_eq!(told, [""; 0]);
 }

@@ -237,6 +237,23 @@ fn functions_that_lie_in_wait_in_public_are_not_used() {
     );
 }
 
+/// What the server's administrator gives by default on all that he makes is not given on the trail.
+#[test]
+fn default_privileges_do_not_open_the_trail() {
+    let cluster = Cluster::builder().without_extension().start();
+    let defaults = "CREATE ROLE \"Ro\"; ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO \"Ro\";
+        ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO \"Ro\", PUBLIC;
+        ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO \"Ro\"";
+    cluster.psql().db("postgres").run(defaults).ok();
+    create_extension(&cluster, "postgres");
+    cluster.flush(); // The worker makes partitions.
+    let granted = "SELECT DISTINCT a.grantee::regrole::text FROM (
+            SELECT nspowner AS owner, nspacl AS acl FROM pg_namespace WHERE nspname = 'audit' UNION ALL SELECT relowner, relacl FROM pg_class WHERE relnamespace = 'audit'::regnamespace UNION ALL SELECT proowner, proacl FROM pg_proc WHERE pronamespace = 'audit'::regnamespace) o,
+            aclexplode(o.acl) a WHERE a.grantee <> o.owner ORDER BY 1";
+    let roles = cluster.query("postgres", granted);
+    assert_eq!(roles, ["audit_admin", "audit_reader"]);
+}
+
 #[test]
 fn drop_and_create_again() {
     let cluster = Cluster::start();

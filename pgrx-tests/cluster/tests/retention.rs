@@ -244,6 +244,31 @@ fn a_legal_hold_keeps_what_it_covers_until_it_is_released() {
     );
 }
 
+/// What fits better than a function of the server's would run where the trail is open.
+#[test]
+fn a_hold_calls_nothing_of_others() {
+    let cluster = Cluster::start();
+    let mut admin = cluster.connect("postgres", HOME);
+    admin
+        .batch_execute(
+            "CREATE FUNCTION pg_catalog.jsonb_build_object(text, bigint, text, timestamptz, text, timestamptz, text, text)
+                 RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN DELETE FROM audit.event; RETURN '{}'; END $$;
+             SELECT audit.hold('-infinity', 'infinity', 'a \"case\"'); SELECT audit.release(1, 'closed')",
+        )
+        .expect("held and released");
+    assert_eq!(
+        cluster.trail_of(
+            "command, details ->> 'hold'",
+            "command IN ('HOLD', 'RELEASE')"
+        ),
+        [
+            r#"HOLD | {"id": 1, "to": "infinity", "from": "-infinity", "reason": "a \"case\""}"#,
+            r#"RELEASE | {"id": 1, "to": "infinity", "from": "-infinity", "reason": "closed"}"#
+        ]
+    );
+    crate::integrity::assert_whole(&cluster);
+}
+
 /// Somebody who has read and idles in his transaction keeps a period from being dropped, and nothing
 /// from being recorded.
 #[test]

@@ -185,6 +185,32 @@ fn failures_are_what_did_not_succeed() {
     );
 }
 
+/// The end of a transaction and of a savepoint in it tell of ranges that may end with the same event.
+#[test]
+fn of_two_fates_the_rollback_counts() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE t (x int)").ok();
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.level = 'write'; BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2)")
+        .expect("inserts");
+    cluster.flush();
+    client
+        .batch_execute("ROLLBACK TO s; COMMIT; INSERT INTO t VALUES (3)")
+        .expect("inserts");
+    let outcomes = || cluster.trail("transaction_outcome", "command = 'INSERT'");
+    assert_eq!(outcomes(), ["committed", "rolled back", "committed"]);
+    // Also where its row comes last.
+    let mut admin = cluster.connect("postgres", "postgres");
+    for sql in [
+        "SELECT audit.unlock('a test')",
+        "WITH gone AS (DELETE FROM audit.fate WHERE outcome = 2 RETURNING *) INSERT INTO audit.fate SELECT * FROM gone",
+    ] {
+        admin.batch_execute(sql).expect(sql);
+    }
+    assert_eq!(outcomes(), ["committed", "rolled back", "committed"]);
+}
+
 #[test]
 fn flush_returns_the_last_seq() {
     let cluster = Cluster::start();

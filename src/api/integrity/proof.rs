@@ -36,6 +36,7 @@ pub fn checkpoint() -> String {
             "Call it on the primary: a standby does not sign. Checkpoints of the primary are in audit.checkpoint.",
         );
     }
+    crate::api::guard::require_home();
     let key = match keys::load() {
         Ok(Some(key)) => key,
         Ok(None) => refuse(
