@@ -373,6 +373,7 @@ fn ring_sizes_that_can_not_be_are_named_with_the_reason() {
     for (size, reason) in [
         ("'3MB'", "not a power of two"),
         ("'1TB'", "memory"),
+        ("'8GB'", " kB is more than "), // the 4GB of a ring, or the machine's memory
         ("'100TB'", "exceeds"),
     ] {
         let cluster = Cluster::builder().setting("audit.ring_size", size).start();

@@ -107,6 +107,13 @@ unsafe extern "C-unwind" fn check_ring_size(
         );
         return false;
     }
+    if kilobytes > MAX_CAPACITY / 1024 {
+        explain(
+            &format!("{kilobytes} kB is more than the 4GB that a ring has at most."),
+            "16MB hold about 50,000 events.",
+        );
+        return false;
+    }
     true
 }
 
@@ -355,7 +362,7 @@ pub unsafe fn define() {
             name: c"audit.ring_size",
             short: c"Size of the ring between backends and worker, a power of two.",
             value: &raw mut RING_SIZE,
-            range: 1024..=(MAX_CAPACITY / 1024) as c_int,
+            range: 1024..=1024 * 1024 * 1024,
             context: PGC_POSTMASTER,
             unit: pg_sys::GUC_UNIT_KB,
             check: Some(check_ring_size),

@@ -174,6 +174,9 @@ fn a_held_period_before_a_dropped_one_is_whole() {
     drop(until_second);
     let mut from_second = cluster.app();
     say(&mut from_second, &["begun in the second"]);
+    until(&cluster, "the first period is closed", |c| {
+        c.value("SELECT count(closed_at) FROM audit.period") != "0"
+    });
     assert_eq!(erase(&cluster, walrus, "{statement}"), "1");
     assert_whole(&cluster);
     let erasures =
