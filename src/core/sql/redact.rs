@@ -11,8 +11,9 @@
 //!   UPDATE pg_settings;
 //! * in every literal and comment: the value of password= (and of libpq's other secrets) in a
 //!   connection string, also one that is a value in another, and in those of other drivers
-//!   (`a=b;password=c`); the password in a URI; `PGPASSWORD=x` and `--password=x` as a shell has
-//!   them; and the same as above in SQL inside it, in dollar-quoted bodies as in the text itself;
+//!   (`a=b;password=c`); the password in a URI, and its parameters of such a name; `PGPASSWORD=x` and
+//!   `--password=x` as a shell has them; and the same as above in SQL inside it, in dollar-quoted
+//!   bodies as in the text itself;
 //! * where such a literal ends where the secret should follow, or has a placeholder of `format`
 //!   there, all literals of the statement behind it. That PASSWORD is a role's may be said in
 //!   another literal before (`'ALTER ROLE ' || … || ' PASSWORD ' || …`);

@@ -182,6 +182,12 @@ fn secrets_yet_to_come() {
             "DO 'BEGIN EXECUTE ''ALTER ROLE a PASSWORD '' || ''hunter2''; END'",
             "DO 'BEGIN EXECUTE format(''ALTER ROLE %I PASSWORD %L'', ''bob'', ''hunter2''); END'",
             "DO 'BEGIN EXECUTE ''ALTER ROLE a PASSWORD '''''' || ''hunter2'' || ''''''''; END'",
+            "SELECT exec(format('SELECT set_config(''app.password'', %L, false)', 'hunter2'))",
+            "SELECT exec('SELECT set_config(''app.password'', ' || quote_literal('hunter2') || ', false)')",
+            "SELECT exec('ALTER ROLE a PASSWORD $1', 'hunter2')",
+            "SELECT exec(concat('CREATE USER ', n, ' WITH ENCRYPTED PASSWORD ''', 'hunter2', ''''))",
+            "DO $p$\nplpy.execute(\"ALTER ROLE a PASSWORD \" + plpy.quote_literal(\"hunter2\"))\n$p$ LANGUAGE plpython3u",
+            "DO $p$\nplpy.execute(\"ALTER ROLE a PASSWORD %s\" % plpy.quote_literal(\"hunter2\"))\n# don't\n$p$ LANGUAGE plpython3u",
             "SELECT exec(format('host=h password=%s sslpassword=x', 'hunter2'))",
         ],
     );
@@ -192,6 +198,9 @@ fn secrets_yet_to_come() {
             "CREATE ROLE a; SELECT 'enter your password', 'x'",
             "SELECT 'ALTER ROLE a RESET app.password', 'x'",
             "SELECT 'WHERE password = ' || 'x'",
+            "DO $$ BEGIN EXECUTE format('ALTER TABLE t RENAME COLUMN password TO %I', 'x'); END $$",
+            "DO $$ BEGIN EXECUTE 'ALTER TABLE t RENAME COLUMN password TO x'; END $$",
+            "SELECT exec(format('UPDATE t SET password = %L WHERE i = %s', 'x', 'y'))",
         ],
     );
 }
@@ -209,6 +218,8 @@ fn connection_strings_inside_others() {
             "SELECT f('Server=h;User Id=u;Password=hunter2')",
             "SELECT f('Server=h; User Id=u; Password=hunter2; Encrypt=True')",
             "SELECT f('use host=h password=\"hunter2\"')",
+            "SELECT f('Driver={X};Server=my server;Password={correct hunter2}')",
+            "COPY t FROM PROGRAM 'curl https://h/x?token=hunter2'",
             "SELECT f('jdbc:sqlserver://h;user=u;password=hunter2')",
             "SELECT f('h:6379,user=u,password=hunter2')",
             "ALTER SUBSCRIPTION s CONNECTION 'host=h password==hunter2'",
@@ -307,6 +318,8 @@ fn unparsed_text_with_wrong_quotes() {
             "ALTER ROLE a PASSOWRD 'hunter2'",
             "ALTER ROLE a PASWORD 'hunter2'",
             "CREATE USER a IDENTIFIED BY 'hunter2'",
+            "CREATE USER a IDENTIFIED BY hunter2",
+            "CREATE USER MAPPING FOR a SERVER s OPTIONS (user u, \"password\" hunter2)",
         ],
     );
     unchanged(

@@ -183,6 +183,11 @@ pub fn redact_nested_value<S: Sink>(
         end = fragment.span(inside, |byte| byte != b'"');
         return (end, redact_value(fragment, inside, end, edit));
     }
+    if let Some((b'{', inside)) = fragment.get(at) {
+        // ODBC's quotes.
+        let near = fragment.bytes(inside, inside + NEAR);
+        end = memchr::memchr(b'}', near).map_or(at, |close| inside + close);
+    }
     while let Some((byte, next)) = fragment.get(end) {
         match byte {
             b'\\' => end = fragment.skip(next, 1),

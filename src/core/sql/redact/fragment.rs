@@ -116,7 +116,8 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
         if let Some(next) = self.alone(whole, from) {
             return next;
         }
-        let sets = self.is_secret_set(whole, from);
+        let set = self.is_behind_set(whole.0, from);
+        let sets = self.is_secret_set(whole, set);
         // "password" 'x' in OPTIONS
         let quoted = matches!(fragment.get(end), Some((b'"', _)));
         let behind = match sets {
@@ -133,14 +134,16 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
             return behind;
         };
         if byte == b'=' && (sets || !quoted) {
-            return self.equals(start, end.max(whole.1), after, sets);
+            return self.equals((start, end.max(whole.1)), after, sets, set);
         }
         let to = fragment.skip(next, 2);
         if sets && fragment.bytes(next, to).eq_ignore_ascii_case(b"to") {
             let value = fragment.blanks(to);
-            return match self.value(value, true) {
+            return match self.value(value, set) {
                 Some(end) => end,
-                None => self.bare(value),
+                None if set => self.bare(value),
+                // RENAME COLUMN password TO x
+                None => value,
             };
         }
         if !password && !option {
@@ -154,14 +157,20 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
     }
 
     /// `password=…`: a connection string, a parameter of a URI, or a setting. `after` is behind the
-    /// `=`.
-    fn equals(&mut self, start: usize, end: usize, after: usize, sets: bool) -> usize {
+    /// `=`; `sets` tells that it may be a setting, `set` that SET stands before it.
+    fn equals(
+        &mut self,
+        (start, end): (usize, usize),
+        after: usize,
+        sets: bool,
+        set: bool,
+    ) -> usize {
         let fragment = self.fragment;
         let name = fragment.bytes(start, end);
         let doubled = conninfo::is_doubled(fragment, after);
         let keyword = is_secret_keyword(name);
         let before = fragment.byte(start.wrapping_sub(1));
-        if matches!(before, Some(b'?' | b'&')) && keyword && !doubled {
+        if matches!(before, Some(b'?' | b'&')) && is_secret_option(name) && !doubled {
             return conninfo::redact_parameter(fragment, after, self.edit);
         }
         let pair = keyword && conninfo::is_preceded_by_pair(fragment, start, end);
@@ -175,10 +184,11 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
         if !pair && !shell && !sets {
             return after;
         }
+        let known = pair || shell || set;
         let value = fragment.blanks(after);
         match fragment.get(value) {
             None => {
-                self.open = true;
+                self.open |= known;
                 value
             }
             Some((b'\\', next)) if matches!(fragment.get(next), Some((b'\'', _))) => {
@@ -187,15 +197,16 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
             Some((b'\'', _)) if pair && self.ends_literal(value) => self.later(value, true),
             Some((b'\'', _)) => {
                 let escapes = pair || fragment.layer == Layer::Escaped;
-                self.quoted(value, escapes, true).unwrap_or(value)
+                self.quoted(value, escapes, known).unwrap_or(value)
             }
             _ if pair || shell => {
                 let (end, open) = conninfo::redact_nested_value(fragment, value, self.edit);
                 if open { self.later(end, true) } else { end }
             }
-            _ => match self.value(value, true) {
+            _ => match self.value(value, set) {
                 Some(end) => end,
-                None => self.bare(value),
+                None if set => self.bare(value),
+                None => value,
             },
         }
     }
@@ -227,7 +238,8 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
         let start = match fragment.get(at) {
             Some((b'"', inside)) => match fragment.get(inside) {
                 Some((byte, _)) if is_ident(byte) => inside,
-                _ => return at,
+                // The end of a string in another language.
+                _ => return self.later(at, true),
             },
             Some((b',' | b';' | b')' | b'|' | b'.' | b':' | b'=' | b'\'', _)) => return at,
             _ => at,
@@ -240,7 +252,8 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
     }
 
     /// The secret is yet to come, behind `at`, if it is `known` to be one: in the literals that
-    /// follow, or in this one behind a literal in it that ends before `||` or a comma.
+    /// follow, or in this one behind a literal in it that ends before `||` or a comma (or what stands
+    /// for `||` in another language).
     fn later(&mut self, mut at: usize, known: bool) -> usize {
         let fragment = self.fragment;
         let here = at;
@@ -251,14 +264,18 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
         if core::mem::replace(&mut self.looked, true) {
             return here;
         }
+        let raw = fragment.layer == Layer::Raw;
+        let quote = |byte: u8| byte == b'\'' || (raw && byte == b'"');
         loop {
-            at = fragment.span(at, |byte| byte != b'\'');
-            let (run, behind) = fragment.quotes(at);
-            if run == 0 {
+            at = fragment.span(at, |byte| !quote(byte));
+            let behind = fragment.span(at, quote);
+            if behind <= at {
                 return here;
             }
             let sign = fragment.blanks(behind);
-            let more = fragment.span(sign, |byte| matches!(byte, b'|' | b','));
+            let more = fragment.span(sign, |byte| {
+                matches!(byte, b'|' | b',') || (raw && matches!(byte, b'+' | b'.' | b'%'))
+            });
             if more > sign {
                 return self.rest(fragment.blanks(more));
             }
@@ -266,9 +283,10 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
         }
     }
 
-    /// Redacts all from `at` on.
+    /// Redacts all from `at` on, of what puts the secret together.
     fn rest(&mut self, at: usize) -> usize {
         let fragment = self.fragment;
+        self.open = true;
         self.edit.replace(at, fragment.end, REDACTED);
         fragment.end
     }
@@ -304,7 +322,7 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
             Some(_) => return Some(behind),
             None => comma,
         };
-        let end = match self.literal(value, true) {
+        let end = match self.value(value, true) {
             Some(end) => fragment.span(end, quote),
             None => fragment.span(value, |byte| is_ident(byte) || byte == b'.'),
         };
@@ -339,8 +357,8 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
     }
 
     /// Whether the name at `start..end` is that of a secret that SET may set: the fragment begins
-    /// with SET or ALTER, or SET stands before a name that is no column.
-    fn is_secret_set(&self, (start, end): (usize, usize), from: usize) -> bool {
+    /// with SET or ALTER, or SET stands before a name that is no column (`set`).
+    fn is_secret_set(&self, (start, end): (usize, usize), set: bool) -> bool {
         let fragment = self.fragment;
         let name = fragment.bytes(start, end);
         if self.sets {
@@ -349,9 +367,12 @@ impl<S: Sink> Scan<'_, '_, '_, '_, S> {
         let own = name.contains(&b'.')
             || ends_in(name, b"primary_conninfo")
             || ends_in(name, b"ssl_passphrase_command");
-        if !own || !is_secret_name(name) {
-            return false;
-        }
+        set && own && is_secret_name(name)
+    }
+
+    /// Whether SET stands before the name at `start`.
+    fn is_behind_set(&self, start: usize, from: usize) -> bool {
+        let fragment = self.fragment;
         let mut words = fragment
             .bytes(near(fragment, start, from), start)
             .rsplit(|&byte| !is_ident(byte))

@@ -3,7 +3,7 @@
 use super::super::cut::Sink;
 use super::super::lexer::{Kind, Lexer, Token};
 use super::conninfo::{self, Bare};
-use super::edit::{Edit, REDACTED};
+use super::edit::{Edit, REDACTED, REDACTED_IDENT};
 use super::layer::Fragment;
 use super::needle::{self, is_secret_keyword, is_secret_name, is_secret_option};
 use super::{fragment, uri};
@@ -350,6 +350,10 @@ impl<'a, S: Sink> Scan<'a, '_, '_, S> {
                 self.expect = Expect::Config;
             }
             _ if self.in_options => self.option_name(token),
+            // A string in another language, which waits for its secret.
+            _ if self.depth > 0 && self.tainted => {
+                self.edit.replace(token.start, token.end, REDACTED_IDENT);
+            }
             // A string in another language; a connection string in the wrong quotes.
             _ if self.depth > 0 || conninfo::begins(&self.inside(token)) => {
                 self.fragment(&self.inside(token));

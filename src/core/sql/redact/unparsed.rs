@@ -70,14 +70,18 @@ pub fn redact<S: Sink>(
             } else {
                 edit.replace(token.start, token.end, REDACTED_IDENT);
             }
-            wait = Wait::Nothing;
+            let names = statement.options && token.kind.is_quoted_ident();
+            wait = match names && is_secret_option(token.of(text)) {
+                true => Wait::Value,
+                false => Wait::Nothing,
+            };
             continue;
         }
         let ends = token.is_punct(text, b';');
         let sign = matches!(token.of(text), b"=" | b":=") || (statement.sets && is("TO"));
         wait = match wait {
             Wait::Value if ends || is("NULL") || is("DEFAULT") => Wait::Nothing,
-            Wait::Value if sign || matches!(token.of(text), b":" | b"(") => Wait::Value,
+            Wait::Value if sign || is("BY") || matches!(token.of(text), b":" | b"(") => Wait::Value,
             Wait::Value => {
                 // PASSWORD secret
                 let mut end = token.end;
@@ -130,6 +134,10 @@ impl Statement {
                 true => Wait::Value,
                 false => Wait::Sign,
             };
+        }
+        if self.creates && token.is_word(text, "IDENTIFIED") {
+            // BY: other databases' PASSWORD
+            return Wait::Value;
         }
         let is_uri = token.kind == Kind::Operator
             && bytes.starts_with(b"//")
