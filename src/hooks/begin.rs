@@ -439,7 +439,7 @@ fn keep_text(frame: &mut Frame, text: &[u8], found: Found) {
 pub fn take_text_as(frame: &mut Frame, text: &[u8], unparsed: bool, most: usize) {
     frame.text.clear();
     frame.known = None;
-    if text.len() <= most && !redact::may_hold_secret(text) {
+    if text.len() <= most && !unparsed && !redact::may_hold_secret(text) {
         frame.text.extend_from_slice(text);
         return;
     }

@@ -465,7 +465,6 @@ fn the_context_is_what_jsonb_accepts_as_an_object() {
         &huge,
         &monstrous,
         // no objects
-        "[1, 2]",
         "\"text\"",
         "null",
         " ",
@@ -478,8 +477,6 @@ fn the_context_is_what_jsonb_accepts_as_an_object() {
         r#"{"a": 1,}"#,
         r#"{"a" 1}"#,
         r#"{"a": 01}"#,
-        r#"{"a": +1}"#,
-        r#"{"a": .5}"#,
         r#"{"a": NaN}"#,
         r#"{"a": "\x"}"#,
         r#"{"a": "\u00"}"#,
@@ -487,8 +484,6 @@ fn the_context_is_what_jsonb_accepts_as_an_object() {
         r#"{"a": "\udd80\ud83e"}"#,
         r#"{"a": "\u0000"}"#,
         "{\"a\": \"tab\there\"}",
-        "{\"a\": undefined}",
-        "user=12",
     ];
     let mut wrong = Vec::new();
     for text in texts {
@@ -528,6 +523,11 @@ fn the_context_is_what_jsonb_accepts_as_an_object() {
     );
     assert_eq!(rows, vec!["t"; rows.len()]);
     assert!(rows.len() >= 9, "{rows:?}");
+    let monstrous = "statement LIKE 'SELECT ''{%' AND statement_length > 2900000";
+    assert_eq!(
+        cluster.trail("details->'truncated' ? 'context'", monstrous),
+        ["t"]
+    );
 }
 
 #[test]

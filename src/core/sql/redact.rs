@@ -1,15 +1,23 @@
 //! Secrets out of SQL text (spec/capture.md rule 10).
 //!
 //! What is replaced, each by `<REDACTED>`, all else being kept byte for byte:
-//! * the literal behind the keyword PASSWORD;
-//! * in OPTIONS (…), the literal behind a name that holds password, passwd, secret, token or
-//!   passphrase;
-//! * the value of a setting whose name ends in password, passwd or passphrase, of primary_conninfo
-//!   and ssl_passphrase_command, in SET, ALTER … SET, CREATE … SET and `set_config`;
+//! * the literal behind the keyword PASSWORD; inside a body or a literal also what lacks its quotes
+//!   there;
+//! * in OPTIONS (…), the literal behind a name that holds password, passwd, secret, token,
+//!   passphrase, scram_client_key or scram_server_key;
+//! * the value of a setting whose name ends in password, passwd or passphrase, or has a dot and holds
+//!   one of the words above (but not of the modules credcheck and passwordcheck), of primary_conninfo
+//!   and ssl_passphrase_command, in SET, ALTER … SET, CREATE … SET and `set_config`; all literals of
+//!   UPDATE pg_settings;
 //! * in every literal and comment: the value of password= (and of libpq's other secrets) in a
-//!   connection string, the password in a URI, and the same as above in SQL inside it, in
-//!   dollar-quoted bodies as in the text itself;
-//! * where such a literal ends in PASSWORD or `password=`, all literals of the statement behind it.
+//!   connection string, also one that is a value in another, and in those of other drivers
+//!   (`a=b;password=c`); the password in a URI, and its parameters of such a name; `PGPASSWORD=x` and
+//!   `--password=x` as a shell has them; and the same as above in SQL inside it, in dollar-quoted
+//!   bodies as in the text itself;
+//! * where such a literal ends where the secret should follow, or has a placeholder of `format`
+//!   there, all literals of the statement behind it. That PASSWORD is a role's may be said in
+//!   another literal before (`'ALTER ROLE ' || … || ' PASSWORD ' || …`);
+//! * in text that does not parse, see [`Options::unparsed`]; in messages, [`redact_error_message`].
 //!
 //! What is *not* found:
 //! * secrets that are data: `INSERT INTO t (password) VALUES ('x')`, `crypt('x', …)`, parameters of
@@ -17,13 +25,17 @@
 //! * keywords not written in one piece: with escapes in them (`U&"p\0061ssword"`) or over a seam
 //!   of two pieces of a literal;
 //! * options of foreign servers under other names (`api_key`, `credentials`);
-//! * in SQL inside a quoted (not dollar-quoted) literal: `SET x.password = 'y'` unless the literal
-//!   begins with it, what a comment of more than 4 kB separates from its keyword, and literals that
-//!   a program in another language puts together.
+//! * in SQL inside a quoted (not dollar-quoted) literal: what a comment of more than 4 kB separates
+//!   from its keyword, UPDATE pg_settings, and literals that a program in another language puts
+//!   together;
+//! * what a variable carries from one statement of a body to another, unless it is only the
+//!   beginning of a role's statement.
 //!
 //! What is replaced without need: where quotes are ambiguous, a password that is empty takes what
 //! follows up to the next quotes with it; an unquoted `password=x` in a literal inside a literal
-//! takes what is glued to it (`$tag$)`); a literal whose text only looks like one of the above.
+//! takes what is glued to it (`$tag$)`); where a statement is put together inside a quoted literal,
+//! all the rest of that literal goes; a literal whose text only looks like one of the above (a comment
+//! that says `alter role` and then `password`).
 
 mod conninfo;
 mod edit;
@@ -47,7 +59,8 @@ pub struct Options {
     pub standard_conforming_strings: bool,
     /// The text did not parse: when it holds one of the words that announce a secret, every literal
     /// and quoted identifier from the first of them on is replaced, what is not terminated up to the
-    /// end.
+    /// end. So is every literal of a role's statement, where that word may be misspelt, and what
+    /// stands without quotes where a secret should be.
     pub unparsed: bool,
 }
 
@@ -60,8 +73,8 @@ impl Default for Options {
     }
 }
 
-/// Whether the text may hold a secret. `false` means that [`redact_into`] would not change it,
-/// whatever the options.
+/// Whether the text may hold a secret. `false` means that [`redact_into`] would not change it, unless
+/// it is a role's statement that did not parse.
 #[unsafe(link_section = "audit_session")]
 pub fn may_hold_secret(text: &[u8]) -> bool {
     first_needle(text).is_some()
@@ -135,15 +148,20 @@ pub fn redact_setting(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 /// Writes the text without its secrets.
 pub fn redact_into(text: &[u8], options: Options, out: &mut impl Sink) {
-    let Some(first) = first_needle(text) else {
-        return out.put(text);
-    };
     let plain = options.standard_conforming_strings;
+    let first = first_needle(text);
+    let role = match options.unparsed {
+        true => unparsed::role_statement(text, plain),
+        false => None,
+    };
+    if first.is_none() && role.is_none() {
+        return out.put(text);
+    }
     let mut edit = Edit::new(text, out);
     if options.unparsed {
-        unparsed::redact(text, first, plain, &mut edit);
+        unparsed::redact(text, first, role, plain, &mut edit);
     } else {
-        statement::redact(text, 0, text.len(), plain, 0, &mut edit);
+        statement::redact(text, 0, text.len(), plain, 0, false, &mut edit);
     }
     edit.finish();
 }
@@ -158,6 +176,13 @@ mod tests {
             ("work_mem", "4MB", "4MB"),
             ("my.password", "it's", "<REDACTED>"),
             ("x.note", "it's password", "it's password"),
+            ("app.settings.jwt_secret", "it's", "<REDACTED>"),
+            ("credcheck.password_min_length", "8", "8"),
+            (
+                "archive_command",
+                "env AWS_SECRET_ACCESS_KEY=x aws s3 cp",
+                "env AWS_SECRET_ACCESS_KEY=<REDACTED> aws s3 cp",
+            ),
             ("primary_conninfo", "host=a password=b", "<REDACTED>"),
             (
                 "x.conninfo",

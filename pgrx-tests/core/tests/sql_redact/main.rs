@@ -1,6 +1,7 @@
 //! The redactor: a table of cases, what must stay, what cannot be read.
 
 mod connections;
+mod pieces;
 
 use audit_core::sql::redact::{Options, may_hold_secret, redact_error_message, redact_into};
 
@@ -23,6 +24,12 @@ fn redact(text: &str, options: Options) -> String {
     String::from_utf8(out).expect("cuts no character")
 }
 
+fn message(message: &[u8], statement: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    redact_error_message(message, statement.as_bytes(), &mut out);
+    out
+}
+
 /// Runs all cases, so that one run shows all that differ. In the expected text `@` is the mark.
 fn check(options: Options, cases: &[(&str, &str)]) {
     let mut wrong = Vec::new();
@@ -38,7 +45,7 @@ fn check(options: Options, cases: &[(&str, &str)]) {
             wrong.push(format!("  once  {found}\n  twice {again}"));
         }
         assert!(
-            found == *input || may_hold_secret(input.as_bytes()),
+            found == *input || options.unparsed || may_hold_secret(input.as_bytes()),
             "{input}"
         );
     }
@@ -386,11 +393,6 @@ fn unparsed_text_loses_all_literals() {
 
 #[test]
 fn error_messages() {
-    let message = |message: &str, statement: &str| {
-        let mut out = Vec::new();
-        redact_error_message(message.as_bytes(), statement.as_bytes(), &mut out);
-        String::from_utf8(out).unwrap()
-    };
     for (text, statement, expected) in [
         (
             "syntax error at or near \"'x'\"",
@@ -433,6 +435,7 @@ fn error_messages() {
             "syntax error at or near \"<REDACTED>",
         ),
     ] {
-        assert_eq!(message(text, statement), expected, "{statement}");
+        let found = message(text.as_bytes(), statement);
+        assert_eq!(String::from_utf8_lossy(&found), expected, "{statement}");
     }
 }

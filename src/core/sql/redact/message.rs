@@ -1,10 +1,12 @@
-//! Secrets that an error's message quotes from the statement.
+//! Secrets in an error's message: those that it quotes from the statement, and its own.
 
 use memchr::memmem;
 
 use super::super::cut::Sink;
+use super::super::lexer::is_ident;
 use super::edit::{Edit, REDACTED};
-use super::{Options, may_hold_secret, redact_into};
+use super::layer::Fragment;
+use super::{Options, fragment, may_hold_secret, redact_into, unparsed};
 
 /// The longest quoted name that is looked for in the statement.
 const NAME: usize = 64;
@@ -12,19 +14,45 @@ const NAME: usize = 64;
 /// Writes an error's message. If the statement may hold a secret, what the message quotes is
 /// replaced, from the first quote to the last one: in `unterminated quoted string at or near "…"`
 /// the server quotes all the rest of the text, with the quotes in it. Only if each quoted part is a
-/// name that the redacted statement shows as well (`role "x" does not exist`) does it stay.
+/// name that the redacted statement shows as well (`role "x" does not exist`) does it stay. The rest
+/// of the message is looked through as a comment is: RAISE can put anything there.
 ///
 /// Messages are translated, so that the words are not looked at, only the quotes that the server's
-/// translations use.
+/// translations use. Where none of those is known for the encoding, the whole message goes.
 pub fn redact_error_message(message: &[u8], statement: &[u8], out: &mut impl Sink) {
     let mut edit = Edit::new(message, out);
-    if may_hold_secret(statement)
-        && let Some((start, end)) = quoted(message)
-        && !are_names_of(message.get(start..end).unwrap_or_default(), statement)
-    {
-        edit.replace(start, end, REDACTED);
-    }
+    let len = message.len();
+    let (start, end) = hidden(message, statement).unwrap_or((len, len));
+    let part = |start, end| Fragment {
+        end,
+        ..Fragment::raw(message, start)
+    };
+    fragment::redact(&part(0, start), false, &mut edit);
+    edit.replace(start, end, REDACTED);
+    fragment::redact(&part(end, len), false, &mut edit);
     edit.finish();
+}
+
+/// The part of the message that may quote a secret of the statement.
+fn hidden(message: &[u8], statement: &[u8]) -> Option<(usize, usize)> {
+    let secret = may_hold_secret(statement);
+    let utf8 = core::str::from_utf8(message).is_ok();
+    let Some((start, end)) = quoted(message, utf8) else {
+        return (secret && !utf8).then_some((0, message.len()));
+    };
+    let text = message.get(start..end).unwrap_or_default();
+    let hides = if secret {
+        !are_names_of(text, statement)
+    } else {
+        // A literal of a role's statement in which PASSWORD is misspelt.
+        let literal = match text.first() {
+            Some(b'\'' | b'$') => true,
+            Some(b'e' | b'E' | b'u' | b'U') => memchr::memchr(b'\'', text).is_some(),
+            _ => false,
+        };
+        literal && unparsed::role_statement(statement, true).is_some()
+    };
+    hides.then_some((start, end))
 }
 
 const QUOTES: [&[u8]; 8] = [
@@ -38,13 +66,28 @@ const QUOTES: [&[u8]; 8] = [
     "」".as_bytes(),
 ];
 
+/// The same in other encodings: LATIN1 and the like, WIN1252, EUC_JP.
+const OTHER_QUOTES: [&[u8]; 10] = [
+    b"\"",
+    b"\xab",
+    b"\xbb",
+    b"\x84",
+    b"\x93",
+    b"\x94",
+    b"\xa1\xd6",
+    b"\xa1\xd7",
+    b"\xa1\xc8",
+    b"\xa1\xc9",
+];
+
 /// What is between the first quote and the last one, or the end if there is only one.
-fn quoted(message: &[u8]) -> Option<(usize, usize)> {
-    let (open, len) = QUOTES
+fn quoted(message: &[u8], utf8: bool) -> Option<(usize, usize)> {
+    let quotes = if utf8 { &QUOTES[..] } else { &OTHER_QUOTES[..] };
+    let (open, len) = quotes
         .iter()
         .filter_map(|quote| Some((memmem::find(message, quote)?, quote.len())))
         .min()?;
-    let close = QUOTES
+    let close = quotes
         .iter()
         .filter_map(|quote| memmem::rfind(message, quote))
         .max()
@@ -67,14 +110,18 @@ fn are_names_of(text: &[u8], statement: &[u8]) -> bool {
 }
 
 fn is_name_of(name: &[u8], statement: &[u8]) -> bool {
-    let is_plain =
-        |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | 0x80..);
-    if name.is_empty() || name.len() > NAME || !name.iter().all(is_plain) {
+    let is_plain = |&byte: &u8| part_of_name(byte) && byte != b'$';
+    let mark = REDACTED.get(1..REDACTED.len() - 1).unwrap_or_default();
+    if name.is_empty()
+        || name.len() > NAME
+        || !name.iter().all(is_plain)
+        || name.eq_ignore_ascii_case(mark)
+    {
         return false;
     }
     let mut search = Search {
         wanted: name,
-        tail: [0; NAME],
+        word: [0; 2 * NAME],
         len: 0,
         found: false,
     };
@@ -84,33 +131,51 @@ fn is_name_of(name: &[u8], statement: &[u8]) -> bool {
         ..Options::default()
     };
     redact_into(statement, options, &mut search);
+    search.word_ends();
     search.found
 }
 
-/// Looks for a short text in a stream, in any case.
+/// Whether a byte may stand in a name, which can be qualified.
+fn part_of_name(byte: u8) -> bool {
+    is_ident(byte) || byte == b'.'
+}
+
+/// Looks for a name in a stream, in any case: as a word, or between the dots of one.
 struct Search<'a> {
     wanted: &'a [u8],
-    /// The last bytes seen, `len` of them, fewer than `wanted` has.
-    tail: [u8; NAME],
+    /// The word that the stream has come to, as far as it fits, and its length.
+    word: [u8; 2 * NAME],
     len: usize,
     found: bool,
 }
 
+impl Search<'_> {
+    fn word_ends(&mut self) {
+        let word = self.word.get(..self.len).unwrap_or_default();
+        let is_dot = |at: usize| word.get(at).is_none_or(|&byte| byte == b'.');
+        self.found |= word
+            .windows(self.wanted.len())
+            .enumerate()
+            .any(|(at, window)| {
+                window.eq_ignore_ascii_case(self.wanted)
+                    && (at == 0 || is_dot(at - 1))
+                    && is_dot(at + window.len())
+            });
+        self.len = 0;
+    }
+}
+
 impl Sink for Search<'_> {
     fn put(&mut self, bytes: &[u8]) {
-        let keep = self.wanted.len() - 1;
-        let is = |found: &[u8]| found.eq_ignore_ascii_case(self.wanted);
-        // Over the seam: the tail and the beginning of what comes.
-        let mut seam = [0; 2 * NAME];
-        let more = bytes.len().min(keep);
-        seam[..self.len].copy_from_slice(&self.tail[..self.len]);
-        seam[self.len..self.len + more].copy_from_slice(&bytes[..more]);
-        let seam = &seam[..self.len + more];
-        self.found |=
-            seam.windows(self.wanted.len()).any(is) || bytes.windows(self.wanted.len()).any(is);
-        let last = if bytes.len() >= keep { bytes } else { seam };
-        let last = &last[last.len() - keep.min(last.len())..];
-        self.tail[..last.len()].copy_from_slice(last);
-        self.len = last.len();
+        for &byte in bytes {
+            if !part_of_name(byte) {
+                self.word_ends();
+                continue;
+            }
+            if let Some(place) = self.word.get_mut(self.len) {
+                *place = byte;
+            }
+            self.len = self.len.saturating_add(1);
+        }
     }
 }

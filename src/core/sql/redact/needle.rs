@@ -123,9 +123,34 @@ pub fn is_secret_option(name: &[u8]) -> bool {
         b"secret",
         b"token",
         b"passphrase",
+        b"scram_client_key",
+        b"scram_server_key",
     ]
     .iter()
     .any(|wanted| holds(name, wanted))
+}
+
+/// A setting that is, or holds, a secret, by its whole name, which may have quotes. A name with a dot
+/// in it is not the server's own: there the word may stand anywhere (`app.settings.jwt_secret`), but
+/// in the names of modules that check passwords.
+pub fn is_secret_name(name: &[u8]) -> bool {
+    let name = name.strip_prefix(b"\"").unwrap_or(name);
+    let name = name.strip_suffix(b"\"").unwrap_or(name);
+    let checks = |module: &[u8]| {
+        name.get(..module.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(module))
+    };
+    let custom = name.contains(&b'.') && !checks(b"credcheck") && !checks(b"passwordcheck");
+    is_secret_setting(name) || (custom && is_secret_option(name))
+}
+
+/// A variable of a shell's environment that is a secret: `PGPASSWORD`, `AWS_SECRET_ACCESS_KEY`. A
+/// name in one piece is rather a column.
+pub fn is_secret_variable(name: &[u8]) -> bool {
+    let upper = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    name.iter().all(upper)
+        && (name.contains(&b'_') || name.starts_with(b"PG"))
+        && is_secret_option(name)
 }
 
 /// A setting that is, or holds, a secret. `name` may be the last part of a qualified name.

@@ -1,25 +1,44 @@
 //! Secrets in text that the server could not parse.
 //!
 //! Nothing is known of where they are, so from the first needle on every literal goes, and every
-//! quoted identifier (`PASSWORD "x"` is a common mistake). Where the quotes cannot be right, as in
-//! `'it's'`, everything goes.
+//! quoted identifier (`PASSWORD "x"` is a common mistake). In a role's statement all literals go, as
+//! it may be the needle that is misspelt. Where the quotes cannot be right, as in `'it's'`,
+//! everything goes; where they lack, what stands in a secret's place, up to the end of the statement.
 
 use super::super::cut::Sink;
-use super::super::lexer::{Kind, Lexer, Token};
+use super::super::lexer::{Kind, Lexer, Token, is_space};
 use super::edit::{Edit, REDACTED, REDACTED_IDENT};
 use super::layer::Fragment;
-use super::needle;
+use super::needle::{self, is_secret_option};
+use super::uri;
 
-/// Redacts a text whose first needle is at `from`.
+/// Whether what follows is a secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Nothing,
+    /// If `=` or TO comes before it.
+    Sign,
+    Value,
+}
+
+/// Redacts a text whose first needle is at `from` and whose first role's statement is at `role`.
 pub fn redact<S: Sink>(
     text: &[u8],
-    from: usize,
+    from: Option<usize>,
+    role: Option<usize>,
     standard_conforming_strings: bool,
     edit: &mut Edit<S>,
 ) {
-    let mut tokens = Lexer::new(text, standard_conforming_strings).peekable();
-    // CREATE or ALTER begins the statement; PASSWORD was the last word.
-    let (mut begins, mut creates, mut password) = (true, false, false);
+    let idents = from.unwrap_or(text.len());
+    let from = role.map_or(idents, |role| role.min(idents));
+    let lexer = Lexer::new(text, standard_conforming_strings);
+    let is_quoted = |token: &Token| token.kind.is_literal() || token.kind.is_quoted_ident();
+    let broken = lexer
+        .clone()
+        .any(|token| token.unterminated && is_quoted(&token));
+    let mut tokens = lexer.peekable();
+    let mut statement = Statement::default();
+    let mut wait = Wait::Nothing;
     // Where the literal begins that was the last token, if it stays.
     let mut literal = None;
     while let Some(token) = tokens.next() {
@@ -32,18 +51,18 @@ pub fn redact<S: Sink>(
             }
             continue;
         }
-        if begins {
-            creates = is("CREATE") || is("ALTER");
-        }
-        begins = token.is_punct(text, b';');
         let adjacent = literal.take();
         if token.kind.is_literal() && token.end <= from {
             literal = Some(token.start);
         }
-        if (token.kind.is_literal() || token.kind.is_quoted_ident()) && token.end > from {
+        let goes = match token.kind.is_literal() {
+            true => token.end > from,
+            false => token.kind.is_quoted_ident() && token.end > idents,
+        };
+        if goes {
             // With a literal right before, which could become one with it.
             let start = adjacent.unwrap_or(token.start);
-            if tokens.peek().is_some_and(is_glued) {
+            if (broken && !token.unterminated) || tokens.peek().is_some_and(is_glued) {
                 return edit.replace_literal(start, text.len());
             }
             if token.kind.is_literal() {
@@ -51,27 +70,105 @@ pub fn redact<S: Sink>(
             } else {
                 edit.replace(token.start, token.end, REDACTED_IDENT);
             }
-            password = false;
+            let names = statement.options && token.kind.is_quoted_ident();
+            wait = match names && is_secret_option(token.of(text)) {
+                true => Wait::Value,
+                false => Wait::Nothing,
+            };
             continue;
         }
-        let stays = begins || is("NULL") || matches!(token.of(text), b"=" | b":" | b"(" | b":=");
-        if password && !stays {
-            // PASSWORD secret: up to the next blank.
-            let mut end = token.end;
-            while let Some(next) =
-                tokens.next_if(|next| !next.kind.is_blank() && !next.is_punct(text, b';'))
-            {
-                end = next.end;
-                if next.kind.is_literal() {
-                    end = text.len();
+        let ends = token.is_punct(text, b';');
+        let sign = matches!(token.of(text), b"=" | b":=") || (statement.sets && is("TO"));
+        wait = match wait {
+            Wait::Value if ends || is("NULL") || is("DEFAULT") => Wait::Nothing,
+            Wait::Value if sign || is("BY") || matches!(token.of(text), b":" | b"(") => Wait::Value,
+            Wait::Value => {
+                // PASSWORD secret
+                let mut end = token.end;
+                while let Some(next) = tokens.next_if(|next| !is_end(text, next)) {
+                    if next.kind != Kind::Space {
+                        end = next.end;
+                    }
+                    if is_quoted(&next) {
+                        end = text.len();
+                    }
                 }
+                edit.replace_literal(token.start, end);
+                Wait::Nothing
             }
-            edit.replace_literal(token.start, end);
-            password = false;
+            Wait::Sign if sign => Wait::Value,
+            _ => statement.wait_behind(text, token),
+        };
+        statement.see(text, token, ends);
+    }
+}
+
+/// What the words of a statement up to now make of the next ones.
+#[derive(Default)]
+struct Statement {
+    /// ALTER or CREATE was there.
+    creates: bool,
+    /// So was SET, or one of those.
+    sets: bool,
+    options: bool,
+}
+
+impl Statement {
+    fn see(&mut self, text: &[u8], token: Token, ends: bool) {
+        if ends {
+            *self = Statement::default();
+        } else if token.kind == Kind::Word {
+            let is = |keyword| token.is_word(text, keyword);
+            self.creates |= is("ALTER") || is("CREATE");
+            self.sets |= self.creates || is("SET");
+            self.options |= is("OPTIONS");
+        }
+    }
+
+    /// Whether a secret follows the token.
+    fn wait_behind(&self, text: &[u8], token: Token) -> Wait {
+        let bytes = token.of(text);
+        let colon = token.start.wrapping_sub(1);
+        if token.kind == Kind::Word && is_secret_option(bytes) {
+            return match self.options || (self.creates && token.is_word(text, "PASSWORD")) {
+                true => Wait::Value,
+                false => Wait::Sign,
+            };
+        }
+        if self.creates && token.is_word(text, "IDENTIFIED") {
+            // BY: other databases' PASSWORD
+            return Wait::Value;
+        }
+        let is_uri = token.kind == Kind::Operator
+            && bytes.starts_with(b"//")
+            && text.get(colon) == Some(&b':')
+            && uri::may_have_password(text, colon);
+        match is_uri {
+            true => Wait::Value,
+            false => Wait::Nothing,
+        }
+    }
+}
+
+/// Where ALTER or CREATE stands for the first time with ROLE, USER or GROUP behind it.
+pub fn role_statement(text: &[u8], standard_conforming_strings: bool) -> Option<usize> {
+    let mut verb = None;
+    for token in Lexer::new(text, standard_conforming_strings) {
+        if token.kind.is_blank() {
             continue;
         }
-        password = creates && (is("PASSWORD") || (password && stays && !is("NULL") && !begins));
+        let is = |keyword| token.is_word(text, keyword);
+        if verb.is_some() && (is("ROLE") || is("USER") || is("GROUP")) {
+            return verb;
+        }
+        verb = (is("ALTER") || is("CREATE")).then_some(token.start);
     }
+    None
+}
+
+/// Whether a semicolon ends the statement, and is not a part of a secret without quotes.
+fn is_end(text: &[u8], token: &Token) -> bool {
+    token.is_punct(text, b';') && text.get(token.end).is_none_or(|&byte| is_space(byte))
 }
 
 /// Whether a token right behind a literal shows that the literal does not end there.
