@@ -344,8 +344,8 @@ fn values_that_can_not_be_read_or_written_cost_nothing() {
         .psql()
         .run(
             "CREATE TABLE t (id int); CREATE TABLE log (id int);
-             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
-                 INSERT INTO log SELECT CASE WHEN TG_OP = 'TRUNCATE' THEN r.id ELSE 1 END;
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO log SELECT CASE WHEN TG_OP = 'DELETE' THEN OLD.id ELSE NEW.id END;
                  RETURN NULL; END $$;
              CREATE TRIGGER note AFTER INSERT OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION note();
              CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
