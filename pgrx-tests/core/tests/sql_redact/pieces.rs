@@ -333,7 +333,14 @@ fn unparsed_text_with_wrong_quotes() {
 
 #[test]
 fn messages() {
+    let many = format!("{}do\"", "do\" \"".repeat(8));
     for (text, statement, expected) in [
+        (
+            &*format!("\"{many}"),
+            "DO 'x' -- password", // Each is a look through the statement.
+            "\"<REDACTED>\"",
+        ),
+        ("\"do\" \"do\"", "DO 'x' -- password", "\"do\" \"do\""),
         (
             "cannot reach postgres://u:x@h/d",
             "DO $$ BEGIN RAISE EXCEPTION 'cannot reach postgres://u:x@h/d'; END $$",

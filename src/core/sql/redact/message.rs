@@ -11,6 +11,10 @@ use super::{Options, fragment, may_hold_secret, redact_into, unparsed};
 /// The longest quoted name that is looked for in the statement.
 const NAME: usize = 64;
 
+/// So many of them are: each is a look through the whole statement, which nobody can interrupt. The server's
+/// own messages have three at most.
+const NAMES: usize = 8;
+
 /// Writes an error's message. If the statement may hold a secret, what the message quotes is
 /// replaced, from the first quote to the last one: in `unterminated quoted string at or near "…"`
 /// the server quotes all the rest of the text, with the quotes in it. Only if each quoted part is a
@@ -99,8 +103,8 @@ fn quoted(message: &[u8], utf8: bool) -> Option<(usize, usize)> {
 /// Whether the quoted parts of `a" … "b` are names that the redacted statement holds.
 fn are_names_of(text: &[u8], statement: &[u8]) -> bool {
     let mut inside = true;
-    for part in text.split(|&byte| byte == b'"') {
-        if inside && !is_name_of(part, statement) {
+    for (at, part) in text.split(|&byte| byte == b'"').enumerate() {
+        if inside && (at / 2 >= NAMES || !is_name_of(part, statement)) {
             return false;
         }
         inside = !inside;
