@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::engine::Id;
 use super::frame::Frame;
-use crate::pg::raw;
+use crate::pg::{lexis, raw};
 
 /// Longest list kept; names beyond it are left out.
 const MOST: usize = 4 * 1024;
@@ -73,7 +73,7 @@ impl Attempted {
             return;
         }
         self.of = Some((id, frame.serial));
-        let plain = unsafe { pg_sys::standard_conforming_strings };
+        let plain = lexis::plain();
         // A utility statement that names its objects in a list has them on record.
         if unseen || !frame.details.has("objects") {
             for_each_target(&frame.text, plain, &mut |name: &[u8]| {

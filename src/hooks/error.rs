@@ -13,7 +13,7 @@ use super::begin::{self, take_text_as};
 use super::engine::{Id, Planned, engine, shield, with};
 use super::frame::Aside;
 use super::{apply, capture, emit, functions, guard, replication, session as sessions};
-use crate::pg::{guc, raw, session};
+use crate::pg::{guc, lexis, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
 use audit_core::sql::command::command_of_first_keyword;
@@ -280,7 +280,7 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
     if from == 0 && sqlstate == SYNTAX_ERROR {
         return Some(split::trim(all));
     }
-    Some(&all[split::statement_in(all, from, unsafe { pg_sys::standard_conforming_strings })])
+    Some(&all[split::statement_in(all, from, lexis::plain())])
 }
 
 /// The text of a statement inside a function that no hook has seen: it did not parse, or a name in

@@ -5,7 +5,7 @@
 
 use audit_core::codec::put_parameter;
 use audit_core::json::Object;
-use audit_core::sql::redact;
+use audit_core::sql::redact::value_without_secrets;
 use pgrx::pg_sys;
 
 use super::frame::Frame;
@@ -16,8 +16,6 @@ struct Collected {
     values: Vec<u8>,
     /// Number of the parameter and its full length, of those that were cut.
     cut: Vec<(usize, usize)>,
-    /// A value without its secrets.
-    shown: Vec<u8>,
 }
 
 /// A value with more bytes, as the server keeps it, is not written as text: that may take more than it can.
@@ -79,8 +77,11 @@ unsafe fn collect_values(params: pg_sys::ParamListInfo) {
             }
             let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
             raw::getTypeOutputInfo((*param).ptype, &mut output, &mut varlena);
-            if varlena && raw::toast_raw_datum_size((*param).value) > MOST {
-                let size = raw::toast_raw_datum_size((*param).value);
+            let size = match varlena {
+                true => raw::toast_raw_datum_size((*param).value),
+                false => 0,
+            };
+            if size > MOST {
                 collected().cut.push((i + 1, size));
                 put_parameter(&mut collected().values, Some(b""));
                 continue;
@@ -104,15 +105,10 @@ fn keep(number: usize, text: &[u8]) {
     let most = guc::parameter_max_size();
     // A secret that begins in what is kept may end behind it.
     let near = &text[..text.len().min(most.saturating_add(NEAR))];
-    let mut shown = near;
-    if redact::may_hold_secret(near) {
-        into.shown.clear();
-        redact::redact_value(near, &mut into.shown);
-        shown = &into.shown;
-    }
+    let shown = value_without_secrets(near);
     let mut len = shown.len();
     if len > most {
-        // SAFETY: reads `len` bytes of the text at most.
+        // SAFETY: reads `len` bytes of the text at most; doesn't throw.
         len = unsafe { raw::pg_mbcliplen(shown.as_ptr().cast(), len as i32, most as i32) } as usize;
     }
     if len < shown.len() || near.len() < text.len() {
@@ -136,7 +132,6 @@ fn hand_over_values(frame: &mut Frame) {
     frame.parameters.clear();
     frame.parameters.extend_from_slice(&from.values);
     from.values.shrink_to(KEPT);
-    from.shown.shrink_to(KEPT);
     if from.cut.is_empty() {
         return;
     }

@@ -3,10 +3,9 @@
 
 use audit_core::codec::encode_session;
 use audit_core::event::Session;
-use audit_core::sql::redact;
+use audit_core::sql::redact::value_without_secrets;
 use core::hint::cold_path;
 use pgrx::pg_sys;
-use std::borrow::Cow;
 
 use super::connection::{self, Peer};
 use super::{compat, guc, lexis, names, raw, ring_file};
@@ -218,8 +217,8 @@ impl State {
             );
             set(&mut seen.branch, branch());
             // What an application says of itself may be its connection string.
-            let application_name = without_secrets(&seen.application_name);
-            let context = without_secrets(context_that_fits());
+            let application_name = value_without_secrets(&seen.application_name);
+            let context = value_without_secrets(context_that_fits());
             let role = names::role(raw::GetUserId());
             let session_user = names::role(raw::GetSessionUserId());
             encode_session(
@@ -278,16 +277,6 @@ fn context_that_fits() -> &'static [u8] {
 #[inline]
 pub fn context_left_out() -> usize {
     unsafe { LEFT_OUT }
-}
-
-/// Allocates only where there is one.
-fn without_secrets(value: &[u8]) -> Cow<'_, [u8]> {
-    if !redact::may_hold_secret(value) {
-        return value.into();
-    }
-    let mut shown = Vec::with_capacity(value.len());
-    redact::redact_value(value, &mut shown);
-    shown.into()
 }
 
 fn not_empty(value: &[u8]) -> Option<&[u8]> {

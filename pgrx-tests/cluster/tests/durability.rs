@@ -436,8 +436,8 @@ fn a_sync_that_fails_refuses_the_commit_and_all_after_it() {
     let _ = fs::remove_file(&synced);
 }
 
-#[test]
-fn a_commit_is_refused_whose_record_found_no_room() {
+/// A server with a table `t` whose worker is stopped, and whose small ring drops what finds no room.
+pub fn stopped_and_dropping() -> (Cluster, u32) {
     let cluster = Cluster::builder()
         .setting("audit.ring_size", "'1MB'")
         .setting("audit.on_full", "'drop'")
@@ -445,6 +445,12 @@ fn a_commit_is_refused_whose_record_found_no_room() {
         .start();
     cluster.psql().run("CREATE TABLE t (x int)").ok();
     let worker = cluster.suspend_worker();
+    (cluster, worker)
+}
+
+#[test]
+fn a_commit_is_refused_whose_record_found_no_room() {
+    let (cluster, worker) = stopped_and_dropping();
     let mut client = cluster.app();
     let filler = "x".repeat(20_000);
     for _ in 0..60 {

@@ -2,19 +2,13 @@
 
 use std::fs;
 
-use audit_cluster_tests::{Cluster, kill};
+use audit_cluster_tests::kill;
 
-use crate::durability::{lose_the_operating_system, watched};
+use crate::durability::{lose_the_operating_system, stopped_and_dropping, watched};
 
 #[test]
 fn what_found_no_room_at_the_end_of_a_transaction_is_not_the_next_one_s() {
-    let cluster = Cluster::builder()
-        .setting("audit.ring_size", "'1MB'")
-        .setting("audit.on_full", "'drop'")
-        .setting("audit.durability", "'commit'")
-        .start();
-    cluster.psql().run("CREATE TABLE t (x int)").ok();
-    let worker = cluster.suspend_worker();
+    let (cluster, worker) = stopped_and_dropping();
     let mut client = cluster.app();
     let mut run = |sql: &str| client.batch_execute(sql).expect("is not refused");
     let filler = "x".repeat(20_000);

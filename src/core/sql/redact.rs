@@ -49,6 +49,7 @@ mod uri;
 
 use super::cut::Sink;
 use edit::Edit;
+use std::borrow::Cow;
 
 pub use message::redact_error_message;
 
@@ -101,13 +102,15 @@ pub fn reads_two_ways(text: &[u8]) -> bool {
     memchr::memmem::find(text, br"\'").is_some()
 }
 
-/// Appends a value that stands by itself without its secrets: those that it shows in whatever statement.
-pub fn redact_value(value: &[u8], out: &mut Vec<u8>) {
-    if may_hold_secret(value) {
-        redact_setting(b"value", value, out);
-    } else {
-        out.extend_from_slice(value);
+/// A value that stands by itself without its secrets: those that it shows in whatever statement. Allocates only
+/// where it may have one.
+pub fn value_without_secrets(value: &[u8]) -> Cow<'_, [u8]> {
+    if !may_hold_secret(value) {
+        return value.into();
     }
+    let mut shown = Vec::with_capacity(value.len());
+    redact_setting(b"value", value, &mut shown);
+    shown.into()
 }
 
 /// Appends the value of a setting without its secrets: what SET would be written with.
