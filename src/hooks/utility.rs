@@ -89,8 +89,8 @@ unsafe extern "C-unwind" fn process(
 }
 
 /// Whether nothing is taken down of a statement but that there was one: BEGIN, COMMIT and their like
-/// where the level leaves them out and nothing is under way. (Not so COMMIT PREPARED, which waits for others' records.)
-/// Never throws.
+/// where the level leaves them out and nothing is under way. (Not so what decides about a transaction that is
+/// prepared; and COMMIT PREPARED may have to wait for others' records.) Never throws.
 #[inline]
 unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
     unsafe {
@@ -99,11 +99,29 @@ unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
             || !engine().idle()
             || (durability::on_commit() && describe::commits_prepared(node))
             || begin::wanted(0, Classes::of(Class::Misc))
+            || decides(node)
         {
             return false;
         }
         engine().statement_id += 1;
         true
+    }
+}
+
+/// Whether a statement that the level leaves out tells what becomes of events on record, as no FATE could: whoever
+/// ends a prepared transaction, in a session that knows nothing of it, refers to it by its gid. Where nothing is
+/// ever recorded nothing is told. Never throws.
+///
+/// # Safety
+/// `node` is a TransactionStmt.
+unsafe fn decides(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::TransactionStmtKind::*;
+    match unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind } {
+        TRANS_STMT_PREPARE => engine().fates.undecided(),
+        TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED => {
+            !begin::level().is_none() || guc::has_role()
+        }
+        _ => false,
     }
 }
 
@@ -130,7 +148,7 @@ unsafe fn begin_utility(
         with(|engine| engine.enter(address))?;
         let node = (*pstmt).utilityStmt;
         let tag = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
-        let kind = kind_of(node, tag);
+        let mut kind = kind_of(node, tag);
         // EXPLAIN ANALYZE makes the table as CREATE TABLE AS itself does.
         let made = made_by_explain(node);
         let described = if made.is_null() { node } else { made };
@@ -146,6 +164,11 @@ unsafe fn begin_utility(
         let mut wanted = begin::wanted(depth, possible)
             || (begin::possible(depth) && guard::is_named_in(own_text(pstmt, query_string)));
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
+        if transaction && !wanted && depth == 0 && decides(node) {
+            // As an event of the trail's own.
+            kind.classes = Classes::of(Class::Audit);
+            wanted = true;
+        }
         if wanted && !describe::never_waits(node) {
             room::wait_for(|| false);
         }
