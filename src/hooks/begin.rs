@@ -306,7 +306,7 @@ pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
         let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
         number_top_level(engine, text, message_at);
     }
-    engine.begin_lone(query, address);
+    engine.begin_lone(query, address, true);
 }
 
 /// A client's query begins; where it is the first of its message and repeats a record, it goes without a

@@ -29,9 +29,10 @@ use super::attempted::Place;
 use super::error::LastError;
 use super::frame::{Aside, Frame, Wraps};
 use super::{capture, checks, emit, settings};
-use crate::pg::{raw, slot};
+use crate::pg::{asks, raw, slot};
 use core::hint::cold_path;
 pub use lone::Lone;
+pub use passing::Mark;
 use pgrx::pg_sys;
 pub use repeat::Repeat;
 pub use source::{Planned, Source};
@@ -57,11 +58,13 @@ pub struct Engine {
     pub commit_failed: bool,
     /// Number of the session's last top-level statement.
     pub statement_id: u64,
+
+    /// Calls of nested statements without a frame. See `engine::passing`.
+    pub passing: passing::Calls,
     /// Nested statements that have passed and are not yet among the numbers of the top-level one.
     unnumbered: u32,
     /// A statement may be under way whose queries are its own: see [`Engine::may_pass`].
     any_wraps: bool,
-
     /// Statements being run, the outermost first.
     pub running: Vec<Id>,
     /// Queries begun and not yet ended, running ones included.
@@ -81,9 +84,6 @@ pub struct Engine {
 
     /// Foreign-key checks of the running statements, one per constraint: see `hooks::checks`.
     pub checks: Vec<Id>,
-    /// Calls of nested statements without a frame, the outermost first; of use only while one runs that
-    /// has one. See `engine::passing`.
-    pub(super) passing: Vec<passing::Call>,
     /// Boxed: a frame's address stays while the pool grows.
     #[allow(clippy::vec_box)]
     pub pool: Vec<Box<Frame>>,
@@ -109,6 +109,7 @@ static mut ENGINE: Engine = Engine {
     explicit: false,
     commit_failed: false,
     statement_id: 0,
+    passing: passing::Calls::NONE,
     unnumbered: 0,
     any_wraps: false,
     running: Vec::new(),
@@ -120,7 +121,6 @@ static mut ENGINE: Engine = Engine {
     for_lone: None,
     free: Vec::new(),
     checks: Vec::new(),
-    passing: Vec::new(),
     pool: Vec::new(),
     fates: FateTracker::new(),
     for_failure: None,
@@ -310,7 +310,7 @@ impl Engine {
             if lives(&self.pool[id]) {
                 break;
             }
-            self.running.pop();
+            self.stop_running();
             self.die(id);
             if self.running.is_empty() {
                 self.unnumbered = 0; // They were its.
@@ -400,7 +400,7 @@ impl Engine {
             self.number_passed();
         }
         if self.running.last() == Some(&id) {
-            self.running.pop();
+            self.stop_running();
         } else {
             self.bury_called(id);
         }
@@ -410,10 +410,17 @@ impl Engine {
         }
     }
 
+    /// The innermost statement runs no more.
+    #[inline]
+    fn stop_running(&mut self) -> Option<Id> {
+        asks::let_pass(false);
+        self.running.pop()
+    }
+
     #[cold]
     #[inline(never)]
     fn bury_called(&mut self, id: Id) {
-        while let Some(top) = self.running.pop() {
+        while let Some(top) = self.stop_running() {
             if top == id {
                 break;
             }
@@ -450,6 +457,7 @@ impl Engine {
     /// Remembers a query between its hooks.
     #[inline]
     pub fn open(&mut self, id: Id) {
+        asks::let_pass(false);
         self.open.push(id);
     }
 

@@ -16,7 +16,7 @@ use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Id, engine, engine_as_it_is, with_as_it_is};
+use super::engine::{Id, Mark, engine, engine_as_it_is, with_as_it_is};
 use super::planned::{CLASSES_OF_READ, classes_of_plan, only_reads};
 use super::{begin, capture, guard, planned};
 use crate::executor_run_fn;
@@ -24,7 +24,9 @@ use crate::pg::{asks, compat, guc, raw, session};
 
 mod lone;
 
-use lone::{end_lone, end_repeat, finish_lone, run_lone, start_copy, start_lone, start_repeat};
+use lone::{
+    end_lone, finish_lone, run_lone, start_copy, start_lone, start_lone_read, start_repeat,
+};
 
 type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
@@ -56,19 +58,25 @@ pub unsafe fn install() {
     }
 }
 
+/// First the two ways of a read that is left out: nested, and a client's own.
 #[inline(never)]
-#[unsafe(link_section = "audit_hot")]
+#[unsafe(link_section = "audit_first")]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
-        // In calm a query may be lone also where there is no trail.
-        if only_reads((*query).plannedstmt)
-            && asks::for_none_of_in_calm(CLASSES_OF_READ)
-            && !engine_as_it_is().lone.is_there()
-        {
-            if asks::for_nothing() {
-                start_unrecorded(query, eflags);
+        let stmt = (*query).plannedstmt;
+        if !only_reads(stmt) || !(*stmt).rowMarks.is_null() {
+            start_any(query, eflags);
+        } else if asks::for_none_of_passing(CLASSES_OF_READ) {
+            start_passing_read(query, eflags);
+        } else if asks::for_none_of_in_calm(CLASSES_OF_READ) && !engine_as_it_is().lone.is_there() {
+            // In calm a query may be lone also where there is no trail.
+            if !asks::for_nothing() {
+                start_lone_read(query, eflags);
+            } else if begin::is_portals((*query).sourceText) {
+                engine_as_it_is().statement_id += 1;
+                NEXT_START(query, eflags);
             } else {
-                start_lone(query, eflags);
+                start_unrecorded(query, eflags);
             }
         } else {
             start_any(query, eflags);
@@ -179,6 +187,22 @@ fn is_nested_left_out(classes: Classes) -> bool {
     asks::for_none_of(classes) || (!begin::possible(1) && !guc::has_role() && !guc::assigned())
 }
 
+/// Starts a nested query that has no frame, and writes and locks nothing. Throws.
+#[inline(never)]
+#[unsafe(link_section = "audit_first")]
+unsafe fn start_passing_read(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        if !can_pass() {
+            return start_passing_anew(query, eflags);
+        }
+        engine_as_it_is().count_passing();
+        let calls = engine_as_it_is().pass(&raw const marker as usize);
+        NEXT_START(query, eflags);
+        engine_as_it_is().passed(calls);
+    }
+}
+
 /// Starts a nested query that has none. Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_hot")]
@@ -275,26 +299,40 @@ unsafe fn watch(query: *mut pg_sys::QueryDesc, id: Id) {
 
 executor_run_fn! {
     #[inline(never)]
-    #[unsafe(link_section = "audit_hot")]
+    #[unsafe(link_section = "audit_first")]
     run, query, proceed => {
         unsafe { proceed!() }
     },
-    way_to_run(),
-    if engine_as_it_is().lone.is(query as usize) => run_lone
+    way_to_run(query),
+    if asks::passes() => run_passing
 }
 
-/// What runs a query that isn't the lone one. Never throws.
+/// What runs a query, unless it surely passes. Never throws.
 #[inline(always)]
-unsafe fn way_to_run() -> compat::ExecutorRun {
+unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
     let engine = engine_as_it_is();
-    if engine.lone.is_there() {
+    if engine.lone.is(query as usize) {
+        run_lone
+    } else if engine.lone.is_there() {
         cold_path();
         run_known // Inside of it, or while it is suspended.
-    } else if engine.has_no_query() && engine.may_surely_pass() {
-        run_passing
-    } else if engine.knows_no_query() {
-        // No query of ours, so none that this one could be inside of.
-        unsafe { NEXT_RUN }
+    } else if !asks::is_stirred() {
+        unsafe { NEXT_RUN } // No query of ours, so none that this one could be inside of.
+    } else {
+        run_any
+    }
+}
+
+executor_run_fn! {
+    #[inline(never)]
+    #[unsafe(link_section = "audit_hot")]
+    run_any, query, proceed => {
+        unsafe { proceed!() }
+    },
+    if engine_as_it_is().has_no_query() && engine_as_it_is().may_surely_pass() {
+        run_passing // From now on that is known.
+    } else if engine_as_it_is().knows_no_query() {
+        NEXT_RUN // As above.
     } else {
         run_known
     }
@@ -302,7 +340,7 @@ unsafe fn way_to_run() -> compat::ExecutorRun {
 
 executor_run_fn! {
     #[inline(never)]
-    #[unsafe(link_section = "audit_hot")]
+    #[unsafe(link_section = "audit_first")]
     run_passing, query, proceed => {
         unsafe {
             let marker = 0u8;
@@ -390,7 +428,7 @@ fn count(total: &mut i64, rows: i64) {
 }
 
 #[inline(never)]
-#[unsafe(link_section = "audit_hot")]
+#[unsafe(link_section = "audit_first")]
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
@@ -423,16 +461,20 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
 }
 
 #[inline(never)]
-#[unsafe(link_section = "audit_hot")]
+#[unsafe(link_section = "audit_first")]
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        if engine_as_it_is().lone.is(query as usize) {
-            if engine_as_it_is().lone.is_recorded() {
-                end_repeat(query);
-            } else {
+        let engine = engine_as_it_is();
+        if asks::passes() {
+            NEXT_END(query);
+        } else if engine.lone.is(query as usize) {
+            if engine.lone.lasts() || guc::assigned() {
                 end_lone(query);
+            } else {
+                engine.lone.forget();
+                NEXT_END(query);
             }
-        } else if engine_as_it_is().has_no_query() {
+        } else if engine.has_no_query() {
             NEXT_END(query);
         } else {
             end_known(query);
@@ -455,7 +497,7 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
 
 /// A query of which no statement is known runs on: one that passes. Never throws.
 #[inline]
-fn pass_without(id: Option<Id>, address: usize) -> Option<usize> {
+fn pass_without(id: Option<Id>, address: usize) -> Option<Mark> {
     if id.is_some() || !engine_as_it_is().may_pass() {
         return None;
     }

@@ -22,7 +22,7 @@ pub unsafe fn install() {
     }
 }
 
-#[unsafe(link_section = "audit_hot")]
+#[unsafe(link_section = "audit_first")]
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     let commits = event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_COMMIT;

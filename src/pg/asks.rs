@@ -4,14 +4,23 @@
 use audit_core::event::Classes;
 use audit_core::level::Level;
 
+use super::raw;
+
 /// [`Level::to_bits`], and of the bits that it leaves: who else asks.
 #[unsafe(link_section = "audit_data")]
 static mut WORD: u32 = Level::NONE.to_bits() | STIRRED;
+
+/// The user that queries run as, where the name is known (`pg::session`); else 0. Beside the word, as it is looked at with it.
+#[unsafe(link_section = "audit_data")]
+static mut KNOWN_USER: u32 = 0;
 
 /// More may be under way than a lone query (`hooks::engine::calm`).
 const STIRRED: u32 = 1 << 19;
 /// Each commit has to have what was pushed before it on disk (`pg::durability`).
 const SYNCS: u32 = 1 << 20;
+
+/// Nested queries that are left out pass: `hooks::engine::passing`.
+const PASSES: u32 = 1 << 21;
 
 /// Somebody besides `audit.level` who asks.
 #[derive(Clone, Copy)]
@@ -26,7 +35,7 @@ pub enum Asker {
 }
 
 const OTHERS: u32 = Asker::Role as u32 | Asker::Unlocked as u32 | Asker::Assigned as u32;
-const _: () = assert!(Level::MOST_BITS & (OTHERS | STIRRED | SYNCS) == 0);
+const _: () = assert!(Level::MOST_BITS & (OTHERS | STIRRED | SYNCS | PASSES) == 0);
 
 #[inline]
 fn word() -> u32 {
@@ -70,13 +79,43 @@ pub fn for_level_only() -> bool {
 /// Whether nobody asks for any statement, but perhaps for a look at the settings.
 #[inline]
 pub fn for_nothing() -> bool {
-    word() & !(Asker::Assigned as u32 | STIRRED | SYNCS) == Level::NONE.to_bits()
+    word() & !(Asker::Assigned as u32 | STIRRED | SYNCS | PASSES) == Level::NONE.to_bits()
 }
 
 /// [`for_none_of`], and all that may be under way is a lone query.
 #[inline]
 pub fn for_none_of_in_calm(classes: Classes) -> bool {
     word() & (Level::bits_for(classes) | OTHERS | STIRRED) == 0
+}
+
+/// [`for_none_of`], and what is nested passes.
+#[inline]
+pub fn for_none_of_passing(classes: Classes) -> bool {
+    word() & (Level::bits_for(classes) | OTHERS | PASSES) == PASSES
+}
+
+/// Whether what is nested and left out passes, so that there is no query of ours.
+#[inline]
+pub fn passes() -> bool {
+    word() & PASSES != 0
+}
+
+/// Whether there is no query of ours but perhaps a lone one, and nothing that passes.
+#[inline]
+pub fn knows_no_query() -> bool {
+    word() & (STIRRED | PASSES) == 0
+}
+
+/// What is nested and left out passes from now on, or needs a look again. For the engine only.
+#[inline]
+pub fn let_pass(passes: bool) {
+    unsafe {
+        WORD = if passes {
+            WORD | PASSES
+        } else {
+            WORD & !PASSES
+        }
+    };
 }
 
 /// Whether more may be under way than a lone query.
@@ -106,4 +145,16 @@ pub fn stir() {
 #[inline]
 pub fn calm_down() {
     unsafe { WORD &= !STIRRED };
+}
+
+/// Whether the name of the user that queries run as is known. (And of the session's: it changes together with this
+/// one, and is looked up with it.) Never throws.
+#[inline]
+pub fn user_is_known() -> bool {
+    unsafe { KNOWN_USER == raw::GetUserId().to_u32() }
+}
+
+/// The name of this user is known from now on; 0: it may have changed.
+pub fn set_known_user(user: u32) {
+    unsafe { KNOWN_USER = user };
 }

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::raw;
+use super::{asks, raw};
 
 /// For keys that are OIDs: they are the server's own counter, nobody can make them collide on
 /// purpose, and the default hash costs more than the rest of a look-up.
@@ -120,6 +120,7 @@ pub unsafe fn install() {
     unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _id: c_int, _hash: u32) {
         cache().roles.clear();
         unsafe { ROLES_VERSION = ROLES_VERSION.wrapping_add(1) };
+        asks::set_known_user(0);
     }
     cache().relations.reserve(FEW);
     let none = pg_sys::Datum::from(0);

@@ -8,7 +8,7 @@ use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::connection::{self, Peer};
-use super::{compat, guc, lexis, names, raw, ring_file};
+use super::{asks, compat, guc, lexis, names, raw, ring_file};
 
 /// What can change while a session runs, as last seen.
 #[derive(Default)]
@@ -155,6 +155,9 @@ unsafe fn learn_roles() {
         names::learn_role(pg_sys::Oid::from(roles.session_user));
         // The look-ups may themselves have seen a name change: then they are repeated next time.
         LEARNED = Some(roles);
+        if roles == Roles::now() {
+            asks::set_known_user(roles.current_user);
+        }
     }
 }
 

@@ -396,7 +396,8 @@ fn two_phase_commit_that_the_level_leaves_out() {
     let ends = "COMMIT PREPARED 'one'; ROLLBACK PREPARED 'two'; COMMIT PREPARED 'four';";
     cluster.psql().run(ends).ok();
     // Where nothing is recorded this is not, either.
-    let silent = "SET audit.level = 'none'; COMMIT PREPARED 'three'; COMMIT PREPARED 'nothing on record'";
+    let silent =
+        "SET audit.level = 'none'; COMMIT PREPARED 'three'; COMMIT PREPARED 'nothing on record'";
     cluster.psql().run(silent).ok();
     assert_eq!(
         fates(&cluster),
@@ -409,7 +410,10 @@ fn two_phase_commit_that_the_level_leaves_out() {
         ]
     );
     assert_eq!(
-        cluster.trail_of("command, statement, outcome", "command LIKE '% PREPARED' OR command LIKE 'PREPARE%'"),
+        cluster.trail_of(
+            "command, statement, outcome",
+            "command LIKE '% PREPARED' OR command LIKE 'PREPARE%'"
+        ),
         [
             "PREPARE TRANSACTION | PREPARE TRANSACTION 'one' | success",
             "PREPARE TRANSACTION | PREPARE TRANSACTION 'two' | success",

@@ -4,7 +4,6 @@
 //! begin looks at, and where what is of a transaction in `crate::pg` can set it.)
 
 use super::*;
-use crate::pg::asks;
 
 impl Engine {
     /// Whether [`Engine::enter`] has nothing to conclude.

@@ -17,6 +17,9 @@ pub struct Lone {
     begun_in: u32,
     /// It repeats a record.
     pub(super) recorded: bool,
+    /// It has to be known until it has ended, so that what fails there is its own: it is recorded, or one of
+    /// several in its string.
+    pub(super) lasts: bool,
 }
 
 /// In place of the query: that has ended well and waits for its transaction's end.
@@ -32,6 +35,7 @@ impl Lone {
         subxact: 0,
         begun_in: 0,
         recorded: false,
+        lasts: false,
     };
 
     #[inline]
@@ -49,7 +53,13 @@ impl Lone {
         self.recorded
     }
 
-    /// It has ended, and nothing is kept of it.
+    /// Whether it has to be known until it has ended.
+    #[inline]
+    pub fn lasts(&self) -> bool {
+        self.lasts
+    }
+
+    /// It ends, or has ended, and nothing is kept of it.
     #[inline]
     pub fn forget(&mut self) {
         debug_assert!(self.address == 0);
@@ -90,13 +100,14 @@ impl Engine {
         !self.is_stirred() || (self.plan.is_none() && !self.committing && self.for_lone.is_some())
     }
 
-    /// Such a query begins, and its hook, at this address of the stack, calls the server.
+    /// Such a query begins, and its hook, at this address of the stack, calls the server. `lasts`: as [`Lone::lasts`].
     #[inline]
-    pub fn begin_lone(&mut self, query: usize, address: usize) {
+    pub fn begin_lone(&mut self, query: usize, address: usize, lasts: bool) {
         self.lone.query = query;
         self.resume_lone(address);
         self.lone.begun_in = self.subxact;
         self.lone.recorded = false;
+        self.lone.lasts = lasts;
     }
 
     /// As [`Engine::begin_lone`], of a parallel worker's copy of the query that it helps with, before anything
@@ -104,7 +115,7 @@ impl Engine {
     #[cold]
     pub fn begin_copy(&mut self, query: usize, address: usize) {
         self.statement_id = 1;
-        self.begin_lone(query, address);
+        self.begin_lone(query, address, true);
     }
 
     /// A parallel worker without a query of its own (it makes an index, say) runs one all the same: for as long
@@ -141,7 +152,7 @@ impl Engine {
             self.held = Some(id);
             return;
         }
-        self.open.push(id);
+        self.open(id);
         if address != 0 {
             self.running.push(id);
         }

@@ -3,28 +3,92 @@
 
 use super::*;
 
-/// A hook of such a statement that has called the server and not come back.
+/// A hook of such a statement that has called the server and not come back. (All zero: one that is further out than
+/// any other.)
 #[derive(Clone, Copy)]
-pub struct Call {
-    /// As of a frame.
+struct Call {
+    /// Complement of the address, as of a frame: larger is further in.
     address: usize,
+    /// The same of its catcher.
     catcher: usize,
 }
 
 impl Call {
+    const OUTERMOST: Call = Call {
+        address: 0,
+        catcher: 0,
+    };
+
     /// A call that is made now.
-    #[inline]
+    #[inline(always)]
     fn at(address: usize) -> Self {
         Call {
-            address,
-            catcher: catcher(),
+            address: !address,
+            catcher: !catcher(),
         }
     }
 
     /// Whether it can have led to this one, and so hasn't come back.
-    #[inline]
+    #[inline(always)]
     fn has(&self, inner: &Call) -> bool {
-        self.address > inner.address && self.catcher >= inner.catcher
+        self.address < inner.address && self.catcher <= inner.catcher
+    }
+}
+
+/// Calls that are kept at once: more than fit on any stack but a very large one. Further ones count as none.
+const MOST: usize = 4096;
+
+/// The outermost first, after one that is always there. Memory that nobody has written to takes none.
+static mut CALLS: [Call; MOST] = [Call::OUTERMOST; MOST];
+
+/// Calls of nested statements without a frame; of use only while one runs that has one.
+pub struct Calls {
+    /// The innermost, in [`CALLS`].
+    top: *mut Call,
+}
+
+/// How many calls there were, for [`Engine::passed`].
+#[derive(Clone, Copy)]
+pub struct Mark(*mut Call);
+
+impl Calls {
+    pub(super) const NONE: Calls = Calls {
+        top: &raw mut CALLS as *mut Call,
+    };
+
+    #[inline]
+    pub fn clear(&mut self) {
+        *self = Self::NONE;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        (self.top as usize - Self::NONE.top as usize) / size_of::<Call>()
+    }
+
+    #[inline(always)]
+    fn has_room(&self) -> bool {
+        self.top < Self::NONE.top.wrapping_add(MOST - 1)
+    }
+
+    /// SAFETY of all uses of `top`: it lies within [`CALLS`], which one thread uses.
+    #[inline(always)]
+    fn innermost(&self) -> &Call {
+        unsafe { &*self.top }
+    }
+
+    /// Whether this one is inside of all that are kept.
+    #[inline(always)]
+    fn have(&self, inner: &Call) -> bool {
+        self.innermost().has(inner)
+    }
+
+    /// There is room.
+    #[inline(always)]
+    fn push(&mut self, call: Call) {
+        unsafe {
+            self.top = self.top.add(1);
+            self.top.write(call);
+        }
     }
 }
 
@@ -36,10 +100,14 @@ impl Engine {
         self.is_stirred() && !self.running.is_empty() && !(self.any_wraps && self.is_wrapped())
     }
 
-    /// As [`Engine::may_pass`], as far as a look tells.
+    /// As [`Engine::may_pass`], as far as a look tells, where no query is open: from now on one look at
+    /// [`asks::passes`] tells it, until what runs, or is open, is another.
     #[inline]
     pub fn may_surely_pass(&self) -> bool {
-        self.is_stirred() && !self.running.is_empty() && !self.any_wraps
+        debug_assert!(self.has_no_query());
+        let passes = self.is_stirred() && !self.running.is_empty() && !self.any_wraps;
+        asks::let_pass(passes);
+        passes
     }
 
     #[cold]
@@ -57,6 +125,7 @@ impl Engine {
         frame.wraps = wraps;
         frame.fetches = fetches;
         self.any_wraps |= wraps != Wraps::Nothing || fetches;
+        asks::let_pass(false);
     }
 
     /// One that passes begins. (Where its top-level statement keeps its number is three steps away, and not
@@ -82,65 +151,55 @@ impl Engine {
     /// be forgotten.
     #[inline(always)]
     pub fn can_pass(&self, address: usize) -> bool {
-        let outer = self.passing.last();
-        self.passing.len() != self.passing.capacity()
-            && outer.is_none_or(|outer| outer.has(&Call::at(address)))
+        self.passing.has_room() & self.passing.have(&Call::at(address))
     }
 
-    /// The hook of such a statement, at this address of the stack, calls the server. The result is for
-    /// [`Engine::passed`], once that has come back.
-    ///
-    /// # Safety
-    /// [`Engine::can_pass`]. (`push` would have the code to grow in here.)
+    /// The hook of such a statement, at this address of the stack, calls the server, where [`Engine::can_pass`]. The
+    /// result is for [`Engine::passed`], once that has come back.
     #[inline(always)]
-    pub unsafe fn pass(&mut self, address: usize) -> usize {
-        let calls = self.passing.len();
-        unsafe {
-            self.passing
-                .as_mut_ptr()
-                .add(calls)
-                .write(Call::at(address));
-            self.passing.set_len(calls + 1);
-        }
-        calls
+    pub fn pass(&mut self, address: usize) -> Mark {
+        let before = Mark(self.passing.top);
+        debug_assert!(self.passing.has_room());
+        self.passing.push(Call::at(address));
+        before
     }
 
-    /// As [`Engine::pass`], whatever has to be forgotten first. Never panics: a call that there is no memory for
-    /// counts as none.
+    /// As [`Engine::pass`], whatever has to be forgotten first, and whether there is room or not.
     #[cold]
     #[inline(never)]
-    pub fn pass_anew(&mut self, address: usize) -> usize {
+    pub fn pass_anew(&mut self, address: usize) -> Mark {
         self.forget_passed(address);
-        let calls = self.passing.len();
-        if self.passing.try_reserve(16).is_ok() {
-            self.passing.push(Call::at(address));
+        if self.passing.has_room() {
+            return self.pass(address);
         }
-        calls
+        Mark(self.passing.top)
     }
 
     /// The server has come back: to what was called before, whatever has been called since.
-    #[inline]
-    pub fn passed(&mut self, calls: usize) {
-        self.passing.truncate(calls);
+    #[inline(always)]
+    pub fn passed(&mut self, before: Mark) {
+        self.passing.top = self.passing.top.min(before.0);
     }
 
     /// Forgets calls that an ERROR has jumped over, seen from a hook at this address.
     #[inline]
     pub(super) fn forget_passed(&mut self, address: usize) {
         let call = Call::at(address);
-        while self.passing.last().is_some_and(|outer| !outer.has(&call)) {
+        // (The outermost has them all.)
+        while !self.passing.have(&call) {
             cold_path();
-            self.passing.pop();
+            self.passing.top = self.passing.top.wrapping_sub(1);
         }
     }
 
     /// Whether the innermost statement has no frame. To be asked in [`Engine::before_error`]'s wake.
     pub fn passes(&self) -> bool {
-        let Some(call) = self.passing.last() else {
+        if self.passing.len() == 0 {
             return false;
-        };
+        }
+        let address = !self.passing.innermost().address;
         self.running
             .last()
-            .is_some_and(|id| self.pool[*id].address > call.address)
+            .is_some_and(|id| self.pool[*id].address > address)
     }
 }

@@ -47,7 +47,7 @@ impl Engine {
     /// A query that repeats a record begins, and its hook, at this address of the stack, calls the server.
     #[inline(always)]
     pub fn begin_repeat(&mut self, query: usize, address: usize, repeat: Repeat) {
-        self.begin_lone(query, address);
+        self.begin_lone(query, address, true);
         self.lone.recorded = true;
         self.repeat = repeat;
     }

@@ -20,6 +20,25 @@ pub(super) unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) 
     }
 }
 
+/// As [`start_lone`], in calm, of a query that writes and locks nothing. Throws.
+#[inline(never)]
+#[unsafe(link_section = "audit_first")]
+pub(super) unsafe fn start_lone_read(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe {
+        let marker = 0u8;
+        let text = planned::text_of(query);
+        // One of several in its string has to be told from the others.
+        if text.location | text.len != 0 || !asks::user_is_known() {
+            return start_lone(query, eflags);
+        }
+        let engine = engine_as_it_is();
+        engine.statement_id += 1;
+        engine.begin_lone(query as usize, &raw const marker as usize, false);
+        NEXT_START(query, eflags);
+        pause_lone(query);
+    }
+}
+
 /// Starts a top-level query that has no frame unless something asks for one. Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_hot")]
@@ -53,7 +72,8 @@ pub(super) unsafe fn start_copy(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 }
 
 executor_run_fn! {
-    #[inline(always)]
+    #[inline(never)]
+    #[unsafe(link_section = "audit_first")]
     pub(super) run_lone, query, proceed => {
         unsafe {
             let marker = 0u8;
@@ -81,14 +101,20 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-#[inline(always)]
+/// Ends one that is known until then, or that has assigned a setting. Throws.
+#[inline(never)]
+#[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
-        if end_next(query) {
+        if !end_next(query) {
+            return;
+        }
+        if engine_as_it_is().lone.is_recorded() {
+            with_as_it_is(|engine| engine.repeat_ended());
+        } else {
+            cold_path();
             engine_as_it_is().lone.forget();
-            if guc::assigned() {
-                check_settings();
-            }
+            check_settings();
         }
     }
 }
@@ -98,16 +124,6 @@ pub(super) unsafe fn end_lone(query: *mut pg_sys::QueryDesc) {
 fn check_settings() {
     if capture::on_quietly() {
         with(settings::check);
-    }
-}
-
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
-pub(super) unsafe fn end_repeat(query: *mut pg_sys::QueryDesc) {
-    unsafe {
-        if end_next(query) {
-            with_as_it_is(|engine| engine.repeat_ended());
-        }
     }
 }
 

@@ -12,13 +12,13 @@ pub type ExecutorRun =
 pub type ExecutorRun =
     unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, pg_sys::ScanDirection::Type, u64);
 
-/// A hook of ExecutorRun; `$call!()` calls `$next` with its arguments. In `$case` the hook is `$other`, and nothing of it
+/// A hook of ExecutorRun; `$call!()` calls `$next` with its arguments. In a `$case`, the first that holds, the hook is `$other`, and nothing of it
 /// has run.
 #[macro_export]
 #[cfg(not(feature = "pg18"))]
 macro_rules! executor_run_fn {
     ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr
-     $(, if $case:expr => $other:expr)?) => {
+     $(, if $case:expr => $other:expr)*) => {
         $(#[$meta])*
         $vis unsafe extern "C-unwind" fn $name(
             $qd: *mut pg_sys::QueryDesc,
@@ -34,7 +34,7 @@ macro_rules! executor_run_fn {
             $(if $case {
                 let other: $crate::pg::compat::ExecutorRun = $other;
                 return unsafe { other($qd, direction, count, execute_once) };
-            })?
+            })*
             $body
         }
     };
@@ -45,7 +45,7 @@ macro_rules! executor_run_fn {
 #[cfg(feature = "pg18")]
 macro_rules! executor_run_fn {
     ($(#[$meta:meta])* $vis:vis $name:ident, $qd:ident, $call:ident => $body:block, $next:expr
-     $(, if $case:expr => $other:expr)?) => {
+     $(, if $case:expr => $other:expr)*) => {
         $(#[$meta])*
         $vis unsafe extern "C-unwind" fn $name(
             $qd: *mut pg_sys::QueryDesc,
@@ -60,7 +60,7 @@ macro_rules! executor_run_fn {
             $(if $case {
                 let other: $crate::pg::compat::ExecutorRun = $other;
                 return unsafe { other($qd, direction, count) };
-            })?
+            })*
             $body
         }
     };
