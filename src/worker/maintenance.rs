@@ -250,7 +250,9 @@ fn bound(suffix: &str) {
     let name = format!("event_{suffix}_started_at");
     let mut known = false;
     query(
-        &format!("SELECT 1 FROM pg_constraint WHERE conname = '{name}'"),
+        &format!(
+            "SELECT 1 FROM pg_constraint WHERE conname = '{name}' AND conrelid = 'audit.event_{suffix}'::regclass"
+        ),
         |_| known = true,
     );
     if !known {
