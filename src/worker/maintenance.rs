@@ -281,7 +281,12 @@ fn freeze(table: &str) -> Result<(), Failure> {
     let oid = transaction(|| unsafe {
         let schema = pg_sys::get_namespace_oid(c"audit".as_ptr(), false);
         let name = std::ffi::CString::new(table).unwrap_or_default();
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        // VACUUM would take it for a relation that is given by its name.
+        if oid == pg_sys::InvalidOid {
+            pgrx::error!("the partition audit.{table} is gone");
+        }
+        oid
     })?;
     bare_transaction(|| unsafe {
         // VACUUM commits in between, so its arguments live longer than a transaction.
