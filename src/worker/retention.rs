@@ -232,7 +232,7 @@ fn drop_period(candidate: &Candidate, patiently: bool) {
     }
     // What takes time comes before the locks that others would wait for.
     leave_a_row(candidate);
-    lock_tables(patiently);
+    lock_tables(suffix, patiently);
     keep_fates(candidate);
     let tables: Vec<_> = TABLES
         .iter()
@@ -258,10 +258,14 @@ fn lock_tables(patiently: bool) {
         nowait = "";
     }
     for table in TABLES {
+        // ONLY: the server may not have room for locks on all partitions that stay.
         execute(&format!(
-            "LOCK TABLE audit.{table} IN ACCESS EXCLUSIVE MODE{nowait}"
+            "LOCK TABLE ONLY audit.{table} IN ACCESS EXCLUSIVE MODE{nowait}"
         ));
         nowait = " NOWAIT";
+        execute(&format!(
+            "LOCK TABLE audit.{table}_{suffix} IN ACCESS EXCLUSIVE MODE NOWAIT"
+        ));
     }
 }
 
