@@ -270,6 +270,7 @@ impl Worker {
             Some(before) => (before * 2).min(BACK_OFF[1]),
         };
         self.back_off = Some(wait_for);
+        self.upkeep.keep_limits(self.shared);
         crate::worker::lifecycle::sleep(wait_for);
     }
 
