@@ -39,10 +39,11 @@ impl Upkeep {
         self.limits.sleep()
     }
 
-    /// Has what the limits condemn dropped. Called after each batch, and when the worker wakes.
+    /// Has what the limits condemn dropped. Called after each batch, after each that could not be stored
+    /// (a drop makes room on a full disk), and when the worker wakes.
     pub fn keep_limits(&mut self, shared: &Shared) {
-        if self.limits.is_due(shared) {
-            self.closer.start();
+        if self.limits.is_due(shared) && self.closer.start() {
+            self.limits.rest(RETRY);
         }
     }
 
@@ -93,7 +94,9 @@ impl Upkeep {
         if self.closing_due {
             match transaction(|| ended_periods(period.starts_at)) {
                 Ok(ended) if ended.is_empty() => self.closing_due = false,
-                Ok(_) => self.closer.start(),
+                Ok(_) => {
+                    self.closer.start();
+                }
                 Err(_) => {}
             }
         }
@@ -143,15 +146,15 @@ impl Default for Closer {
 }
 
 impl Closer {
-    /// Starts the process unless it runs. Where there is no slot for it (max_worker_processes), it
-    /// is tried again later. May throw (memory).
-    fn start(&mut self) {
+    /// Starts the process unless it runs; whether it did. Where there is no slot for it
+    /// (max_worker_processes), it is tried again later. May throw (memory).
+    fn start(&mut self) -> bool {
         unsafe {
             let mut pid = 0;
             if !self.0.is_null() {
                 let status = pg_sys::GetBackgroundWorkerPid(self.0, &mut pid);
                 if status != pg_sys::BgwHandleStatus::BGWH_STOPPED {
-                    return;
+                    return false;
                 }
                 pg_sys::pfree(self.0.cast());
                 self.0 = core::ptr::null_mut();
@@ -166,6 +169,7 @@ impl Closer {
                 self.0 = handle;
             }
             pg_sys::MemoryContextSwitchTo(old);
+            !self.0.is_null()
         }
     }
 }
@@ -189,25 +193,28 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
         pg_sys::PortalContext = pg_sys::TopMemoryContext;
     }
     pin_settings();
-    let closed = close_all().and_then(|()| match shared() {
-        Some(shared) => retention::drop_due(shared),
-        None => Ok(()),
-    });
+    // Either is done where the other fails. Dropping comes first: it may make the room that closing needs.
+    let dropped = shared().map_or(Ok(()), retention::drop_due);
+    let closed = close_all();
     unsafe { pg_sys::pgstat_report_stat(true) };
     // The worker starts this process again in a while. A reader's lock is nothing to speak of.
-    if let Err(failure) = closed
-        && failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
-    {
-        pgrx::log!(
-            "audit_ext could not close or drop a period yet: {}",
-            failure.message
-        );
+    for failure in [dropped, closed].into_iter().filter_map(Result::err) {
+        if failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE {
+            pgrx::log!(
+                "audit_ext could not close or drop a period yet: {}",
+                failure.message
+            );
+        }
     }
 }
 
 fn close_all() -> Result<(), Failure> {
     let now = super::now();
-    for suffix in transaction(|| ended_periods(now))? {
+    let ended = transaction(|| ended_periods(now))?;
+    if ended.is_empty() {
+        return Ok(());
+    }
+    for suffix in ended {
         close(&suffix)?;
     }
     for table in TABLES {
@@ -250,7 +257,9 @@ fn bound(suffix: &str) {
     let name = format!("event_{suffix}_started_at");
     let mut known = false;
     query(
-        &format!("SELECT 1 FROM pg_constraint WHERE conname = '{name}'"),
+        &format!(
+            "SELECT 1 FROM pg_constraint WHERE conname = '{name}' AND conrelid = 'audit.event_{suffix}'::regclass"
+        ),
         |_| known = true,
     );
     if !known {
@@ -279,7 +288,12 @@ fn freeze(table: &str) -> Result<(), Failure> {
     let oid = transaction(|| unsafe {
         let schema = pg_sys::get_namespace_oid(c"audit".as_ptr(), false);
         let name = std::ffi::CString::new(table).unwrap_or_default();
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        // VACUUM would take it for a relation that is given by its name.
+        if oid == pg_sys::InvalidOid {
+            pgrx::error!("the partition audit.{table} is gone");
+        }
+        oid
     })?;
     bare_transaction(|| unsafe {
         // VACUUM commits in between, so its arguments live longer than a transaction.

@@ -32,6 +32,8 @@ const WARN_AT: u64 = 75;
 pub struct Watch {
     settings: Option<(u64, u64, OnMaxSize)>,
     next_look: Option<Instant>,
+    /// A drop was begun and not told of since: none is due before.
+    not_before: Option<Instant>,
     /// When the oldest period that may go becomes too old.
     due_at: Option<Timestamp>,
     /// What the log was told of the size: 0, [`WARN_AT`], 100.
@@ -66,7 +68,7 @@ impl Watch {
         let retention = settings.0 as i64 * 1_000_000;
         self.due_at = due_at.filter(|_| retention > 0).map(|end| end + retention);
         self.judge(size, settings.1, shared);
-        due
+        due && self.not_before.is_none_or(|at| Instant::now() >= at)
     }
 
     /// How long an idle worker may sleep; `None`: until it is woken.
@@ -75,9 +77,15 @@ impl Watch {
         Some(Duration::from_micros(left.max(0) as u64).max(LOOK))
     }
 
+    /// Dropping was begun: where it fails, it is tried again after this time.
+    pub fn rest(&mut self, time: Duration) {
+        self.not_before = Some(Instant::now() + time);
+    }
+
     /// Looks again at once: something was dropped.
     pub fn look_again(&mut self) {
         self.next_look = None;
+        self.not_before = None;
     }
 
     /// Tells the log and the backends how full the trail is.
@@ -232,7 +240,7 @@ fn drop_period(candidate: &Candidate, patiently: bool) {
     }
     // What takes time comes before the locks that others would wait for.
     leave_a_row(candidate);
-    lock_tables(patiently);
+    lock_tables(suffix, patiently);
     keep_fates(candidate);
     let tables: Vec<_> = TABLES
         .iter()
@@ -251,17 +259,21 @@ fn drop_period(candidate: &Candidate, patiently: bool) {
 /// All locks that a drop needs, without waiting: a wait for a reader who idles in his transaction
 /// would stop the drain behind it. The last try waits for the table that readers have most, for less
 /// than the worker's own patience, and while it holds nothing that anybody waits for.
-fn lock_tables(patiently: bool) {
+fn lock_tables(suffix: &str, patiently: bool) {
     let mut nowait = " NOWAIT";
     if patiently {
         execute("SET LOCAL lock_timeout = '500ms'");
         nowait = "";
     }
     for table in TABLES {
+        // ONLY: the server may not have room for locks on all partitions that stay.
         execute(&format!(
-            "LOCK TABLE audit.{table} IN ACCESS EXCLUSIVE MODE{nowait}"
+            "LOCK TABLE ONLY audit.{table} IN ACCESS EXCLUSIVE MODE{nowait}"
         ));
         nowait = " NOWAIT";
+        execute(&format!(
+            "LOCK TABLE audit.{table}_{suffix} IN ACCESS EXCLUSIVE MODE NOWAIT"
+        ));
     }
 }
 

@@ -330,11 +330,12 @@ impl Worker {
         !self.is_over()
     }
 
-    /// Events that go first into the next batch.
+    /// Events of sessions that died, which go first into the next batch.
     pub fn queue_all(&mut self, events: Vec<Vec<u8>>) {
-        for payload in events {
-            self.queue(payload);
-        }
+        self.queued.extend(events.into_iter().map(|payload| Queued {
+            of_session: true,
+            ..Queued::new(payload)
+        }));
     }
 
     /// Stores what is queued, with what `source` has. `false`: the worker has to end before.

@@ -48,6 +48,7 @@ mod text;
 mod told_once;
 mod under_way;
 mod unframed;
+mod upkeep;
 mod views;
 
 /// Passes where each string stands in `text`; names the one that doesn't.

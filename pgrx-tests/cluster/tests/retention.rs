@@ -2,7 +2,6 @@
 
 use audit_cluster_tests::{Builder, Cluster, Shutdown, eventually, wait_until};
 use postgres::error::SqlState;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::shim::Clock;
@@ -10,7 +9,7 @@ use crate::shim::Clock;
 const HOME: &str = "postgres";
 
 /// A trail with the shortest periods that there are.
-fn cluster() -> Builder {
+pub fn cluster() -> Builder {
     Cluster::builder().setting("audit.partition_interval", "'1min'")
 }
 
@@ -28,7 +27,7 @@ pub fn early_in_a_period() {
 }
 
 /// Waits until the trail's present period has ended and another has events.
-fn next_period(cluster: &Cluster) {
+pub fn next_period(cluster: &Cluster) {
     let current = "SELECT count(*) FROM audit.period p WHERE EXISTS (SELECT FROM audit.batch b WHERE b.recorded_at >= p.starts_at AND b.recorded_at < p.ends_at)";
     knock(cluster);
     let before = cluster.value(current);
@@ -45,7 +44,7 @@ pub fn set(cluster: &Cluster, name: &str, value: &str) {
 }
 
 /// Statements go on, so that the worker looks.
-fn knock(cluster: &Cluster) {
+pub fn knock(cluster: &Cluster) {
     cluster.psql().run("SELECT 'knock'").ok();
     cluster.flush();
 }
@@ -266,68 +265,6 @@ fn a_hold_calls_nothing_of_others() {
             r#"RELEASE | {"id": 1, "to": "infinity", "from": "-infinity", "reason": "closed"}"#
         ]
     );
-    crate::integrity::assert_whole(&cluster);
-}
-
-/// Somebody who has read and idles in his transaction keeps a period from being dropped, and nothing
-/// from being recorded.
-#[test]
-fn an_idle_reader_delays_the_drop_and_not_the_trail() {
-    let cluster = cluster().start();
-    early_in_a_period();
-    cluster.psql().run("SELECT 'long ago'").ok();
-    next_period(&cluster);
-    let mut reader = cluster.connect("postgres", HOME);
-    reader
-        .batch_execute("BEGIN; SELECT count(*) FROM audit.log")
-        .expect("reads");
-    set(&cluster, "audit.retention", "'3s'");
-    // Whoever waits for such a lock has everybody behind him wait, too. Without waiting it is asked for
-    // twenty times; then it is waited for, half a second.
-    let mut watcher = cluster.connect("postgres", "app");
-    let waits = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted";
-    let (mut looks, mut waiting) = (0, 0);
-    let end = std::time::Instant::now() + Duration::from_secs(12);
-    while std::time::Instant::now() < end {
-        looks += 1;
-        let found: i64 = watcher.query_one(waits, &[]).expect("asks").get(0);
-        waiting += i64::from(found > 0);
-        if looks % 50 == 0 {
-            knock(&cluster);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(
-        looks > 50 && waiting * 4 < looks,
-        "{waiting} of {looks} times it waited"
-    );
-    assert!(!is_gone(&cluster, "long ago"));
-    assert!(
-        !cluster.log().contains("cannot store events"),
-        "{}",
-        cluster.log()
-    );
-    // The process that drops dies in the middle of a try, when it has written what is kept of the period;
-    // the reader with it, as the whole server restarts. It goes once, and leaves one event.
-    let maintenance =
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_ext maintenance'";
-    until(&cluster, "it is tried again", |c| {
-        !c.query(HOME, maintenance).is_empty()
-    });
-    std::thread::sleep(Duration::from_millis(150));
-    for pid in cluster.query(HOME, maintenance) {
-        cluster.kill_child(pid.parse().expect("a pid"));
-    }
-    drop(reader);
-    eventually("the worker runs", || cluster.worker_pid().is_some());
-    until(&cluster, "the period goes", |c| is_gone(c, "long ago"));
-    until(&cluster, "it is told", |c| {
-        !c.trail_of("seq", "command = 'RETENTION'").is_empty()
-    });
-    // A minute has passed: the period after it may have gone, too.
-    let told = cluster.trail_of("details ->> 'from'", "command = 'RETENTION'");
-    let periods: BTreeSet<_> = told.iter().collect();
-    assert_eq!(periods.len(), told.len(), "told twice: {told:?}");
     crate::integrity::assert_whole(&cluster);
 }
 

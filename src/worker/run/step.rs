@@ -109,6 +109,7 @@ impl Worker {
         dictionary.trim();
         dictionary.read_from(before.ring_id);
         for own in &self.queued {
+            let care = if own.of_session { care } else { Care::Whole };
             let added = batch.add(&own.payload, dictionary, texts, care);
             if added.is_ok() && own.landmark {
                 batch.landmarks.push(batch.rows.len() as u32 - 1);
@@ -222,28 +223,29 @@ impl Worker {
         unsafe { pg_sys::ConditionVariableBroadcast((&raw const self.shared.flush_cv).cast_mut()) };
     }
 
-    /// After a batch that wasn't stored: the dictionary's rows of it aren't, either.
+    /// After a batch that wasn't stored: the dictionary's rows of it aren't, either, and what is known of
+    /// the period may be what made it fail (REINDEX CONCURRENTLY gives an index another OID).
     fn forget(&mut self) {
         self.batch.clear();
-        if let Some(current) = &mut self.current {
-            current.dictionary.forget();
-        }
+        self.current = None;
     }
 
     /// An event whose content makes the batch fail is found by storing one by one, and then stored
     /// without its content. `false`: content isn't what is wrong.
     fn lower_demands(&mut self, failure: &Failure) -> bool {
-        if !failure.is_about_content() || self.back_off.is_some() {
+        if !failure.is_about_content() {
             return false;
         }
         if self.max_rows > 1 {
             self.max_rows = 1;
         } else if self.care == Care::Whole {
             self.care = Care::Bare;
-            pgrx::log!(
-                "audit_ext worker stores an event without its content: {}",
-                failure.message
-            );
+            if self.back_off.is_none() {
+                pgrx::log!(
+                    "audit_ext worker stores an event without its content: {}",
+                    failure.message
+                );
+            }
         } else {
             return false;
         }
@@ -252,7 +254,8 @@ impl Worker {
 
     /// Waits longer from failure to failure; says so once.
     pub(super) fn failed(&mut self, failure: &Failure) {
-        self.current = None;
+        // Nothing is left out for a reason that is gone when events can be stored again.
+        self.care = Care::Whole;
         if let Ok(false) = is_home() {
             // DROP EXTENSION took the tables away: no failure. (Another trail may be there already.)
             self.home_lost = true;
@@ -270,6 +273,7 @@ impl Worker {
             Some(before) => (before * 2).min(BACK_OFF[1]),
         };
         self.back_off = Some(wait_for);
+        self.upkeep.keep_limits(self.shared);
         crate::worker::lifecycle::sleep(wait_for);
     }
 

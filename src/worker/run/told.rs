@@ -14,6 +14,8 @@ pub(super) struct Queued {
     pub payload: Vec<u8>,
     /// audit.origin keeps a copy of it.
     pub landmark: bool,
+    /// Of a session that died: what it holds may make the batch fail, which the worker's own doesn't.
+    pub of_session: bool,
     pub told: Option<Told>,
 }
 
@@ -22,6 +24,7 @@ impl Queued {
         Queued {
             payload,
             landmark: false,
+            of_session: false,
             told: None,
         }
     }
