@@ -1,11 +1,12 @@
 //! Many rows into one partition at a time: heap_multi_insert, with its BRIN kept right.
 //!
-//! The partition has one index, a BRIN with minmax operator classes only. Such an index keeps, per
-//! range of pages, the smallest and largest value of each column, and no tuple identifiers. So it
-//! needs to hear of the smallest and largest values of each *range* instead of each row: brininsert()
-//! uses of the identifier nothing but the page's number (access/brin/brin.c, 15 to 18). It does so
-//! only where the range is summarised, so a range is summarised as soon as it begins, when there are
-//! few rows in it to be read.
+//! The partition has one index, a BRIN with minmax operator classes only; while REINDEX CONCURRENTLY makes
+//! it anew two of the same form, and both are told. Such an index keeps, per range of pages, the
+//! smallest and largest value of each column, and no tuple identifiers. So it needs to hear of the
+//! smallest and largest values of each *range* instead of each row: brininsert() uses of the
+//! identifier nothing but the page's number (access/brin/brin.c, 15 to 18). It does so only where the
+//! range is summarised, so a range is summarised as soon as it begins, when there are few rows in it
+//! to be read.
 //!
 //! Until 15 the pages go through the same few buffers from batch to batch ([`Bulk`]): the trail does
 //! not take the server's cache from its users.
@@ -22,6 +23,8 @@ use super::raw;
 /// Rows given to heap_multi_insert at once: some pages, that fit into a core's own cache.
 pub const CHUNK: usize = 256;
 
+const BRIN_DEFAULT_PAGES_PER_RANGE: u32 = 128;
+
 /// Attributes of a BRIN that this module can serve.
 const MAX_KEYS: usize = 4;
 
@@ -37,8 +40,7 @@ pub struct Leading {
 /// A partition being written to within one transaction.
 pub struct Writer<'b> {
     relation: pg_sys::Relation,
-    index: pg_sys::Relation,
-    index_info: *mut pg_sys::IndexInfo,
+    indexes: Vec<(pg_sys::Relation, *mut pg_sys::IndexInfo)>,
     bulk: &'b mut Bulk,
     state: pg_sys::BulkInsertState,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
@@ -52,7 +54,7 @@ pub struct Writer<'b> {
     memory: pg_sys::MemoryContext,
     leading: Leading,
     pages_per_range: u32,
-    /// What the index has not been told of yet.
+    /// What the indexes have not been told of yet.
     untold: Option<Extremes>,
 }
 
@@ -112,13 +114,12 @@ impl Bulk {
 }
 
 impl<'b> Writer<'b> {
-    /// Opens a partition and its BRIN for at most `rows` rows.
+    /// Opens a partition and its BRINs for at most `rows` rows.
     ///
     /// # Safety
     /// In a transaction; the relation's first attributes are as [`Leading`] says.
     pub unsafe fn open(
         table: pg_sys::Oid,
-        brin: pg_sys::Oid,
         leading: Leading,
         rows: usize,
         bulk: &'b mut Bulk,
@@ -126,7 +127,13 @@ impl<'b> Writer<'b> {
         assert!(leading.keys <= MAX_KEYS && leading.keys <= leading.fixed);
         unsafe {
             let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as c_int);
-            let index = pg_sys::index_open(brin, pg_sys::RowExclusiveLock as c_int);
+            let indexes: Vec<_> = brins(relation, leading.keys)
+                .into_iter()
+                .map(|brin| {
+                    let index = pg_sys::index_open(brin, pg_sys::RowExclusiveLock as c_int);
+                    (index, pg_sys::BuildIndexInfo(index))
+                })
+                .collect();
             let memory = pg_sys::AllocSetContextCreateInternal(
                 pg_sys::CurTransactionContext,
                 c"audit_ext rows".as_ptr(),
@@ -134,8 +141,13 @@ impl<'b> Writer<'b> {
                 64 * 1024,
                 8 * 1024 * 1024,
             );
+            // The same for all.
+            let pages_per_range = indexes
+                .first()
+                .map_or(BRIN_DEFAULT_PAGES_PER_RANGE, |(index, _)| {
+                    pages_per_range(*index)
+                });
             // A copy is not reference counted: the slots need no bookkeeping by resource owner.
-            let pages_per_range = pages_per_range(index);
             let desc = pg_sys::CreateTupleDescCopy((*relation).rd_att);
             let slots = (0..rows.min(CHUNK))
                 .map(|_| pg_sys::MakeSingleTupleTableSlot(desc, &raw const pg_sys::TTSOpsHeapTuple))
@@ -144,8 +156,7 @@ impl<'b> Writer<'b> {
             let cells = rows.min(CHUNK) * columns;
             Writer {
                 relation,
-                index,
-                index_info: pg_sys::BuildIndexInfo(index),
+                indexes,
                 state: bulk.take(),
                 bulk,
                 slots,
@@ -230,7 +241,7 @@ impl<'b> Writer<'b> {
         }
     }
 
-    /// Notes the extremes of each range of pages that the rows went to, and tells the index of those
+    /// Notes the extremes of each range of pages that the rows went to, and tells the indexes of those
     /// that are complete.
     unsafe fn note_extremes(&mut self, rows: usize) {
         for i in 0..rows {
@@ -245,30 +256,35 @@ impl<'b> Writer<'b> {
                 other => {
                     let next = Extremes::new(range, tid, keys);
                     if let Some(complete) = other.replace(next) {
-                        unsafe { self.tell_index(complete) };
+                        unsafe { self.tell_indexes(complete) };
                     }
                     // While there are few rows in it to be read.
                     let page = range * self.pages_per_range;
-                    unsafe { summarise((*self.relation).rd_id, (*self.index).rd_id, page) };
+                    for (index, _) in &self.indexes {
+                        unsafe { summarise((*self.relation).rd_id, (**index).rd_id, page) };
+                    }
                 }
             }
         }
     }
 
-    unsafe fn tell_index(&self, mut extremes: Extremes) {
+    unsafe fn tell_indexes(&self, mut extremes: Extremes) {
         let mut nulls = [false; MAX_KEYS];
-        for mut values in [extremes.min, extremes.max] {
-            unsafe {
-                pg_sys::index_insert(
-                    self.index,
-                    values.as_mut_ptr(),
-                    nulls.as_mut_ptr(),
-                    &mut extremes.tid,
-                    self.relation,
-                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-                    false,
-                    self.index_info,
-                );
+        let both = [extremes.min, extremes.max];
+        for (index, info) in &self.indexes {
+            for mut values in both {
+                unsafe {
+                    pg_sys::index_insert(
+                        *index,
+                        values.as_mut_ptr(),
+                        nulls.as_mut_ptr(),
+                        &mut extremes.tid,
+                        self.relation,
+                        pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                        false,
+                        *info,
+                    );
+                }
             }
         }
     }
@@ -280,12 +296,14 @@ impl<'b> Writer<'b> {
     pub unsafe fn close(mut self) {
         unsafe {
             if let Some(last) = self.untold.take() {
-                self.tell_index(last);
+                self.tell_indexes(last);
             }
-            #[cfg(any(feature = "pg17", feature = "pg18"))]
-            pg_sys::index_insert_cleanup(self.index, self.index_info);
             self.bulk.give_back(self.state);
-            pg_sys::index_close(self.index, pg_sys::NoLock as c_int);
+            for (index, _info) in &self.indexes {
+                #[cfg(any(feature = "pg17", feature = "pg18"))]
+                pg_sys::index_insert_cleanup(*index, *_info);
+                pg_sys::index_close(*index, pg_sys::NoLock as c_int);
+            }
             pg_sys::table_close(self.relation, pg_sys::NoLock as c_int);
             pg_sys::MemoryContextDelete(self.memory);
         }
@@ -372,9 +390,33 @@ impl Extremes {
     }
 }
 
+/// The BRINs of a partition on its first `keys` attributes that are told of rows, as the server would: also one
+/// that REINDEX CONCURRENTLY has built and not put in the other's place yet. Throws.
+pub unsafe fn brins(table: pg_sys::Relation, keys: usize) -> Vec<pg_sys::Oid> {
+    let mut found = Vec::new();
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(table);
+        for oid in pgrx::PgList::<pg_sys::Oid>::from_pg(indexes).iter_oid() {
+            let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as c_int);
+            let info = pg_sys::BuildIndexInfo(index);
+            let numbers = &(*info).ii_IndexAttrNumbers;
+            if (*(*index).rd_rel).relam == pg_sys::BRIN_AM_OID
+                && (*info).ii_ReadyForInserts
+                && (*info).ii_NumIndexAttrs as usize == keys
+                && (1..)
+                    .zip(&numbers[..keys])
+                    .all(|(own, number)| own == *number)
+            {
+                found.push(oid);
+            }
+            pg_sys::index_close(index, pg_sys::AccessShareLock as c_int);
+        }
+    }
+    found
+}
+
 /// BrinGetPagesPerRange (access/brin.h, 14 to 18): struct BrinOptions begins with its length, then this.
 unsafe fn pages_per_range(index: pg_sys::Relation) -> u32 {
-    const BRIN_DEFAULT_PAGES_PER_RANGE: u32 = 128;
     // SAFETY: NULL, or the options of a BRIN.
     unsafe {
         let options = (*index).rd_options.cast::<u32>();

@@ -2,11 +2,11 @@
 //!
 //! The mapping is shared and file-backed, so what a backend wrote survives the backend, a crash
 //! restart, any shutdown and SIGKILL of the postmaster; only the operating system's end can take it
-//! (spec/delivery.md, "The ring"). At server start a ring that still holds records is put aside as
+//! (spec/delivery.md, "The ring"). At server start a ring that may hold records is put aside as
 //! `ring.<n>.old`; the worker drains those in order and removes them.
 
-use audit_core::ring::{Ahead, HEADER_LEN, PIECE, Ring};
-use audit_core::slot::SLOT_LEN;
+use audit_core::ring::{Ahead, HEADER_LEN, Leftover, PIECE, Ring};
+use audit_core::slot::{SLOT_LEN, is_free};
 use core::ffi::c_int;
 use core::hint::cold_path;
 use core::ops::Range;
@@ -242,14 +242,56 @@ fn prepare_directory(directory: &Path) -> Result<(), String> {
     fs::chmod(directory, Mode::RWXU).map_err(|e| format!("its mode cannot be set to 0700: {e}"))
 }
 
-/// Renames the ring of the last server run, so that the worker finds its records.
+/// Renames the ring of the last server run, so that the worker finds its records. One that nothing was put into
+/// is removed: a standby, or a server without a home, makes one at each start, and nobody drains them there.
 fn put_aside(directory: &Path) -> Result<(), String> {
     let current = directory.join(CURRENT);
-    let next = numbered(directory).last().map_or(1, |(n, _)| n + 1);
-    match fs::rename(&current, directory.join(format!("{CURRENT}.{next}.old"))) {
+    let left = numbered(directory);
+    let next = left.last().map_or(1, |(n, _)| n + 1);
+    // Of what a ring left before it, the first transaction id of the run after its own decides: the first file
+    // behind it that has one.
+    let first_after = |mark| {
+        let before = left.last().map(|(_, path)| unused(path));
+        mark != 0 && before.is_some_and(|before| before.is_none_or(|mark| mark == 0))
+    };
+    let done = match unused(&current) {
+        Some(mark) if !first_after(mark) => fs::unlink(&current),
+        _ => fs::rename(&current, directory.join(format!("{CURRENT}.{next}.old"))),
+    };
+    match done {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(format!("the old ring cannot be put aside: {error}")),
     }
+}
+
+/// The mark of a ring that has nothing to tell: no record was ever in it, none was dropped, and no session has left
+/// its slot. (Its header alone proves nothing after a loss of the operating system.) `None`: it has, or it isn't
+/// certain.
+fn unused(path: &Path) -> Option<u64> {
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = std::fs::File::from(fs::open(path, flags, Mode::empty()).ok()?);
+    let len = file.metadata().ok()?.len();
+    let mut header = [0; HEADER_LEN];
+    file.read_exact(&mut header).ok()?;
+    let head = Leftover::check(&header, len)
+        .ok()
+        .filter(|head| head.unused)?;
+    let mut piece = [0; PIECE as usize];
+    for _ in 0..head.capacity / PIECE {
+        file.read_exact(&mut piece).ok()?;
+        if piece.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+    }
+    let slot = &mut piece[..SLOT_LEN];
+    for _ in 0..(len - HEADER_LEN as u64 - head.capacity) / SLOT_LEN as u64 {
+        file.read_exact(slot).ok()?;
+        if !is_free(slot) {
+            return None;
+        }
+    }
+    Some(head.mark)
 }
 
 /// The files `ring.<n>.old` in the order of n.

@@ -96,6 +96,7 @@ pub struct Prepared {
     pub session: Identity,
     /// Of the transaction, where it is prepared.
     pub events: (u64, u64),
+    /// Open: the server is asked.
     pub fate: Fate,
     /// Row of the event.
     pub row: u32,
@@ -255,6 +256,8 @@ impl Batch {
             (b"FATE", Outcome::Success, _) => Fate::Prepared,
             (b"COMMIT PREPARED", Outcome::Success, _) => Fate::Committed,
             (b"ROLLBACK PREPARED", Outcome::Success, _) => Fate::RolledBack,
+            // Whoever was to end it died in that.
+            (b"COMMIT PREPARED" | b"ROLLBACK PREPARED", Outcome::Unfinished, _) => Fate::Open,
             _ => return,
         };
         let decided = event.decisions().flatten();

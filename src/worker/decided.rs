@@ -6,7 +6,7 @@
 use super::batch::{Batch, Prepared};
 use super::store::{int4, int8};
 use super::text::Texts;
-use crate::pg::spi::{Plan, text_datum};
+use crate::pg::spi::{Plan, execute, text_datum};
 use audit_core::event::{Fate, Timestamp};
 use audit_core::record::FateRow;
 use pgrx::pg_sys::{self, Datum};
@@ -17,6 +17,7 @@ pub struct DecidedStore {
     fate: Plan,
     prepare: Plan,
     end_prepared: Plan,
+    ask: Plan,
 }
 
 impl DecidedStore {
@@ -37,10 +38,16 @@ impl DecidedStore {
                     TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID, TEXTOID,
                 ],
             ),
-            // A gid may be used again: the one prepared last is meant.
+            // A gid may be used again: the one prepared last is meant, unless it has ended; then it is one
+            // without events on record. (A subquery, not a join: one look into each index.)
             end_prepared: Plan::new(
-                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) SELECT $1, session_started, pid, first_event, last_event, $2, $3 FROM audit.fate WHERE gid = $4 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1 RETURNING session_started, pid, first_event, last_event",
+                c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) SELECT $1, p.session_started, p.pid, p.first_event, p.last_event, $2, $3 FROM (SELECT * FROM audit.fate WHERE gid = $4 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1) p WHERE (SELECT f.outcome FROM audit.fate f WHERE f.session_started = p.session_started AND f.pid = p.pid AND f.last_event = p.last_event AND f.first_event = p.first_event AND f.outcome <> 3 AND f.decided_by > p.decided_by LIMIT 1) IS NULL RETURNING session_started, pid, first_event, last_event",
                 &[TIMESTAMPTZOID, INT2OID, INT8OID, TEXTOID],
+            ),
+            // By the id in the event of PREPARE TRANSACTION.
+            ask: Plan::new(
+                c"SELECT CASE pg_catalog.pg_xact_status(e.id) WHEN 'committed' THEN 1 WHEN 'aborted' THEN 2 END FROM (SELECT (SELECT audit.event_transaction_id(e.numbers) FROM audit.event e WHERE e.seq = p.decided_by AND e.recorded_at = p.recorded_at LIMIT 1) AS id FROM audit.fate p WHERE p.gid = $1 AND p.outcome = 3 ORDER BY p.decided_by DESC LIMIT 1) e WHERE e.id < pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())",
+                &[TEXTOID],
             ),
         }
     }
@@ -92,17 +99,21 @@ impl DecidedStore {
     ) -> Option<FateRow> {
         let gid = self.texts.convert(&prepared.gid, prepared.encoding).text;
         let gid_datum = Some(text_datum(&gid));
+        let fate = match prepared.fate {
+            Fate::Open => self.ask(gid_datum)?,
+            fate => fate,
+        };
         let mut row = FateRow {
             recorded_at,
             session_started: prepared.session.started_at,
             pid: prepared.session.pid as i32,
             first_event: prepared.events.0 as i64,
             last_event: prepared.events.1 as i64,
-            outcome: prepared.fate as i16,
+            outcome: fate as i16,
             decided_by: (first_seq + u64::from(prepared.row)) as i64,
             gid: None,
         };
-        match prepared.fate {
+        match fate {
             Fate::Prepared => {
                 self.prepare.execute([
                     int8(recorded_at),
@@ -139,5 +150,15 @@ impl DecidedStore {
                 found
             }
         }
+    }
+
+    /// What became of the transaction that was prepared last with this gid; `None`: it still is, or the
+    /// server has forgotten.
+    fn ask(&self, gid: Option<Datum>) -> Option<Fate> {
+        // The period that is written to may have no statistics yet.
+        execute("SET LOCAL enable_seqscan = off");
+        let mut fate = None;
+        self.ask.returning([gid], |row| fate = row.number(1));
+        Fate::from_u8(fate? as u8)
     }
 }

@@ -7,6 +7,7 @@
 use super::lifecycle::{definition, pin_settings};
 use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
 use super::retention::{self, BEFORE_LAST_BATCH};
+use super::store::LEADING;
 use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
 use crate::pg::{guc, heap, schedule, session, signal};
@@ -110,10 +111,13 @@ fn summarise(period: &Period, from: u32) -> u32 {
         let table = pg_sys::table_open(period.event_table, pg_sys::AccessShareLock as c_int);
         let pages =
             pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+        let brins = heap::brins(table, LEADING.keys);
         pg_sys::table_close(table, pg_sys::AccessShareLock as c_int);
         let mut page = from;
         while page + PAGES_PER_RANGE <= pages
-            && heap::summarise(period.event_table, period.event_brin, page)
+            && brins
+                .iter()
+                .all(|brin| heap::summarise(period.event_table, *brin, page))
         {
             page += PAGES_PER_RANGE;
         }

@@ -31,7 +31,6 @@ pub struct Period {
     /// Exclusive.
     pub ends_at: Timestamp,
     pub event_table: pg_sys::Oid,
-    pub event_brin: pg_sys::Oid,
 }
 
 impl Period {
@@ -46,18 +45,15 @@ pub fn find(at: Timestamp) -> Option<Period> {
     query(
         &format!(
             "SELECT starts_at, ends_at, \
-                    ('audit.event_' || suffix)::regclass::oid, \
-                    ('audit.event_' || suffix || '_brin')::regclass::oid \
+                    ('audit.event_' || suffix)::regclass::oid \
              FROM audit.period WHERE starts_at <= '{at}' AND ends_at > '{at}'",
             at = rfc3339(at)
         ),
         |row| {
-            let oid = |column| pg_sys::Oid::from(row.number(column).unwrap_or(0) as u32);
             found = Some(Period {
                 starts_at: row.number(1).unwrap_or(0),
                 ends_at: row.number(2).unwrap_or(0),
-                event_table: oid(3),
-                event_brin: oid(4),
+                event_table: pg_sys::Oid::from(row.number(3).unwrap_or(0) as u32),
             });
         },
     );

@@ -12,10 +12,11 @@
 //! # How far back
 //! A fate is pushed right after the commit, and stored with what was pushed beside it. So one that is
 //! missing belongs to a transaction of which an event was stored shortly before the last batch of
-//! the ring's own time ([`SLACK`], [`MOST`]), or after it, from what was left in the ring. Only these are
-//! looked at; every start of a server does so, since nothing tells a loss of the operating system from a
-//! stop for certain (the disk of a server that had stopped in order may have lost the last FATE,
-//! too). Where one is found the search goes back to where the transaction began.
+//! the ring's own time ([`SLACK`], [`MOST`]), or after it, from what was left in the ring, or where the ring came
+//! with a copy of a server that went on with its own. Only these are looked at, and not what lies between: a
+//! standby may be promoted long after its rings were made. Every start of a server does so, since nothing tells a
+//! loss of the operating system from a stop for certain (the disk of a server that had stopped in order may have
+//! lost the last FATE, too). Where one is found the search goes back to where the transaction began.
 //!
 //! # What stays open
 //! An event of a transaction of which no event has an id, as its writes are not recorded; an id so old
@@ -34,7 +35,8 @@ use audit_core::settle::{Search, Seen, Teller};
 /// found.
 const SLACK: i64 = 600_000_000;
 
-/// Events of the ring's own time that are looked at, at most: new ones wait in the ring meanwhile.
+/// Events that are looked at, at most, of the ring's own time and of what came after it: new ones wait in the ring
+/// meanwhile.
 const MOST: i64 = 500_000;
 
 /// A left-over ring.
@@ -88,13 +90,17 @@ pub fn settle(worker: &mut Worker, source: &mut dyn Source, ring: &Ring) -> bool
 fn events(ring: &Ring, encoding: u8) -> Vec<Vec<u8>> {
     // The period that is written to may have no statistics yet; few of its pages are looked for.
     execute("SET LOCAL enable_seqscan = off");
-    let doubtful = doubtful(ring);
+    let windows = windows(ring);
+    let Some((_, last)) = windows.last().copied() else {
+        return Vec::new();
+    };
+    let doubtful = doubtful(ring, &windows);
     if doubtful.is_empty() {
         return Vec::new();
     }
     let now = super::now();
     let mut events = Vec::new();
-    for (session, found) in doubtful.iter().zip(search(&doubtful)) {
+    for (session, found) in doubtful.iter().zip(search(&doubtful, last)) {
         let mut ended = Vec::new();
         let mut prepared = Vec::new();
         for undecided in found.search.found() {
@@ -146,31 +152,51 @@ fn told_since(since: Timestamp) -> String {
     )
 }
 
+/// When what is looked at was stored, first and last: in the ring's own time, and after it. Empty: nothing ever came
+/// from this ring. In a transaction; throws.
+fn windows(ring: &Ring) -> Vec<(Timestamp, Timestamp)> {
+    let (id, until) = (hex(&ring.id), rfc3339(ring.until));
+    let batch = |time: &str, order: &str| {
+        let mut found = None;
+        query(
+            &format!(
+                "SELECT recorded_at, last_seq FROM audit.batch \
+                 WHERE ring_id = '\\x{id}' AND recorded_at {time} '{until}' \
+                 ORDER BY position {order}, last_seq {order} LIMIT 1"
+            ),
+            |row| found = row.number(1).zip(row.number(2)),
+        );
+        found
+    };
+    let own = batch("<", "DESC").map(|(last, seq)| (last.saturating_sub(SLACK), last, seq));
+    let left = batch(">=", "ASC").zip(batch(">=", "DESC"));
+    let left = left.map(|((first, _), (last, seq))| (first, last, seq));
+    let both = own.into_iter().chain(left);
+    both.map(|(mut from, to, last_seq)| {
+        query(
+            &format!(
+                "SELECT recorded_at FROM audit.batch WHERE recorded_at >= '{}' AND last_seq <= {} \
+                 ORDER BY last_seq DESC LIMIT 1",
+                rfc3339(from),
+                last_seq - MOST
+            ),
+            |row| from = row.number(1).unwrap_or(from),
+        );
+        (from, to)
+    })
+    .collect()
+}
+
 /// Sessions of the ring with events that have a transaction id and no fate. In a transaction; throws.
-fn doubtful(ring: &Ring) -> Vec<Doubtful> {
-    let id = hex(&ring.id);
-    let (mut last, mut last_seq) = (ring.until, 0);
-    query(
-        &format!(
-            "SELECT recorded_at, last_seq FROM audit.batch \
-             WHERE ring_id = '\\x{id}' AND recorded_at < '{}' ORDER BY position DESC LIMIT 1",
-            rfc3339(ring.until)
-        ),
-        |row| {
-            last = row.number(1).unwrap_or(last);
-            last_seq = row.number(2).unwrap_or(0);
-        },
-    );
-    let mut since = last.saturating_sub(SLACK);
-    query(
-        &format!(
-            "SELECT max(recorded_at) FROM audit.batch \
-             WHERE recorded_at >= '{}' AND last_seq <= {}",
-            rfc3339(since),
-            last_seq - MOST
-        ),
-        |row| since = row.number(1).unwrap_or(since),
-    );
+fn doubtful(ring: &Ring, windows: &[(Timestamp, Timestamp)]) -> Vec<Doubtful> {
+    let since = windows.first().map_or(0, |(from, _)| *from);
+    let within: Vec<_> = windows
+        .iter()
+        .map(|(from, to)| {
+            let (from, to) = (rfc3339(*from), rfc3339(*to));
+            format!("e.recorded_at BETWEEN '{from}' AND '{to}'")
+        })
+        .collect();
     // Where the session itself had told of a commit, all of its next transaction came later.
     let sql = format!(
         "SELECT d.started_at, d.pid::bigint, \
@@ -181,7 +207,7 @@ fn doubtful(ring: &Ring) -> Vec<Doubtful> {
          FROM (SELECT s.started_at, s.pid, min(audit.event_no(e.numbers)) AS first, \
                       min(e.recorded_at) AS recorded_at \
                FROM audit.event e JOIN audit.session s ON s.ref = e.session \
-               WHERE e.recorded_at >= '{at}' \
+               WHERE ({within}) \
                  AND audit.event_fate(e.numbers) = 0 \
                  AND audit.event_transaction_id(e.numbers) IS NOT NULL \
                  AND {told} IS NULL \
@@ -189,6 +215,8 @@ fn doubtful(ring: &Ring) -> Vec<Doubtful> {
                       WHERE b.recorded_at >= '{at}' AND b.last_seq >= e.seq \
                       ORDER BY b.last_seq LIMIT 1) = '\\x{id}' \
                GROUP BY 1, 2) d",
+        within = within.join(" OR "),
+        id = hex(&ring.id),
         at = rfc3339(since),
         told = told_since(since),
     );
@@ -205,8 +233,8 @@ fn doubtful(ring: &Ring) -> Vec<Doubtful> {
     doubtful
 }
 
-/// Looks for the transactions without a fate. In a transaction; throws.
-fn search(sessions: &[Doubtful]) -> Vec<Found> {
+/// Looks for the transactions without a fate; `last`: of the ring's events. In a transaction; throws.
+fn search(sessions: &[Doubtful], last: Timestamp) -> Vec<Found> {
     let mut found: Vec<_> = sessions.iter().map(|_| Found::default()).collect();
     let values: Vec<_> = (0..)
         .zip(sessions)
@@ -232,12 +260,13 @@ fn search(sessions: &[Doubtful]) -> Vec<Found> {
          JOIN audit.session s ON s.started_at = o.started_at AND s.pid = o.pid \
          JOIN audit.event e ON e.session = s.ref \
          LEFT JOIN audit.statement t ON t.ref = e.statement \
-         WHERE e.recorded_at >= '{at}' AND e.recorded_at >= o.since \
+         WHERE e.recorded_at BETWEEN '{at}' AND '{last}' AND e.recorded_at >= o.since \
            AND audit.event_no(e.numbers) IS NOT NULL \
          ORDER BY 1, 2",
         told = told_since(since),
         values = values.join(", "),
         at = rfc3339(since),
+        last = rfc3339(last),
     );
     let mut events = Cursor::open(&sql);
     while let Some(row) = events.next() {

@@ -23,7 +23,7 @@ use std::cell::RefCell;
 
 /// The BRIN of audit.event has seq, recorded_at, started_at; session and statement are 8 bytes, too, and
 /// numbers follow.
-const LEADING: Leading = Leading { keys: 3, fixed: 5 };
+pub const LEADING: Leading = Leading { keys: 3, fixed: 5 };
 
 /// Where in which ring a batch ends.
 #[derive(Clone, Copy, Debug)]
@@ -164,13 +164,7 @@ impl Store {
         let mut bulk = self.bulk.borrow_mut();
         // SAFETY: the partition and its BRIN were made by period.rs with these leading columns.
         unsafe {
-            let mut writer = Writer::open(
-                period.event_table,
-                period.event_brin,
-                LEADING,
-                batch.rows.len(),
-                &mut bulk,
-            );
+            let mut writer = Writer::open(period.event_table, LEADING, batch.rows.len(), &mut bulk);
             let (mut messages, mut hashes) = (Messages::default(), Vec::new());
             for (chunk, rows) in batch.rows.chunks(CHUNK).enumerate() {
                 writer.insert(rows.len(), |i, values, nulls| {

@@ -48,6 +48,52 @@ fn a_promoted_standby_goes_on() {
     });
 }
 
+/// What came to the trail while it was a standby came from none of the rings that it left meanwhile.
+#[test]
+fn a_promotion_does_not_read_the_trail_for_each_ring() {
+    const EVENTS: i64 = 60_000;
+    let primary = Cluster::builder().durable().start();
+    let standby = primary.base_backup(true);
+    let ring = standby.data_dir().join("pg_audit/ring");
+    // The primary's own.
+    std::fs::remove_file(&ring).expect("removes");
+    for number in 1..=3 {
+        standby.start_again();
+        standby.stop(Shutdown::Fast);
+        // As if there were something in it.
+        let left = ring.with_file_name(format!("ring.{number}.old"));
+        std::fs::rename(&ring, left).expect("renames");
+    }
+    standby.start_again();
+    primary
+        .psql()
+        .run(format!(
+            "DO $$ DECLARE n int; BEGIN FOR i IN 1 .. {EVENTS} LOOP SELECT 1 INTO n FROM pg_am LIMIT 1; END LOOP; END $$"
+        ))
+        .ok();
+    assert!(primary.flush() > EVENTS);
+    primary.psql().run("SELECT 'a small batch'").ok();
+    primary.flush();
+    replay_is_complete(&primary, &standby);
+    primary.kill_all();
+    assert_eq!(standby.value("SELECT pg_promote()"), "t");
+    let of_events = |columns: &str| {
+        standby.value(&format!(
+            "SELECT {columns} FROM pg_stat_all_tables WHERE schemaname = 'audit' AND relname ~ '^event_'"
+        ))
+    };
+    standby.flush();
+    eventually("the worker has told what it did", || {
+        of_events("coalesce(sum(n_tup_ins), 0) > 0") == "t"
+    });
+    let read = of_events("(sum(seq_tup_read) + sum(coalesce(idx_tup_fetch, 0)))::bigint");
+    assert!(
+        read.parse::<i64>().expect("a number") < EVENTS / 2,
+        "{read}"
+    );
+    assert!(!ring.with_file_name("ring.1.old").exists());
+}
+
 #[test]
 fn a_base_backup_beside_the_original() {
     rounds(1, || {

@@ -6,7 +6,7 @@ use audit_cluster_tests::{Cluster, Shutdown};
 use crate::fails;
 
 /// Numbers, as the tests write them into comments, with their outcome and fate.
-fn fates(cluster: &Cluster) -> Vec<String> {
+pub fn fates(cluster: &Cluster) -> Vec<String> {
     cluster.trail(
         "(regexp_match(statement, '/\\* (\\w+) \\*/'))[1], outcome, transaction_outcome",
         "statement ~ '^/\\* \\w+ \\*/'",
@@ -331,100 +331,6 @@ fn a_procedure_that_commits_and_rolls_back() {
         ]
     );
     assert_eq!(cluster.count("command = 'CALL' AND outcome = 'success'"), 1);
-}
-
-#[test]
-fn two_phase_commit() {
-    let cluster = Cluster::builder()
-        .setting("max_prepared_transactions", "5")
-        .start();
-    cluster
-        .psql()
-        .run("CREATE TABLE t (x int PRIMARY KEY)")
-        .ok();
-    cluster
-        .psql()
-        .run(
-            "BEGIN; /* a */ INSERT INTO t VALUES (1); PREPARE TRANSACTION 'one';
-             BEGIN; /* b */ INSERT INTO t VALUES (2); PREPARE TRANSACTION 'two';
-             BEGIN; /* c */ INSERT INTO t VALUES (3); PREPARE TRANSACTION 'three';",
-        )
-        .ok();
-    assert_eq!(
-        fates(&cluster),
-        [
-            "a | success | prepared",
-            "b | success | prepared",
-            "c | success | prepared"
-        ]
-    );
-    // From another session, as a transaction manager would.
-    cluster
-        .psql()
-        .run("COMMIT PREPARED 'one'; ROLLBACK PREPARED 'two';")
-        .ok();
-    assert_eq!(
-        fates(&cluster),
-        [
-            "a | success | committed",
-            "b | success | rolled back",
-            "c | success | prepared"
-        ]
-    );
-}
-
-/// Without `misc` these are on record as what decides, and only where they decide about something.
-#[test]
-fn two_phase_commit_that_the_level_leaves_out() {
-    let cluster = Cluster::builder()
-        .setting("max_prepared_transactions", "5")
-        .setting("audit.level", "write")
-        .start();
-    cluster.psql().run("CREATE TABLE t (x int)").ok();
-    cluster
-        .psql()
-        .run(
-            "BEGIN; /* a */ INSERT INTO t VALUES (1); PREPARE TRANSACTION 'one';
-             BEGIN; /* b */ INSERT INTO t VALUES (2); PREPARE TRANSACTION 'two';
-             BEGIN; /* c */ INSERT INTO t VALUES (3); PREPARE TRANSACTION 'three';
-             BEGIN; SAVEPOINT s; /* d */ INSERT INTO t VALUES (4); ROLLBACK TO s;
-             /* e */ INSERT INTO t VALUES (5); PREPARE TRANSACTION 'four';
-             BEGIN; SELECT 1; PREPARE TRANSACTION 'nothing on record';
-             BEGIN; SELECT 1; COMMIT; BEGIN; ROLLBACK;",
-        )
-        .ok();
-    let ends = "COMMIT PREPARED 'one'; ROLLBACK PREPARED 'two'; COMMIT PREPARED 'four';";
-    cluster.psql().run(ends).ok();
-    // Where nothing is recorded this is not, either.
-    let silent =
-        "SET audit.level = 'none'; COMMIT PREPARED 'three'; COMMIT PREPARED 'nothing on record'";
-    cluster.psql().run(silent).ok();
-    assert_eq!(
-        fates(&cluster),
-        [
-            "a | success | committed",
-            "b | success | rolled back",
-            "c | success | prepared",
-            "d | success | rolled back",
-            "e | success | committed",
-        ]
-    );
-    assert_eq!(
-        cluster.trail_of(
-            "command, statement, outcome",
-            "command LIKE '% PREPARED' OR command LIKE 'PREPARE%'"
-        ),
-        [
-            "PREPARE TRANSACTION | PREPARE TRANSACTION 'one' | success",
-            "PREPARE TRANSACTION | PREPARE TRANSACTION 'two' | success",
-            "PREPARE TRANSACTION | PREPARE TRANSACTION 'three' | success",
-            "PREPARE TRANSACTION | PREPARE TRANSACTION 'four' | success",
-            "COMMIT PREPARED | COMMIT PREPARED 'one' | success",
-            "ROLLBACK PREPARED | ROLLBACK PREPARED 'two' | success",
-            "COMMIT PREPARED | COMMIT PREPARED 'four' | success",
-        ]
-    );
-    assert_eq!(cluster.count("class = 'MISC'"), 0);
 }
 
 #[test]

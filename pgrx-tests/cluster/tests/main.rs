@@ -34,6 +34,7 @@ mod object;
 mod on_disk;
 mod operations;
 mod passing;
+mod prepared;
 mod repeats;
 mod replay;
 mod replication;

@@ -209,6 +209,51 @@ fn a_full_disk_at_the_start_costs_the_recording_until_there_is_room() {
     assert!(!log.contains("PANIC") && !log.contains("signal 7"), "{log}");
 }
 
+/// How many rings were put aside and not drained yet.
+fn put_aside(cluster: &Cluster) -> usize {
+    let files = fs::read_dir(cluster.data_dir().join("pg_audit")).expect("a folder");
+    let names = files.flatten().map(|entry| entry.file_name());
+    names
+        .filter(|name| name.to_string_lossy().ends_with(".old"))
+        .count()
+}
+
+#[test]
+fn a_standby_keeps_no_ring_with_nothing_in_it() {
+    let primary = Cluster::builder().durable().start();
+    let standby = primary.base_backup(true);
+    standby.start_again();
+    // What came with the copy.
+    let first = put_aside(&standby);
+    for _ in 0..3 {
+        assert_eq!(standby.query("app", "SELECT 1"), ["1"]);
+        standby.restart(Shutdown::Fast);
+        assert_eq!(put_aside(&standby), first);
+    }
+    assert_eq!(standby.value("SELECT pg_promote()"), "t");
+    eventually("all are drained", || put_aside(&standby) == 0);
+    records_again(&standby);
+}
+
+#[test]
+fn a_server_without_a_home_keeps_no_ring_with_nothing_in_it() {
+    let cluster = Cluster::builder().without_extension().start();
+    let restarts = |most| {
+        for _ in 0..4 {
+            assert_eq!(cluster.query("app", "SELECT 1"), ["1"]);
+            cluster.restart(Shutdown::Fast);
+            assert!(put_aside(&cluster) <= most);
+        }
+    };
+    restarts(0);
+    let home = |script: &str| cluster.psql().db("postgres").run(script).ok();
+    home("CREATE EXTENSION audit_ext");
+    records_again(&cluster);
+    home("SELECT audit.unlock('test'); DROP EXTENSION audit_ext");
+    // What it held, and when the run after it began.
+    restarts(2);
+}
+
 #[test]
 fn another_size_needs_no_care() {
     let (cluster, _) = killed_with_records();

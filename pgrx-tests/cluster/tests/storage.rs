@@ -1,6 +1,7 @@
 //! The rows of audit.event as they lie on their pages (docs/architecture.md, "From the ring to the trail").
 
-use audit_cluster_tests::Cluster;
+use audit_cluster_tests::{Cluster, eventually};
+use std::thread;
 
 #[test]
 fn a_row_ends_with_its_last_value() {
@@ -57,4 +58,47 @@ fn a_row_ends_with_its_last_value() {
             row.ends_with("| f | t | t | 24 | 24") || row.ends_with("| t | t | t | 32 | 32");
         assert!(right, "{row}");
     }
+}
+
+/// What is stored while the new index waits to take the old one's place is in both; then in the new one.
+#[test]
+fn reindex_concurrently_of_the_partition_that_is_written_to() {
+    let cluster = Cluster::start();
+    cluster.psql().run("SELECT 'before'").ok();
+    let before = cluster.flush();
+    let partition = cluster.value("SELECT DISTINCT tableoid::regclass::text FROM audit.event");
+    // REINDEX waits for whoever has a snapshot from before it, last of all.
+    let mut old = cluster.connect("postgres", "postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .expect("a snapshot");
+    let record = |sql: &str| {
+        cluster.psql().run(sql).ok();
+        cluster.flush()
+    };
+    let during = thread::scope(|scope| {
+        let reindex = format!("REINDEX TABLE CONCURRENTLY {partition}");
+        let reindex = scope.spawn(|| cluster.psql().db("postgres").run(reindex).ok());
+        eventually("the new index is built", || {
+            cluster.query(
+                "postgres",
+                "SELECT phase FROM pg_stat_progress_create_index",
+            ) == ["waiting for old snapshots"]
+        });
+        let during = record("SELECT 'meanwhile'");
+        old.batch_execute("COMMIT").expect("ends");
+        reindex.join().expect("reindexes");
+        during
+    });
+    let after = record("SELECT 'afterwards'");
+    for (first, last) in [(before + 1, during), (during + 1, after)] {
+        let found = cluster.value(&format!(
+            "SET enable_seqscan = off; SELECT count(*) FROM audit.event WHERE seq BETWEEN {first} AND {last}"
+        ));
+        assert_eq!(found, (last - first + 1).to_string());
+    }
+    assert!(
+        !cluster.log().contains("cannot store events"),
+        "{}",
+        cluster.log()
+    );
 }

@@ -30,6 +30,10 @@ pub struct Head {
     pub created_at: i64,
     /// See [`super::Ring::mark`].
     pub mark: u64,
+    /// Bytes for records.
+    pub capacity: u64,
+    /// Nothing was ever pushed, or dropped, as far as this page of the file knows.
+    pub unused: bool,
 }
 
 /// A piece of what is left, in the order of positions.
@@ -62,9 +66,12 @@ impl<'a> Leftover<'a> {
             return Err(AttachError::TooShort { len: header.len() });
         }
         let constant = Constant::parse(&bytes::<CONSTANT_LEN>(header, 0), len)?;
+        let number = |at| u64::from_ne_bytes(bytes(header, at));
         Ok(Head {
             created_at: constant.created_at,
-            mark: u64::from_ne_bytes(bytes(header, offsets::MARK)),
+            mark: number(offsets::MARK),
+            capacity: constant.capacity,
+            unused: [offsets::HEAD, offsets::DROPS_COUNT].map(number) == [0, 0],
         })
     }
 

@@ -136,6 +136,21 @@ fn attach_finds_what_create_made() {
 }
 
 #[test]
+fn a_header_says_whether_anything_was_put_in() {
+    for put in [
+        |ring: &Ring| _ = push(ring, b""),
+        |ring: &Ring| ring.count_drop(1),
+    ] {
+        let pages = Pages::new(LEN);
+        let ring = pages.create();
+        let unused = || Leftover::check(pages.bytes(), LEN as u64).unwrap().unused;
+        assert!(unused());
+        put(&ring);
+        assert!(!unused());
+    }
+}
+
+#[test]
 fn a_pad_leads_over_the_end() {
     let pages = Pages::new(LEN);
     let (ring, at) = near_the_end(&pages);

@@ -31,7 +31,7 @@ mod tests;
 
 pub use ending::Known;
 pub(crate) use ending::closing;
-pub use read::{Open, Orphan};
+pub use read::{Open, Orphan, is_free};
 
 use crate::crc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -71,6 +71,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(array(bytes, at))
 }
 
+/// Whether nobody has the slot.
+pub fn is_free(bytes: &[u8]) -> bool {
+    u32_at(bytes, head::OWNER) == 0
+}
+
 impl Orphan {
     /// Reads a slot; `None` if it is free.
     pub fn read(bytes: &[u8]) -> Option<Orphan> {
