@@ -11,6 +11,8 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
+use super::raw;
+
 /// An ERROR that ended a transaction.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -194,6 +196,21 @@ pub fn connected<R>(f: impl FnOnce() -> R) -> R {
         pg_sys::SPI_connect();
         let value = f();
         pg_sys::SPI_finish();
+        value
+    }
+}
+
+/// As [`connected`], for what reads all of the trail: no period is dropped any more until the transaction ends, as
+/// that begins with a lock of audit.event (worker/retention.rs), and what is there by now is what `f` sees. With the
+/// statement's own snapshot, one dropped just before would be gone, and no row would say so.
+pub fn connected_to_all<R>(f: impl FnOnce() -> R) -> R {
+    unsafe {
+        let schema = raw::get_namespace_oid(c"audit".as_ptr(), false);
+        let event = raw::get_relname_relid(c"event".as_ptr(), schema);
+        pg_sys::LockRelationOid(event, pg_sys::AccessShareLock as c_int);
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let value = connected(f);
+        pg_sys::PopActiveSnapshot();
         value
     }
 }

@@ -246,7 +246,7 @@ fn a_server_without_a_home_keeps_no_ring_with_nothing_in_it() {
         }
     };
     restarts(0);
-    let home = |script: &str| cluster.psql().db("postgres").run(script).ok();
+    let home = |script: &str| assert_eq!(cluster.psql().db("postgres").run(script).code, 0);
     home("CREATE EXTENSION audit_ext");
     records_again(&cluster);
     home("SELECT audit.unlock('test'); DROP EXTENSION audit_ext");

@@ -28,7 +28,8 @@ fn verify(
         name!(detail, String),
     ),
 > {
-    let problems = spi::connected(|| verify::verify(seq_argument(from_seq), seq_argument(to_seq)));
+    let problems =
+        spi::connected_to_all(|| verify::verify(seq_argument(from_seq), seq_argument(to_seq)));
     if let Some(first) = problems.first() {
         // SAFETY: a function runs in a transaction.
         unsafe { announce::event("VERIFY", &|details| tell(details, first, &problems), false) };
