@@ -286,19 +286,17 @@ def play(number, servers, workloads, args, scratch, chance):
             yield combine(turns[server])
 
 
-def play_all(servers, args, scratch, runs, bare_turns):
-    """All rounds; adds what they measure to `runs` and `bare_turns`."""
+def play_all(servers, args, scratch, runs, sessions):
+    """All rounds; adds what they measure to `runs`, and to `sessions` what single ones tell (left_out.py)."""
     chance = random.Random(6)
     narrow = [s for s in servers if s.configuration.name in NARROW]
-    bare = [s for s in servers if s.configuration.name in left_out.CONFIGURATIONS]
-    if len(bare) < len(left_out.CONFIGURATIONS):
-        bare = []
+    alone = [] if args.quick else [s for s in servers if s.configuration.name in left_out.CONFIGURATIONS]
     for number in range(1, args.rounds + args.more + 1):
         more = number > args.rounds
         workloads = [w for w in args.workloads if w.narrow or not more]
         playing = narrow if more else servers
         if number % ROUNDS_OF_A_DIRECTORY == 1:
-            make_anew({*playing, *bare}, chance)
+            make_anew({*playing, *alone}, chance)
         for one in play(number, playing, workloads, args, scratch, chance):
             runs.append(one)
             print(
@@ -309,17 +307,17 @@ def play_all(servers, args, scratch, runs, bare_turns):
             )
         for server in playing:
             server.stop("fast")
-        for again in range(left_out.STARTS if bare else 0):
-            start(bare, chance)
-            bare_turns += left_out.measure(bare, (number, again), chance, args.patience)
-            for server in bare:
-                server.stop("fast")
+        for server in shuffled(alone, chance):
+            server.start()
+            server.warm()
+            sessions += left_out.measure(server, number, chance, args.patience)
+            server.stop("fast")
 
 
 def run(args, notes):
     template = args.dir / "template"
     make_template(template)
-    runs, closed, bare_turns = [], {}, []
+    runs, closed, sessions = [], {}, []
     scratch = args.dir / "pgbench"
     scratch.mkdir()
     servers = [
@@ -329,7 +327,7 @@ def run(args, notes):
     args.running += servers
     failed = None
     try:
-        play_all(servers, args, scratch, runs, bare_turns)
+        play_all(servers, args, scratch, runs, sessions)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         # What was measured until then is not lost.
         failed = error
@@ -361,10 +359,10 @@ def run(args, notes):
     if doubtful:
         notes.append(f"{doubtful} of {len(runs)} runs had more than 10 % of the machine taken by others; where three pairs are left, they don't count")
     added_ns = {
-        f"{what}, {name}": report.interval(left_out.differences(bare_turns, what, name))
+        (what, name): report.interval(left_out.added(sessions, what, name))
         for what in left_out.STATEMENTS
-        for name in left_out.LEVELS
-        if bare_turns
+        for name in left_out.CONFIGURATIONS
+        if left_out.added(sessions, what, name)
     }
     texts.append(report.bars(summaries, added_ns))
     texts.append("\n".join(notes))
@@ -385,8 +383,8 @@ def run(args, notes):
                 "server": pg_config("--version"),
                 "rounds": args.rounds, "more": args.more, "seconds": args.seconds, "scale": SCALE, "notes": notes,
                 "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
-                "left_out_added_ns": added_ns,
-                "runs": runs, "left_out": bare_turns,
+                "session_added_ns": {f"{what}, {name}": found for (what, name), found in added_ns.items()},
+                "runs": runs, "sessions": sessions,
             },
             indent=1,
         )

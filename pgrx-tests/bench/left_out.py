@@ -1,31 +1,31 @@
-"""What a statement costs that the level leaves out: nanoseconds, where a server's CPU time as a whole is
-good for microseconds. Two servers that are the same differ by as much as the bar, for as long as they live, so
-what tells is how often they are started, not the number of turns.
+"""What a statement costs its session, to some nanoseconds, where a server's CPU time as a whole is good for
+microseconds: above all one that the level leaves out.
 
-Two sessions on each server, connected for the whole measurement: one runs nested statements, in a DO loop, the
-other its client's own, sent ahead of the answers. They take turns of some milliseconds, the processes' own CPU
-time is read before and after. What is compared are turns of the same moment, as a processor is not always
-equally fast (longer turns are not of the same moment): of a start, the median of their differences.
+A session runs the same statements with the hooks of audit_ext, and without (hooks.py), in turns of some milliseconds;
+the process's own CPU time is read before and after. What is compared are turns of the same moment, as a processor is
+not always equally fast: with, without, without, with, or the other way round. Of a session, the median of the
+differences; where its memory lies makes a difference, too, so what tells is the number of sessions.
 """
 
 import statistics
+import time
 from pathlib import Path
 
+from hooks import Hooks
 from pipeline import Pipeline
 from server import wait_for_calm
 from session import Session
-from workloads import VANILLA, do_loop
+from workloads import do_loop
 
 NESTED, OWN = "nested", "a client's own"
-# Of a turn.
+# Of a turn; and what runs before it, for the processor to know the way.
 STATEMENTS = {NESTED: 2_000, OWN: 400}
+WARM = {NESTED: 50, OWN: 200}
 OWN_STATEMENT = "SELECT abalance FROM pgbench_accounts WHERE aid = $1"
-TURNS = 150
-# In each round of the benchmark the servers are started so many times.
-STARTS = 3
-# The levels that leave a SELECT out; the second leaves everything out.
-LEVELS = ["audit_ext write", "audit_ext none"]
-CONFIGURATIONS = [VANILLA, *LEVELS]
+SECONDS = {NESTED: 3, OWN: 8}
+# The levels that leave a SELECT out (the second everything), and one that doesn't.
+LEFT_OUT = ["audit_ext write", "audit_ext none"]
+CONFIGURATIONS = [*LEFT_OUT, "audit_ext all"]
 
 
 def cpu_ns(pid):
@@ -42,40 +42,47 @@ class Nested:
         self.session.run(do_loop(statements))
 
 
-def measure(servers, start, chance, patience):
-    """Of servers that run: [{"what", "configuration", "start": which, "cpu_ns": of a statement, in each turn}]"""
-    sessions = {}
-    for server in servers:
-        sessions[NESTED, server] = Nested(server)
-        sessions[OWN, server] = Pipeline(server, OWN_STATEMENT, 4711)
-    for (what, _), session in sessions.items():
-        session.run(STATEMENTS[what]) # its plan, its pages
-    taken = {key: [] for key in sessions}
-    wait_for_calm(patience)
-    for _ in range(TURNS):
-        order = list(sessions)
-        chance.shuffle(order)
-        for key in order:
-            session, statements = sessions[key], STATEMENTS[key[0]]
-            before = cpu_ns(session.pid)
-            session.run(statements)
-            taken[key].append((cpu_ns(session.pid) - before) / statements)
-    for session in sessions.values():
+def session_of(what, server):
+    return Nested(server) if what == NESTED else Pipeline(server, OWN_STATEMENT, 4711)
+
+
+def turn(session, hooks, there, what):
+    """CPU ns of a statement."""
+    hooks.put(there)
+    session.run(WARM[what])
+    before = cpu_ns(session.pid)
+    session.run(STATEMENTS[what])
+    return (cpu_ns(session.pid) - before) / STATEMENTS[what]
+
+
+def differences(session, what, chance):
+    """ns that the hooks add to a statement, time and again."""
+    session.run(5 * STATEMENTS[what]) # its plan, its pages
+    hooks = Hooks(session.pid)
+    found, until = [], time.monotonic() + SECONDS[what]
+    while time.monotonic() < until:
+        order = chance.choice([(True, False, False, True), (False, True, True, False)])
+        turns = [(there, turn(session, hooks, there, what)) for there in order]
+        found.append(sum(ns if there else -ns for there, ns in turns) / 2)
+    hooks.put(True)
+    return found
+
+
+def measure(server, number, chance, patience):
+    """Of a server that runs, in this round: [{"what", "configuration", "round", "turns", "added_ns": of a statement}]"""
+    found = []
+    for what in STATEMENTS:
+        session = session_of(what, server)
+        wait_for_calm(patience)
+        turns = differences(session, what, chance)
         session.close()
-    return [
-        {"what": what, "configuration": server.configuration.name, "start": start, "cpu_ns": turns}
-        for (what, server), turns in taken.items()
-    ]
+        found.append({
+            "what": what, "configuration": server.configuration.name, "round": number,
+            "turns": 4 * len(turns), "added_ns": statistics.median(turns),
+        })
+    return found
 
 
-def differences(runs, what, configuration):
-    """By start: what a statement took more than on the plain server."""
-    by_start = lambda name: {
-        r["start"]: r["cpu_ns"] for r in runs if (r["what"], r["configuration"]) == (what, name)
-    }
-    plain = by_start(VANILLA)
-    return [
-        statistics.median(own - other for own, other in zip(turns, plain[number]))
-        for number, turns in by_start(configuration).items()
-        if number in plain
-    ]
+def added(runs, what, configuration):
+    """By session."""
+    return [r["added_ns"] for r in runs if (r["what"], r["configuration"]) == (what, configuration)]

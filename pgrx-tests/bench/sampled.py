@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
-from left_out import NESTED, OWN, OWN_STATEMENT, STATEMENTS, Nested
-from pipeline import Pipeline
+from left_out import NESTED, OWN, STATEMENTS, session_of
 from server import Server, clear, make_template, remove
 from workloads import CONFIGURATIONS, SCALE
 
@@ -79,7 +78,7 @@ def main():
                 server.start()
                 server.warm()
                 for what in (NESTED, OWN):
-                    session = Nested(server) if what == NESTED else Pipeline(server, OWN_STATEMENT, 4711)
+                    session = session_of(what, server)
                     ran, ours, own_code = sampled(session, STATEMENTS[what], args.seconds, folder / "perf.data")
                     session.close()
                     key = what, server.configuration.name

@@ -303,17 +303,16 @@ executor_run_fn! {
     run, query, proceed => {
         unsafe { proceed!() }
     },
-    way_to_run(query),
-    if asks::passes() => run_passing
+    way_to_run(),
+    if asks::passes() => run_passing,
+    if engine_as_it_is().lone.is(query as usize) => run_lone
 }
 
-/// What runs a query, unless it surely passes. Never throws.
+/// What runs a query that neither surely passes nor is lone. Never throws.
 #[inline(always)]
-unsafe fn way_to_run(query: *mut pg_sys::QueryDesc) -> compat::ExecutorRun {
+unsafe fn way_to_run() -> compat::ExecutorRun {
     let engine = engine_as_it_is();
-    if engine.lone.is(query as usize) {
-        run_lone
-    } else if engine.lone.is_there() {
+    if engine.lone.is_there() {
         cold_path();
         run_known // Inside of it, or while it is suspended.
     } else if !asks::is_stirred() {

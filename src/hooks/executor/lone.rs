@@ -21,8 +21,7 @@ pub(super) unsafe fn start_repeat(query: *mut pg_sys::QueryDesc, eflags: c_int) 
 }
 
 /// As [`start_lone`], in calm, of a query that writes and locks nothing. Throws.
-#[inline(never)]
-#[unsafe(link_section = "audit_first")]
+#[inline(always)]
 pub(super) unsafe fn start_lone_read(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         let marker = 0u8;
@@ -72,8 +71,7 @@ pub(super) unsafe fn start_copy(query: *mut pg_sys::QueryDesc, eflags: c_int) {
 }
 
 executor_run_fn! {
-    #[inline(never)]
-    #[unsafe(link_section = "audit_first")]
+    #[inline(always)]
     pub(super) run_lone, query, proceed => {
         unsafe {
             let marker = 0u8;
