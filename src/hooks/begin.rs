@@ -26,6 +26,21 @@ pub struct Text {
     pub len: c_int,
 }
 
+impl Text {
+    /// Whether nothing else is in the string, but for a semicolon at its end. Never throws.
+    ///
+    /// # Safety
+    /// `source` is the string.
+    #[inline(always)]
+    pub unsafe fn is_all(&self) -> bool {
+        // A length is that up to a semicolon.
+        self.location | self.len == 0
+            || (self.location == 0
+                && self.len > 0
+                && unsafe { *self.source.add(self.len as usize + 1) } == 0)
+    }
+}
+
 /// Makes sure that the session's attributes and the names of its roles are known. Throws.
 ///
 /// # Safety
@@ -298,10 +313,13 @@ fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> Source 
 }
 
 /// A client's query begins that goes without a frame: see `engine::lone`. Never throws.
+///
+/// # Safety
+/// `text.source` is the string that `text` speaks of.
 #[inline]
-pub fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
-    if text.location | text.len == 0 {
-        engine.statement_id += 1; // The whole string, so that nothing comes after it there.
+pub unsafe fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
+    if unsafe { text.is_all() } {
+        engine.statement_id += 1; // So nothing comes after it there.
     } else {
         let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
         number_top_level(engine, text, message_at);

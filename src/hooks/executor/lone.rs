@@ -27,7 +27,7 @@ pub(super) unsafe fn start_lone_read(query: *mut pg_sys::QueryDesc, eflags: c_in
         let marker = 0u8;
         let text = planned::text_of(query);
         // One of several in its string has to be told from the others.
-        if text.location | text.len != 0 || !asks::user_is_known() {
+        if !text.is_all() || !asks::user_is_known() {
             return start_lone(query, eflags);
         }
         let engine = engine_as_it_is();
