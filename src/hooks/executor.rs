@@ -8,7 +8,8 @@
 //! top-level statement, by `cold_path()` or in functions of its own, here and in all that this calls.
 //!
 //! What each statement runs lies together, in a section `audit_hot` of the library (three pages instead of
-//! nine), and the statics that it looks at in `audit_data`. (Names that begin with `.text` would do nothing:
+//! nine), what one runs that is left out in `audit_first`, some twenty lines, and the statics that they look at in
+//! `audit_data`. (Names that begin with `.text` would do nothing:
 //! the linker doesn't keep those together.)
 
 use audit_core::event::Classes;
@@ -16,17 +17,19 @@ use core::ffi::c_int;
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::engine::{Id, Mark, engine, engine_as_it_is, with_as_it_is};
+use super::engine::{Id, engine, engine_as_it_is, with_as_it_is};
 use super::planned::{CLASSES_OF_READ, classes_of_plan, only_reads};
 use super::{begin, capture, guard, planned};
 use crate::executor_run_fn;
 use crate::pg::{asks, compat, guc, raw, session};
 
 mod lone;
+mod passing;
 
 use lone::{
     end_lone, finish_lone, run_lone, start_copy, start_lone, start_lone_read, start_repeat,
 };
+use passing::{pass_without, run_passing, start_passing, start_passing_read};
 
 type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
 type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
@@ -187,50 +190,6 @@ fn is_nested_left_out(classes: Classes) -> bool {
     asks::for_none_of(classes) || (!begin::possible(1) && !guc::has_role() && !guc::assigned())
 }
 
-/// Starts a nested query that has no frame, and writes and locks nothing. Throws.
-#[inline(never)]
-#[unsafe(link_section = "audit_first")]
-unsafe fn start_passing_read(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let marker = 0u8;
-        if !can_pass() {
-            return start_passing_anew(query, eflags);
-        }
-        engine_as_it_is().count_passing();
-        let calls = engine_as_it_is().pass(&raw const marker as usize);
-        NEXT_START(query, eflags);
-        engine_as_it_is().passed(calls);
-    }
-}
-
-/// Starts a nested query that has none. Throws.
-#[inline(never)]
-#[unsafe(link_section = "audit_hot")]
-unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let marker = 0u8;
-        if !can_pass() {
-            return start_passing_anew(query, eflags);
-        }
-        engine_as_it_is().count_passing();
-        let calls = engine_as_it_is().pass(&raw const marker as usize);
-        start_next(query, eflags);
-        engine_as_it_is().passed(calls);
-    }
-}
-
-#[cold]
-#[inline(never)]
-unsafe fn start_passing_anew(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let marker = 0u8;
-        engine_as_it_is().count_passing();
-        let calls = engine_as_it_is().pass_anew(&raw const marker as usize);
-        start_next(query, eflags);
-        engine_as_it_is().passed(calls);
-    }
-}
-
 /// Lets the server start it. Throws.
 #[inline(always)]
 unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
@@ -335,44 +294,6 @@ executor_run_fn! {
     } else {
         run_known
     }
-}
-
-executor_run_fn! {
-    #[inline(never)]
-    #[unsafe(link_section = "audit_first")]
-    run_passing, query, proceed => {
-        unsafe {
-            let marker = 0u8;
-            let calls = engine_as_it_is().pass(&raw const marker as usize);
-            proceed!();
-            engine_as_it_is().passed(calls);
-        }
-    },
-    NEXT_RUN,
-    if !can_pass() => run_passing_anew
-}
-
-/// Whether the hook that this is a part of can pass: see `Engine::can_pass`. (Its own locals lie within some
-/// bytes of this one, and none that called it does.)
-#[inline(always)]
-fn can_pass() -> bool {
-    const LOCALS: usize = 32;
-    let marker = 0u8;
-    engine_as_it_is().can_pass(&raw const marker as usize + LOCALS)
-}
-
-executor_run_fn! {
-    #[cold]
-    #[inline(never)]
-    run_passing_anew, query, proceed => {
-        unsafe {
-            let marker = 0u8;
-            let calls = engine_as_it_is().pass_anew(&raw const marker as usize);
-            proceed!();
-            engine_as_it_is().passed(calls);
-        }
-    },
-    NEXT_RUN
 }
 
 executor_run_fn! {
@@ -492,16 +413,6 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
             with_as_it_is(|engine| engine.query_ended(id));
         }
     }
-}
-
-/// A query of which no statement is known runs on: one that passes. Never throws.
-#[inline]
-fn pass_without(id: Option<Id>, address: usize) -> Option<Mark> {
-    if id.is_some() || !engine_as_it_is().may_pass() {
-        return None;
-    }
-    cold_path();
-    Some(engine_as_it_is().pass_anew(address))
 }
 
 /// The statement of a query runs on, if it has one of its own. Never throws.

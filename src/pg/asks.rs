@@ -100,12 +100,6 @@ pub fn passes() -> bool {
     word() & PASSES != 0
 }
 
-/// Whether there is no query of ours but perhaps a lone one, and nothing that passes.
-#[inline]
-pub fn knows_no_query() -> bool {
-    word() & (STIRRED | PASSES) == 0
-}
-
 /// What is nested and left out passes from now on, or needs a look again. For the engine only.
 #[inline]
 pub fn let_pass(passes: bool) {

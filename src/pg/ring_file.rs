@@ -24,6 +24,8 @@ use super::raw;
 
 /// Name of the ring in use, inside the ring directory.
 const CURRENT: &str = "ring";
+/// The note of a clean stop, of which a start knows until it has looked at the ring (`witness`).
+pub const STOPPED_AT: &str = "stopped_at";
 /// The ring being made.
 const NEW: &str = "ring.new";
 
@@ -243,7 +245,8 @@ fn prepare_directory(directory: &Path) -> Result<(), String> {
 }
 
 /// Renames the ring of the last server run, so that the worker finds its records. One that nothing was put into
-/// is removed: a standby, or a server without a home, makes one at each start, and nobody drains them there.
+/// is removed: a standby, or a server without a home, makes one at each start, and nobody drains them there. But only
+/// after a clean stop: a file that was never synced is as empty after a loss of the operating system.
 fn put_aside(directory: &Path) -> Result<(), String> {
     let current = directory.join(CURRENT);
     let left = numbered(directory);
@@ -254,7 +257,8 @@ fn put_aside(directory: &Path) -> Result<(), String> {
         let before = left.last().map(|(_, path)| unused(path));
         mark != 0 && before.is_some_and(|before| before.is_none_or(|mark| mark == 0))
     };
-    let done = match unused(&current) {
+    let clean = directory.join(STOPPED_AT).exists();
+    let done = match unused(&current).filter(|_| clean) {
         Some(mark) if !first_after(mark) => fs::unlink(&current),
         _ => fs::rename(&current, directory.join(format!("{CURRENT}.{next}.old"))),
     };
@@ -277,17 +281,19 @@ fn unused(path: &Path) -> Option<u64> {
     let head = Leftover::check(&header, len)
         .ok()
         .filter(|head| head.unused)?;
-    let mut piece = [0; PIECE as usize];
-    for _ in 0..head.capacity / PIECE {
+    // Small: what the postmaster's stack has held its children hold, too.
+    const BYTES: u64 = 4096;
+    let mut piece = [0; BYTES as usize];
+    for _ in 0..head.capacity / BYTES {
         file.read_exact(&mut piece).ok()?;
         if piece.iter().any(|byte| *byte != 0) {
             return None;
         }
     }
-    let slot = &mut piece[..SLOT_LEN];
+    let mut slot = [0; SLOT_LEN];
     for _ in 0..(len - HEADER_LEN as u64 - head.capacity) / SLOT_LEN as u64 {
-        file.read_exact(slot).ok()?;
-        if !is_free(slot) {
+        file.read_exact(&mut slot).ok()?;
+        if !is_free(&slot) {
             return None;
         }
     }
@@ -399,11 +405,11 @@ fn write_zeros(path: &Path, size: usize) -> rustix::io::Result<OwnedFd> {
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
-    let zeros = [0u8; CHUNK];
+    static ZEROS: [u8; CHUNK] = [0; CHUNK]; // Not on the stack, which children would hold, too.
     let mut written = 0;
     while written < size {
         let n = (size - written).min(CHUNK);
-        written += rustix::io::pwrite(&file, &zeros[..n], written as u64)?;
+        written += rustix::io::pwrite(&file, &ZEROS[..n], written as u64)?;
     }
     fs::fsync(&file)?;
     Ok(file)

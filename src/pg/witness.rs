@@ -13,10 +13,9 @@ use pgrx::pg_sys;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::ring_file::STOPPED_AT;
 use super::{raw, ring_file};
 
-/// The note, inside the ring's directory.
-const NOTE: &str = "stopped_at";
 /// What the trail doesn't tell of yet, in the same place: [`Stop`] as three numbers.
 const UNTOLD: &str = "last_stop";
 
@@ -103,7 +102,7 @@ pub fn startup(new: bool) {
         // Only now, and only then: whoever starts after a death in between, or where the disk is full, finds
         // the same.
         if found.is_none() || WRITTEN.load(Ordering::Relaxed) {
-            let _ = ring_file::remove_note(NOTE);
+            let _ = ring_file::remove_note(STOPPED_AT);
         }
         // SAFETY: in the postmaster; children forget its callbacks.
         unsafe { raw::on_proc_exit(Some(stopped), pg_sys::Datum::null()) };
@@ -111,7 +110,7 @@ pub fn startup(new: bool) {
 }
 
 fn find(new: bool) -> Option<Stop> {
-    let before = ring_file::read_note(NOTE).and_then(|text| text.trim().parse().ok());
+    let before = ring_file::read_note(STOPPED_AT).and_then(|text| text.trim().parse().ok());
     let (state, to) = control()?;
     let last_stop = match before {
         Some(from) if from == to && is_shut_down(state) => LastStop::Clean,
@@ -149,6 +148,6 @@ unsafe extern "C-unwind" fn stopped(_code: c_int, _argument: pg_sys::Datum) {
     if let Some((state, checkpoint)) = control()
         && is_shut_down(state)
     {
-        let _ = ring_file::write_note(NOTE, &format!("{checkpoint}\n"));
+        let _ = ring_file::write_note(STOPPED_AT, &format!("{checkpoint}\n"));
     }
 }
