@@ -1,0 +1,50 @@
+//! What runs and what fails inside of a commit: it is the commit's, or that of the statement which ends its
+//! transaction (spec/capture.md, rules 3 and 7).
+
+use audit_cluster_tests::Cluster;
+
+/// `child` has its foreign key checked, `once` its duplicates found, in the commit; so is `late`, by a trigger
+/// that runs SQL, which fails for negative numbers.
+const OBJECTS: &str = "
+    CREATE TABLE parent (x int PRIMARY KEY); INSERT INTO parent VALUES (1), (2), (3);
+    CREATE TABLE child (x int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE once (x int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE noted (x int CHECK (x > 0)); CREATE TABLE late (x int);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO noted VALUES (new.x); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER note AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION note();";
+
+fn with_objects() -> Cluster {
+    let cluster = Cluster::start();
+    cluster.psql().run(OBJECTS).ok();
+    cluster
+}
+
+#[test]
+fn checks_against_a_partitioned_table_are_one_event() {
+    let cluster = with_objects();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE parted (x int PRIMARY KEY) PARTITION BY RANGE (x);
+             CREATE TABLE one PARTITION OF parted FOR VALUES FROM (0) TO (10);
+             CREATE TABLE refers (x int REFERENCES parted); INSERT INTO parted VALUES (1)",
+        )
+        .ok();
+    let before = cluster.flush();
+    cluster
+        .psql()
+        .run("INSERT INTO refers SELECT 1 FROM generate_series(1, 100)")
+        .ok();
+    assert_eq!(
+        cluster.trail(
+            "command, depth, rows, details->'calls', relations",
+            &format!("seq > {before}")
+        ),
+        [
+            "SELECT | 1 | 100 | 100 | {public.parted}",
+            "INSERT | 0 | 100 | ~ | {public.refers}",
+        ]
+    );
+}
