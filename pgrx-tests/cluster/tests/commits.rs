@@ -3,6 +3,8 @@
 
 use audit_cluster_tests::Cluster;
 
+use crate::fails;
+
 /// `child` has its foreign key checked, `once` its duplicates found, in the commit; so is `late`, by a trigger
 /// that runs SQL, which fails for negative numbers.
 const OBJECTS: &str = "
@@ -19,6 +21,54 @@ fn with_objects() -> Cluster {
     let cluster = Cluster::start();
     cluster.psql().run(OBJECTS).ok();
     cluster
+}
+
+#[test]
+fn what_fails_in_its_commit_is_on_record_where_only_failures_are() {
+    let cluster = with_objects();
+    let mut client = cluster.app();
+    // The text is known to have no secrets, and the query to use these relations.
+    for _ in 0..6 {
+        client
+            .batch_execute("INSERT INTO once VALUES (1)")
+            .expect("runs");
+        client.batch_execute("DELETE FROM once").expect("runs");
+    }
+    client
+        .batch_execute("SET audit.level = 'failed'")
+        .expect("sets");
+    let before = cluster.flush();
+    client
+        .batch_execute("INSERT INTO once VALUES (1)")
+        .expect("runs");
+    let twice = "/* twice */ INSERT INTO once VALUES (1)";
+    for sql in ["INSERT INTO once VALUES (1)", twice] {
+        assert_eq!(fails(&mut client, sql).code().code(), "23505");
+        client.execute(sql, &[]).expect_err("fails, too");
+    }
+    client
+        .batch_execute(&format!("BEGIN; {twice}"))
+        .expect("runs");
+    fails(&mut client, "COMMIT");
+    fails(&mut client, "INSERT INTO late VALUES (-1)");
+    client
+        .batch_execute("SELECT 1; INSERT INTO once VALUES (2); BEGIN; SELECT x FROM once; COMMIT")
+        .expect("runs");
+    assert_eq!(
+        cluster.trail(
+            "statement, command, object_name, outcome, sqlstate, transaction_outcome, depth",
+            &format!("seq > {before}")
+        ),
+        [
+            "INSERT INTO once VALUES (1) | INSERT | public.once | failed | 23505 | rolled back | 0",
+            "INSERT INTO once VALUES (1) | INSERT | public.once | failed | 23505 | rolled back | 0",
+            "/* twice */ INSERT INTO once VALUES (1) | INSERT | public.once | failed | 23505 | rolled back | 0",
+            "/* twice */ INSERT INTO once VALUES (1) | INSERT | public.once | failed | 23505 | rolled back | 0",
+            "COMMIT | COMMIT | ~ | failed | 23505 | rolled back | 0",
+            "INSERT INTO noted VALUES (new.x) | INSERT | public.noted | failed | 23514 | rolled back | 1",
+            "INSERT INTO late VALUES (-1) | INSERT | public.late | failed | 23514 | rolled back | 0",
+        ]
+    );
 }
 
 #[test]

@@ -60,11 +60,18 @@ impl Engine {
         self.succeed(id);
     }
 
-    /// A statement has ended well that is not recorded.
+    /// A statement has ended well that is not recorded, unless its commit fails.
     #[inline(never)]
     fn leave_out(&mut self, id: Id) {
         checks::flush_below(self, self.pool[id].numbers.depth);
-        self.give_back(id);
+        let frame = &self.pool[id];
+        let ends = frame.numbers.depth == 0 && (frame.ends_transaction || !self.explicit);
+        if ends && !frame.in_aborted && frame.recorded(true) {
+            self.release_held();
+            self.held = Some(id);
+        } else {
+            self.give_back(id);
+        }
     }
 
     /// Keeps a finished check until its statement ends.
