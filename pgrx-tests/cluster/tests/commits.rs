@@ -72,6 +72,36 @@ fn what_fails_in_its_commit_is_on_record_where_only_failures_are() {
 }
 
 #[test]
+fn checks_in_a_procedures_commit_have_its_fate() {
+    let cluster = with_objects();
+    cluster
+        .psql()
+        .run(
+            "CREATE PROCEDURE steps() LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO child VALUES (1), (2); COMMIT;
+                 INSERT INTO child VALUES (3); ROLLBACK;
+                 INSERT INTO child VALUES (3); COMMIT;
+             END $$",
+        )
+        .ok();
+    let before = cluster.flush();
+    cluster.psql().run("CALL steps()").ok();
+    assert_eq!(
+        cluster.trail(
+            "command, depth, details->'calls', transaction_outcome",
+            &format!("seq > {before} AND depth > 0")
+        ),
+        [
+            "INSERT | 1 | ~ | committed",
+            "SELECT | 1 | 2 | committed",
+            "INSERT | 1 | ~ | rolled back",
+            "INSERT | 1 | ~ | committed",
+            "SELECT | 1 | ~ | committed",
+        ]
+    );
+}
+
+#[test]
 fn checks_against_a_partitioned_table_are_one_event() {
     let cluster = with_objects();
     cluster

@@ -192,6 +192,9 @@ impl Engine {
             self.bury(|frame| !exiting && frame.catcher > catcher);
         }
         self.forget_unwatched(1); // Since the top-level one: all of them.
+        if !self.checks.is_empty() {
+            checks::flush(self);
+        }
         if !self.running.is_empty() {
             cold_path();
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
@@ -205,9 +208,6 @@ impl Engine {
             if self.held().is_some_and(|held| held.command != b"ROLLBACK") {
                 self.held_failed();
             }
-        }
-        if !self.checks.is_empty() {
-            checks::flush(self);
         }
         // First the range, then the events that carry it.
         self.fates.end(fate);
