@@ -1,9 +1,10 @@
 //! What runs and what fails inside of a commit: it is the commit's, or that of the statement which ends its
 //! transaction (spec/capture.md, rules 3 and 7).
 
-use audit_cluster_tests::Cluster;
+use audit_cluster_tests::{Cluster, eventually};
 
 use crate::fails;
+use crate::fast_path::Raw;
 
 /// `child` has its foreign key checked, `once` its duplicates found, in the commit; so is `late`, by a trigger
 /// that runs SQL, which fails for negative numbers.
@@ -99,6 +100,23 @@ fn checks_in_a_procedures_commit_have_its_fate() {
             "SELECT | 1 | ~ | committed",
         ]
     );
+}
+
+/// A client goes away whose implicit transaction is open: nothing has failed.
+#[test]
+fn what_went_well_in_a_transaction_that_just_ends_has_not_failed() {
+    let cluster = with_objects();
+    let mut client = Raw::connect(&cluster);
+    client.query("SELECT 1 / 0");
+    client.post(b'P', b"\0/* a */ INSERT INTO once VALUES (1)\0\0\0");
+    client.post(b'B', &[0; 8]);
+    client.post(b'E', &[0; 5]);
+    client.post(b'H', b"");
+    client.post(b'X', b"");
+    let columns = "outcome, coalesce(sqlstate, '~'), transaction_outcome";
+    let ended = || cluster.trail(columns, "statement LIKE '/* a */%'");
+    eventually("it has ended", || !ended().is_empty());
+    assert_eq!(ended(), ["success | ~ | rolled back"]);
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Engine {
             }
         }
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
-        self.committing = false;
+        let in_commit = core::mem::take(&mut self.committing);
         if fate == Fate::RolledBack {
             cold_path();
             // What doesn't have a catcher of its own inside the one that is in force now is dead (a
@@ -203,11 +203,9 @@ impl Engine {
             slot::keep_transaction(0);
             return;
         }
-        if fate == Fate::RolledBack {
+        if fate == Fate::RolledBack && in_commit {
             cold_path();
-            if self.held().is_some_and(|held| held.command != b"ROLLBACK") {
-                self.held_failed();
-            }
+            self.held_failed(); // By what it ran.
         }
         // First the range, then the events that carry it.
         self.fates.end(fate);
