@@ -2,6 +2,7 @@
 //! transaction (spec/capture.md, rules 3 and 7).
 
 use audit_cluster_tests::{Cluster, eventually};
+use postgres::Client;
 
 use crate::fails;
 use crate::fast_path::Raw;
@@ -16,12 +17,24 @@ const OBJECTS: &str = "
     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO noted VALUES (new.x); RETURN NULL; END $$;
     CREATE CONSTRAINT TRIGGER note AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION note();";
+        FOR EACH ROW EXECUTE FUNCTION note();
+    CREATE FUNCTION put_child(v int) RETURNS int LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO child VALUES (v), (v); RETURN v; END $$;
+    CREATE FUNCTION put_late(v int) RETURNS int LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO late VALUES (v); RETURN v; END $$;";
 
 fn with_objects() -> Cluster {
     let cluster = Cluster::start();
     cluster.psql().run(OBJECTS).ok();
     cluster
+}
+
+fn with_level(cluster: &Cluster, level: &str) -> Client {
+    let mut client = cluster.app();
+    client
+        .batch_execute(&format!("SET audit.level = '{level}'"))
+        .expect("sets");
+    client
 }
 
 #[test]
@@ -51,6 +64,7 @@ fn what_fails_in_its_commit_is_on_record_where_only_failures_are() {
         .batch_execute(&format!("BEGIN; {twice}"))
         .expect("runs");
     fails(&mut client, "COMMIT");
+    fails(&mut client, &format!("BEGIN; {twice}; COMMIT; SELECT 1"));
     fails(&mut client, "INSERT INTO late VALUES (-1)");
     client
         .batch_execute("SELECT 1; INSERT INTO once VALUES (2); BEGIN; SELECT x FROM once; COMMIT")
@@ -66,8 +80,131 @@ fn what_fails_in_its_commit_is_on_record_where_only_failures_are() {
             "/* twice */ INSERT INTO once VALUES (1) | INSERT | public.once | failed | 23505 | rolled back | 0",
             "/* twice */ INSERT INTO once VALUES (1) | INSERT | public.once | failed | 23505 | rolled back | 0",
             "COMMIT | COMMIT | ~ | failed | 23505 | rolled back | 0",
+            "COMMIT | COMMIT | ~ | failed | 23505 | rolled back | 0",
             "INSERT INTO noted VALUES (new.x) | INSERT | public.noted | failed | 23514 | rolled back | 1",
             "INSERT INTO late VALUES (-1) | INSERT | public.late | failed | 23514 | rolled back | 0",
+        ]
+    );
+}
+
+/// What is on record since `before`: each client's statement has another number.
+fn since(cluster: &Cluster, before: i64) -> Vec<String> {
+    cluster.trail(
+        "command, object_name, depth, substatement_id, outcome, coalesce(sqlstate, '~'), details->'calls', \
+         transaction_outcome, dense_rank() OVER (ORDER BY statement_id)",
+        &format!("seq > {before} AND class <> 'FUNCTION' AND command <> 'SET'"),
+    )
+}
+
+/// The server looks at what was put off before it ends a query of the extended protocol.
+#[test]
+fn what_the_commit_of_an_open_query_runs_is_nested_in_it() {
+    let cluster = with_objects();
+    let mut client = cluster.app();
+    let [child, late, reads] = ["put_child($1)", "put_late($1)", "$1"].map(|f| {
+        client
+            .prepare(&format!("SELECT {f}::int"))
+            .expect("prepares")
+    });
+    let before = cluster.flush();
+    for _ in 0..2 {
+        client.execute(&child, &[&1]).expect("runs");
+        client.execute(&late, &[&1]).expect("runs");
+    }
+    client.execute(&child, &[&99]).expect_err("no such parent");
+    client.execute(&late, &[&-1]).expect_err("is negative");
+    client.execute(&reads, &[&1]).expect("runs");
+    let child = |n| {
+        [
+            format!("INSERT | public.child | 1 | 3 | success | ~ | ~ | committed | {n}"),
+            format!("SELECT | public.parent | 1 | 4 | success | ~ | 2 | committed | {n}"),
+            format!("SELECT | ~ | 0 | 1 | success | ~ | ~ | committed | {n}"),
+        ]
+    };
+    let late = |n| {
+        [
+            format!("INSERT | public.late | 1 | 3 | success | ~ | ~ | committed | {n}"),
+            format!("INSERT | public.noted | 1 | 4 | success | ~ | ~ | committed | {n}"),
+            format!("SELECT | ~ | 0 | 1 | success | ~ | ~ | committed | {n}"),
+        ]
+    };
+    let failures = [
+        "INSERT | public.child | 1 | 3 | success | ~ | ~ | rolled back | 5",
+        "SELECT | public.parent | 1 | 4 | success | ~ | ~ | rolled back | 5",
+        "SELECT | ~ | 0 | 1 | failed | 23503 | ~ | rolled back | 5",
+        "INSERT | public.late | 1 | 3 | success | ~ | ~ | rolled back | 6",
+        "INSERT | public.noted | 1 | 4 | failed | 23514 | ~ | rolled back | 6",
+        "SELECT | ~ | 0 | 1 | failed | 23514 | ~ | rolled back | 6",
+        "SELECT | ~ | 0 | 1 | success | ~ | ~ | committed | 7",
+    ];
+    let expected = [child(1), late(2), child(3), late(4)].concat();
+    let all = since(&cluster, before);
+    assert_eq!(all[..12], expected);
+    assert_eq!(all[12..], failures);
+}
+
+#[test]
+fn what_the_commit_of_a_statement_that_is_left_out_runs_is_nested_in_it() {
+    let cluster = with_objects();
+    let mut client = with_level(&cluster, "read, write");
+    let before = cluster.flush();
+    client
+        .batch_execute("BEGIN; INSERT INTO child SELECT x FROM parent; COMMIT")
+        .expect("runs");
+    client
+        .batch_execute("BEGIN; INSERT INTO late VALUES (-1)")
+        .expect("runs");
+    fails(&mut client, "COMMIT");
+    assert_eq!(
+        since(&cluster, before),
+        [
+            "INSERT | public.child | 0 | 1 | success | ~ | ~ | committed | 1",
+            "SELECT | public.parent | 1 | 2 | success | ~ | 3 | committed | 2",
+            "INSERT | public.late | 0 | 1 | success | ~ | ~ | rolled back | 3",
+            "INSERT | public.noted | 1 | 2 | failed | 23514 | ~ | rolled back | 4",
+        ]
+    );
+    let mut client = with_level(&cluster, "read");
+    let before = cluster.flush();
+    client
+        .batch_execute("INSERT INTO child VALUES (1), (2)")
+        .expect("runs");
+    assert_eq!(
+        since(&cluster, before),
+        ["SELECT | public.parent | 1 | 2 | success | ~ | 2 | committed | 1"]
+    );
+    let mut client = with_level(&cluster, "write");
+    let late = client.prepare("SELECT put_late($1)").expect("prepares");
+    let before = cluster.flush();
+    client.batch_execute("SELECT put_late(1)").expect("runs");
+    client.execute(&late, &[&1]).expect("runs");
+    client
+        .batch_execute("INSERT INTO late VALUES (2)")
+        .expect("runs");
+    assert_eq!(
+        since(&cluster, before),
+        [
+            "INSERT | public.late | 1 | 2 | success | ~ | ~ | committed | 1",
+            "INSERT | public.noted | 1 | 3 | success | ~ | ~ | committed | 1",
+            "INSERT | public.late | 1 | 2 | success | ~ | ~ | committed | 2",
+            "INSERT | public.noted | 1 | 3 | success | ~ | ~ | committed | 2",
+            "INSERT | public.noted | 1 | 2 | success | ~ | ~ | committed | 3",
+            "INSERT | public.late | 0 | 1 | success | ~ | ~ | committed | 3",
+        ]
+    );
+    client
+        .batch_execute("SET audit.nested = off; SET audit.level = 'read, write'")
+        .expect("sets");
+    let before = cluster.flush();
+    client.execute(&late, &[&1]).expect("runs");
+    client
+        .batch_execute("BEGIN; INSERT INTO child VALUES (1); COMMIT")
+        .expect("runs");
+    assert_eq!(
+        since(&cluster, before),
+        [
+            "SELECT | ~ | 0 | 1 | success | ~ | ~ | committed | 1",
+            "INSERT | public.child | 0 | 1 | success | ~ | ~ | committed | 2",
         ]
     );
 }
@@ -115,6 +252,16 @@ fn what_went_well_in_a_transaction_that_just_ends_has_not_failed() {
     client.post(b'X', b"");
     let columns = "outcome, coalesce(sqlstate, '~'), transaction_outcome";
     let ended = || cluster.trail(columns, "statement LIKE '/* a */%'");
+    eventually("it has ended", || !ended().is_empty());
+    assert_eq!(ended(), ["success | ~ | rolled back"]);
+
+    let put = cluster.query("app", "SELECT 'put_late'::regproc::oid");
+    let mut client = Raw::connect(&cluster);
+    client.query("SELECT 1 / 0");
+    client.query("BEGIN");
+    client.call(put[0].parse().expect("a number"), "1");
+    client.post(b'X', b"");
+    let ended = || cluster.trail(columns, "command = 'EXECUTE' AND depth = 0");
     eventually("it has ended", || !ended().is_empty());
     assert_eq!(ended(), ["success | ~ | rolled back"]);
 }

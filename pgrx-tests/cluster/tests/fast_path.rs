@@ -58,7 +58,7 @@ impl Raw {
     }
 
     /// Calls a function with one argument in text format.
-    fn call(&mut self, function: u32, argument: &str) -> Vec<u8> {
+    pub fn call(&mut self, function: u32, argument: &str) -> Vec<u8> {
         let mut body = Vec::new();
         body.extend_from_slice(&function.to_be_bytes());
         body.extend_from_slice(&[0, 1, 0, 0, 0, 1]);

@@ -1,6 +1,8 @@
 //! How statements end, and with them their transactions: an event leaves with its fate, or ahead of it.
 
 use super::*;
+use crate::hooks::apply;
+use crate::pg::session;
 
 impl Engine {
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
@@ -57,16 +59,21 @@ impl Engine {
         self.pause(id);
         // The statement may be held for longer.
         self.close(id);
+        if self.held == Some(id) {
+            cold_path();
+            self.held = None; // See `Engine::hold_open`.
+        }
         self.succeed(id);
     }
 
-    /// A statement has ended well that is not recorded, unless its commit fails.
+    /// A statement has ended well that is not recorded, unless its commit fails; what that runs is nested in it.
     #[inline(never)]
     fn leave_out(&mut self, id: Id) {
         checks::flush_below(self, self.pool[id].numbers.depth);
         let frame = &self.pool[id];
         let ends = frame.numbers.depth == 0 && (frame.ends_transaction || !self.explicit);
-        if ends && !frame.in_aborted && frame.recorded(true) {
+        let written = || unsafe { raw::GetTopFullTransactionIdIfAny() }.value != 0;
+        if ends && !frame.in_aborted && (frame.recorded(true) || written()) && !apply::is_worker() {
             self.release_held();
             self.held = Some(id);
         } else {
@@ -116,11 +123,26 @@ impl Engine {
         Some(&mut self.pool[id])
     }
 
+    /// Something begins that a commit runs, and no statement is held: at Sync the server ends a client's query only
+    /// after that. It is held from now on.
+    pub(super) fn hold_open(&mut self) {
+        let syncs = unsafe { pg_sys::debug_query_string.is_null() } && session::has_client();
+        if syncs && !self.explicit && self.held.is_none() && self.running.is_empty() {
+            let Engine { pool, open, .. } = &*self;
+            let is_last = |id: &Id| {
+                let numbers = &pool[*id].numbers;
+                numbers.depth == 0 && numbers.statement_id == self.statement_id
+            };
+            self.held = open.iter().copied().find(is_last);
+        }
+    }
+
     /// An error was reported that belongs to the held statement: its commit failed.
     pub fn held_failed(&mut self) {
         if let Some(id) = self.held.take() {
             // Its time ends now: the commit is a part of what failed.
             self.pool[id].numbers.duration = -1;
+            self.close(id);
             self.dead.push(id);
         }
     }
@@ -190,6 +212,11 @@ impl Engine {
             // all are.
             let catcher = catcher();
             self.bury(|frame| !exiting && frame.catcher > catcher);
+            // By what it ran, unless that was a fast-path call's, which may have come back.
+            let came_back = self.dead.is_empty() && self.held().is_some_and(|held| held.fast_path);
+            if in_commit && !came_back {
+                self.held_failed();
+            }
         }
         self.forget_unwatched(1); // Since the top-level one: all of them.
         if !self.checks.is_empty() {
@@ -202,10 +229,6 @@ impl Engine {
             slot::keep_fates(&self.fates);
             slot::keep_transaction(0);
             return;
-        }
-        if fate == Fate::RolledBack && in_commit {
-            cold_path();
-            self.held_failed(); // By what it ran.
         }
         // First the range, then the events that carry it.
         self.fates.end(fate);
@@ -245,8 +268,8 @@ impl Engine {
             return;
         }
         self.close(id);
-        if self.running.contains(&id) {
-            // An ERROR has jumped over it, which is concluded elsewhere.
+        if self.running.contains(&id) || self.held == Some(id) {
+            // An ERROR has jumped over it, or over its commit, which is concluded elsewhere.
             return;
         }
         self.drop_query(id);
