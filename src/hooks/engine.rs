@@ -295,12 +295,7 @@ impl Engine {
             self.bury(|frame| frame.address > address && frame.catcher >= catcher);
         }
         if !self.dead.is_empty() {
-            let verdict = if self.running.is_empty() {
-                Outcome::Failed
-            } else {
-                Outcome::Caught
-            };
-            self.judge(verdict);
+            self.judge(self.verdict());
         }
     }
 

@@ -210,6 +210,36 @@ fn what_the_commit_of_a_statement_that_is_left_out_runs_is_nested_in_it() {
 }
 
 #[test]
+fn an_error_that_a_trigger_handles_in_the_commit_is_caught() {
+    let cluster = with_objects();
+    cluster
+        .psql()
+        .run(
+            "CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO noted VALUES (new.x); RETURN NULL;
+                   EXCEPTION WHEN check_violation THEN RETURN NULL; END $$",
+        )
+        .ok();
+    let mut client = cluster.app();
+    let before = cluster.flush();
+    client
+        .batch_execute("INSERT INTO late VALUES (-1), (-2)")
+        .expect("runs");
+    client.execute("SELECT put_late(-3)", &[]).expect("runs");
+    assert_eq!(
+        since(&cluster, before),
+        [
+            "INSERT | public.noted | 1 | 2 | caught | 23514 | ~ | rolled back | 1",
+            "INSERT | public.noted | 1 | 3 | caught | 23514 | ~ | rolled back | 1",
+            "INSERT | public.late | 0 | 1 | success | ~ | ~ | committed | 1",
+            "INSERT | public.late | 1 | 3 | success | ~ | ~ | committed | 2",
+            "INSERT | public.noted | 1 | 4 | caught | 23514 | ~ | rolled back | 2",
+            "SELECT | ~ | 0 | 1 | success | ~ | ~ | committed | 2",
+        ]
+    );
+}
+
+#[test]
 fn checks_in_a_procedures_commit_have_its_fate() {
     let cluster = with_objects();
     cluster

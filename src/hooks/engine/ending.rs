@@ -147,6 +147,21 @@ impl Engine {
         }
     }
 
+    /// Whether no statement goes on, nor a commit that runs some. (A fast-path call is none.)
+    fn is_over(&self) -> bool {
+        let commits = self.committing && self.held.is_some_and(|id| !self.pool[id].fast_path);
+        self.running.is_empty() && !commits
+    }
+
+    /// What becomes of the dead where something begins, or fails.
+    pub(super) fn verdict(&self) -> Outcome {
+        if self.is_over() {
+            Outcome::Failed
+        } else {
+            Outcome::Caught
+        }
+    }
+
     /// A statement that failed before any hook saw it.
     pub fn died_unseen(&mut self, id: Id) {
         self.dead.push(id);
@@ -157,12 +172,7 @@ impl Engine {
     pub fn before_error(&mut self) {
         self.bury_unwound();
         if !self.dead.is_empty() {
-            let verdict = if self.running.is_empty() {
-                Outcome::Failed
-            } else {
-                Outcome::Caught
-            };
-            self.judge(verdict);
+            self.judge(self.verdict());
         }
     }
 
@@ -184,7 +194,7 @@ impl Engine {
         }
         self.fates.abort_sub(subxact);
         slot::keep_fates(&self.fates);
-        if self.running.is_empty() {
+        if self.is_over() {
             self.judge(Outcome::Failed);
             self.release_held();
         }
@@ -234,7 +244,10 @@ impl Engine {
         self.fates.end(fate);
         slot::keep_fates(&self.fates);
         if !self.dead.is_empty() {
-            self.judge(Outcome::Failed);
+            self.judge(match fate {
+                Fate::RolledBack => Outcome::Failed,
+                _ => Outcome::Caught, // In its commit.
+            });
         }
         if let Some(id) = self.take_held(true) {
             if !self.pool[id].sent {
@@ -252,7 +265,7 @@ impl Engine {
     /// before, or none was open.
     pub fn error_flushed(&mut self) {
         self.bury_unwound();
-        if self.running.is_empty() && !self.dead.is_empty() {
+        if self.is_over() && !self.dead.is_empty() {
             self.judge(Outcome::Failed);
         }
     }
