@@ -218,7 +218,7 @@ pub unsafe fn query<'e>(
 /// `source` is NULL or a string.
 #[inline]
 pub unsafe fn depth(engine: &mut Engine, source: *const c_char) -> u32 {
-    if engine.held().is_some() {
+    if engine.held().is_some() || (engine.undisturbed() && !engine.has_no_query()) {
         cold_path();
         if engine.committing() {
             engine.end_fast_path();

@@ -7,17 +7,23 @@ use audit_core::event::Fate;
 use super::emit;
 use super::engine::{Engine, Id};
 
-/// How the server writes them (ri_triggers.c).
-const PREFIX: &[u8] = b"SELECT 1 FROM ONLY ";
-const SUFFIX: &[u8] = b" FOR KEY SHARE OF x";
-
 /// More constraints than that in one statement are told in several events each.
 const MOST: usize = 16;
 
+/// Whether the server writes a check so (ri_triggers.c): ONLY isn't there for a partitioned table, and PERIOD
+/// puts a query around it.
+fn is_check(text: &[u8]) -> bool {
+    let Some(from) = text.strip_prefix(b"SELECT 1 FROM ") else {
+        return false;
+    };
+    let table = from.strip_prefix(b"ONLY ").unwrap_or(from);
+    let plain = table.starts_with(b"\"") && text.ends_with(b" FOR KEY SHARE OF x");
+    plain || (from.starts_with(b"(SELECT \"") && text.ends_with(b"(x1.r)"))
+}
+
 /// Whether a nested statement that succeeded is a check and was put with its like.
 pub fn joined(engine: &mut Engine, id: Id) -> bool {
-    let frame = engine.frame(id);
-    if !frame.text.starts_with(PREFIX) || !frame.text.ends_with(SUFFIX) {
+    if !is_check(&engine.frame(id).text) {
         return false;
     }
     for at in 0..engine.checks.len() {

@@ -69,7 +69,7 @@ pub struct Engine {
     pub running: Vec<Id>,
     /// Queries begun and not yet ended, running ones included.
     open: Vec<Id>,
-    /// A finished statement whose transaction is about to end.
+    /// A finished statement whose transaction is about to end; in its commit also one that ends after it.
     pub(super) held: Option<Id>,
 
     /// Where the last top-level statement was found (but for a lone one, left out, that was its whole string).
@@ -295,12 +295,7 @@ impl Engine {
             self.bury(|frame| frame.address > address && frame.catcher >= catcher);
         }
         if !self.dead.is_empty() {
-            let verdict = if self.running.is_empty() {
-                Outcome::Failed
-            } else {
-                Outcome::Caught
-            };
-            self.judge(verdict);
+            self.judge(self.verdict());
         }
     }
 
@@ -525,6 +520,9 @@ impl Engine {
     /// A statement begins. Where one is held and none runs, it is either the client's, or run by the
     /// commit of the held one (`inside`).
     pub fn commit_runs(&mut self, inside: bool) {
+        if inside {
+            self.hold_open();
+        }
         if self.held.is_some() && self.running.is_empty() {
             self.committing = inside;
         }

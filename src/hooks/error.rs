@@ -239,7 +239,12 @@ fn belongs_to_held() -> bool {
     let Some(frame) = engine().held() else {
         return false;
     };
-    if committing || source.is_null() {
+    let commits = committing || (frame.ends_transaction && frame.message_at == message_at);
+    // A frame that is only there for what its commit runs takes no other failure.
+    if !commits && !frame.fast_path && !frame.recorded(true) {
+        return false;
+    }
+    if commits || source.is_null() {
         return !frame.fast_path || frame.message_at == message_at;
     }
     frame.message_at == message_at

@@ -201,20 +201,22 @@ impl Engine {
         Some(id)
     }
 
-    /// What a fast-path call knows only at its end; whether the statement is recorded at all.
+    /// What a fast-path call knows only at its end; whether the statement, which has not failed, is recorded.
     #[inline]
     pub fn complete(&mut self, id: Id, ended: bool) -> bool {
-        !self.frame(id).fast_path || self.complete_fast_path(id, ended)
+        if self.frame(id).fast_path {
+            self.complete_fast_path(id, ended);
+        }
+        self.frame(id).recorded(false)
     }
 
     #[cold]
-    fn complete_fast_path(&mut self, id: Id, ended: bool) -> bool {
+    fn complete_fast_path(&mut self, id: Id, ended: bool) {
         let frame = self.frame(id);
         frame.numbers.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
         if ended {
             let now = unsafe { raw::GetCurrentTimestamp() };
             frame.numbers.duration = (now - frame.numbers.started_at).max(0);
         }
-        frame.recorded(false)
     }
 }

@@ -100,6 +100,7 @@ unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
             || (durability::on_commit() && describe::commits_prepared(node))
             || begin::wanted(0, Classes::of(Class::Misc))
             || decides(node)
+            || may_run(node)
         {
             return false;
         }
@@ -123,6 +124,19 @@ unsafe fn decides(node: *mut pg_sys::Node) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the end of a transaction may run something that is recorded, nested in it: where something has been
+/// written, and of that something put off. Never throws.
+///
+/// # Safety
+/// `node` is a TransactionStmt.
+unsafe fn may_run(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT, TRANS_STMT_PREPARE};
+    let kind = unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind };
+    matches!(kind, TRANS_STMT_COMMIT | TRANS_STMT_PREPARE)
+        && unsafe { raw::GetTopFullTransactionIdIfAny() }.value != 0
+        && (!begin::level().is_none() || guc::has_role())
 }
 
 /// What the hook needs to know of a statement before it looks at the details.

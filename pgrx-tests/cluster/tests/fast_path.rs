@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 /// A client that speaks the protocol itself: no client library of Rust calls functions this way.
-struct Raw(UnixStream);
+pub struct Raw(UnixStream);
 
 impl Raw {
-    fn connect(cluster: &Cluster) -> Raw {
+    pub fn connect(cluster: &Cluster) -> Raw {
         let socket = cluster
             .socket_dir()
             .join(format!(".s.PGSQL.{}", cluster.port()));
@@ -24,11 +24,16 @@ impl Raw {
         raw
     }
 
-    fn send(&mut self, kind: u8, body: &[u8]) -> Vec<u8> {
+    /// Sends a message, and waits for no answer.
+    pub fn post(&mut self, kind: u8, body: &[u8]) {
         self.0.write_all(&[kind]).unwrap();
         let len = body.len() as u32 + 4;
         self.0.write_all(&len.to_be_bytes()).unwrap();
         self.0.write_all(body).unwrap();
+    }
+
+    fn send(&mut self, kind: u8, body: &[u8]) -> Vec<u8> {
+        self.post(kind, body);
         self.until_ready()
     }
 
@@ -48,12 +53,12 @@ impl Raw {
         }
     }
 
-    fn query(&mut self, sql: &str) -> Vec<u8> {
+    pub fn query(&mut self, sql: &str) -> Vec<u8> {
         self.send(b'Q', &[sql.as_bytes(), b"\0"].concat())
     }
 
     /// Calls a function with one argument in text format.
-    fn call(&mut self, function: u32, argument: &str) -> Vec<u8> {
+    pub fn call(&mut self, function: u32, argument: &str) -> Vec<u8> {
         let mut body = Vec::new();
         body.extend_from_slice(&function.to_be_bytes());
         body.extend_from_slice(&[0, 1, 0, 0, 0, 1]);
@@ -190,12 +195,7 @@ fn messages_without_a_text_that_fail_are_events() {
         (b'B', &b"\0nosuch\0\0\0\0\0\0\0"[..]),
         (b'E', &b"nosuch\0\0\0\0\0"[..]),
     ] {
-        client.0.write_all(&[kind]).unwrap();
-        client
-            .0
-            .write_all(&(body.len() as u32 + 4).to_be_bytes())
-            .unwrap();
-        client.0.write_all(body).unwrap();
+        client.post(kind, body);
         assert_eq!(client.send(b'S', b""), b"EZ");
     }
     assert_eq!(

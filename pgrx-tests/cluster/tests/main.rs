@@ -6,6 +6,7 @@
 mod attacks;
 mod capture;
 mod circumstances;
+mod commits;
 mod compose;
 mod contrib;
 mod copies;

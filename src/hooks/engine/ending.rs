@@ -1,6 +1,8 @@
 //! How statements end, and with them their transactions: an event leaves with its fate, or ahead of it.
 
 use super::*;
+use crate::hooks::apply;
+use crate::pg::session;
 
 impl Engine {
     /// A statement has ended well. Its event leaves now, or, where its transaction is about to end
@@ -57,14 +59,26 @@ impl Engine {
         self.pause(id);
         // The statement may be held for longer.
         self.close(id);
+        if self.held == Some(id) {
+            cold_path();
+            self.held = None; // See `Engine::hold_open`.
+        }
         self.succeed(id);
     }
 
-    /// A statement has ended well that is not recorded.
+    /// A statement has ended well that is not recorded, unless its commit fails; what that runs is nested in it.
     #[inline(never)]
     fn leave_out(&mut self, id: Id) {
         checks::flush_below(self, self.pool[id].numbers.depth);
-        self.give_back(id);
+        let frame = &self.pool[id];
+        let ends = frame.numbers.depth == 0 && (frame.ends_transaction || !self.explicit);
+        let written = || unsafe { raw::GetTopFullTransactionIdIfAny() }.value != 0;
+        if ends && !frame.in_aborted && (frame.recorded(true) || written()) && !apply::is_worker() {
+            self.release_held();
+            self.held = Some(id);
+        } else {
+            self.give_back(id);
+        }
     }
 
     /// Keeps a finished check until its statement ends.
@@ -109,12 +123,42 @@ impl Engine {
         Some(&mut self.pool[id])
     }
 
+    /// Something begins that a commit runs, and no statement is held: at Sync the server ends a client's query only
+    /// after that. It is held from now on.
+    pub(super) fn hold_open(&mut self) {
+        let syncs = unsafe { pg_sys::debug_query_string.is_null() } && session::has_client();
+        if syncs && !self.explicit && self.held.is_none() && self.running.is_empty() {
+            let Engine { pool, open, .. } = &*self;
+            let is_last = |id: &Id| {
+                let numbers = &pool[*id].numbers;
+                numbers.depth == 0 && numbers.statement_id == self.statement_id
+            };
+            self.held = open.iter().copied().find(is_last);
+        }
+    }
+
     /// An error was reported that belongs to the held statement: its commit failed.
     pub fn held_failed(&mut self) {
         if let Some(id) = self.held.take() {
             // Its time ends now: the commit is a part of what failed.
             self.pool[id].numbers.duration = -1;
+            self.close(id);
             self.dead.push(id);
+        }
+    }
+
+    /// Whether no statement goes on, nor a commit that runs some. (A fast-path call is none.)
+    fn is_over(&self) -> bool {
+        let commits = self.committing && self.held.is_some_and(|id| !self.pool[id].fast_path);
+        self.running.is_empty() && !commits
+    }
+
+    /// What becomes of the dead where something begins, or fails.
+    pub(super) fn verdict(&self) -> Outcome {
+        if self.is_over() {
+            Outcome::Failed
+        } else {
+            Outcome::Caught
         }
     }
 
@@ -128,12 +172,7 @@ impl Engine {
     pub fn before_error(&mut self) {
         self.bury_unwound();
         if !self.dead.is_empty() {
-            let verdict = if self.running.is_empty() {
-                Outcome::Failed
-            } else {
-                Outcome::Caught
-            };
-            self.judge(verdict);
+            self.judge(self.verdict());
         }
     }
 
@@ -155,7 +194,7 @@ impl Engine {
         }
         self.fates.abort_sub(subxact);
         slot::keep_fates(&self.fates);
-        if self.running.is_empty() {
+        if self.is_over() {
             self.judge(Outcome::Failed);
             self.release_held();
         }
@@ -175,7 +214,7 @@ impl Engine {
             }
         }
         let exiting = unsafe { pg_sys::proc_exit_inprogress };
-        self.committing = false;
+        let in_commit = core::mem::take(&mut self.committing);
         if fate == Fate::RolledBack {
             cold_path();
             // What doesn't have a catcher of its own inside the one that is in force now is dead (a
@@ -183,8 +222,16 @@ impl Engine {
             // all are.
             let catcher = catcher();
             self.bury(|frame| !exiting && frame.catcher > catcher);
+            // By what it ran, unless that was a fast-path call's, which may have come back.
+            let came_back = self.dead.is_empty() && self.held().is_some_and(|held| held.fast_path);
+            if in_commit && !came_back {
+                self.held_failed();
+            }
         }
         self.forget_unwatched(1); // Since the top-level one: all of them.
+        if !self.checks.is_empty() {
+            checks::flush(self);
+        }
         if !self.running.is_empty() {
             cold_path();
             // A procedure's own COMMIT or ROLLBACK: it runs on, its next event tells.
@@ -193,20 +240,14 @@ impl Engine {
             slot::keep_transaction(0);
             return;
         }
-        if fate == Fate::RolledBack {
-            cold_path();
-            if self.held().is_some_and(|held| held.command != b"ROLLBACK") {
-                self.held_failed();
-            }
-        }
-        if !self.checks.is_empty() {
-            checks::flush(self);
-        }
         // First the range, then the events that carry it.
         self.fates.end(fate);
         slot::keep_fates(&self.fates);
         if !self.dead.is_empty() {
-            self.judge(Outcome::Failed);
+            self.judge(match fate {
+                Fate::RolledBack => Outcome::Failed,
+                _ => Outcome::Caught, // In its commit.
+            });
         }
         if let Some(id) = self.take_held(true) {
             if !self.pool[id].sent {
@@ -224,7 +265,7 @@ impl Engine {
     /// before, or none was open.
     pub fn error_flushed(&mut self) {
         self.bury_unwound();
-        if self.running.is_empty() && !self.dead.is_empty() {
+        if self.is_over() && !self.dead.is_empty() {
             self.judge(Outcome::Failed);
         }
     }
@@ -240,8 +281,8 @@ impl Engine {
             return;
         }
         self.close(id);
-        if self.running.contains(&id) {
-            // An ERROR has jumped over it, which is concluded elsewhere.
+        if self.running.contains(&id) || self.held == Some(id) {
+            // An ERROR has jumped over it, or over its commit, which is concluded elsewhere.
             return;
         }
         self.drop_query(id);

@@ -61,7 +61,8 @@ impl Engine {
     /// The lone query, which is recorded, has ended well: as [`Engine::succeed`].
     #[inline(always)]
     pub fn repeat_ended(&mut self) {
-        if asks::has(asks::Asker::Assigned) {
+        let is_recorded = self.repeat.level.records(self.repeat.classes, false);
+        if asks::has(asks::Asker::Assigned) | !is_recorded {
             cold_path();
             self.frame_lone();
             if let Some(id) = self.open.last().copied() {
@@ -74,11 +75,7 @@ impl Engine {
         let now = unsafe { raw::GetCurrentTimestamp() };
         repeat.duration = (now - self.last_source.message_at).max(0);
         repeat.transaction_id = unsafe { raw::GetTopFullTransactionIdIfAny() }.value;
-        if !repeat.level.records(repeat.classes, false) {
-            cold_path();
-            slot::close(repeat.entry);
-            self.lone = Lone::NONE;
-        } else if self.explicit {
+        if self.explicit {
             debug_assert!(self.is_stirred());
             self.send_repeat(Fate::Open);
         } else {
