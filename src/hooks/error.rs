@@ -239,8 +239,16 @@ fn belongs_to_held() -> bool {
     let Some(frame) = engine().held() else {
         return false;
     };
+    // A remote transaction's own, whatever its triggers have run.
+    if apply::is_worker() {
+        return false;
+    }
     if committing || source.is_null() {
-        return !frame.fast_path || frame.message_at == message_at;
+        // The message of a portal that ran came before its statement ended; one behind that has no text
+        // either, where it can't be read.
+        let ended = frame.numbers.started_at + frame.numbers.duration;
+        return frame.message_at == message_at
+            || (!frame.fast_path && (committing || message_at < ended));
     }
     frame.message_at == message_at
         && unsafe {
