@@ -496,6 +496,11 @@ impl Engine {
         Some(&mut self.pool[id])
     }
 
+    /// Whether a statement that may fail now is recorded.
+    pub fn records_any(&self) -> bool {
+        self.held.is_some() || self.running.iter().any(|id| self.pool[*id].captured)
+    }
+
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own
     /// number whatever came in between.
     fn top_level(&mut self) -> Option<&mut Frame> {
