@@ -117,7 +117,7 @@ pub unsafe fn query<'e>(
     let helps = depth != 0 && capture::helps();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
-    let location = text.location;
+    let location = text.location; // The planner's hook saw the same.
     let text = placed(engine, text, message_at);
     let mut text_from = text.location.max(0) as usize;
     let (mut substatement_id, mut last_sub) = (1, 1);

@@ -300,11 +300,11 @@ fn belongs_to_held() -> bool {
         return false;
     }
     if committing || source.is_null() {
-        // The message of a portal that ran came before its statement ended; one behind that has no text
-        // either, where it can't be read.
+        // The message of a portal that ran came before its statement ended. One behind that has no text
+        // either, where it can't be read; nor a snapshot, as what the commit checks has.
         let ended = frame.numbers.started_at + frame.numbers.duration;
-        return frame.message_at == message_at
-            || (!frame.fast_path && (committing || message_at < ended));
+        let commits = committing || message_at < ended || unsafe { raw::ActiveSnapshotSet() };
+        return frame.message_at == message_at || (!frame.fast_path && commits);
     }
     frame.message_at == message_at
         && unsafe {
