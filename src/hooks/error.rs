@@ -244,11 +244,8 @@ fn clients_string() -> (&'static [u8], &'static mut redact::Seen) {
         let of = (string as usize, message_at, engine().statement_id);
         let clients = &mut *(&raw mut CLIENTS);
         if string.is_null() || clients.of != of || !session::has_client() {
-            *clients = Clients {
-                of,
-                len: raw::bytes(string).len(),
-                seen: redact::Seen::NOTHING,
-            };
+            (clients.of, clients.len) = (of, raw::bytes(string).len());
+            clients.seen.forget();
         }
         let text = if string.is_null() {
             &[]

@@ -25,7 +25,7 @@ const NONE: Running = Running {
 };
 
 /// The utility statements that run, the outermost first, and how many; nothing is kept of those that have no room.
-static mut RUNNING: [Running; 64] = [NONE; 64];
+static mut RUNNING: [Running; 16] = [NONE; 16];
 static mut DEPTH: usize = 0;
 
 /// SAFETY of all uses: a backend is one thread.

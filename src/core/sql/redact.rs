@@ -36,7 +36,7 @@
 //! takes what is glued to it (`$tag$)`); where a statement is put together inside a quoted literal,
 //! all the rest of that literal goes; a literal whose text only looks like one of the above (a comment
 //! that says `alter role` and then `password`); in a statement that may hold a secret, of the names that its
-//! errors quote, those after the 32nd.
+//! errors quote, those after the 16th.
 
 mod conninfo;
 mod edit;

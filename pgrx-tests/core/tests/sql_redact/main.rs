@@ -457,7 +457,7 @@ fn messages_of_one_statement() {
     for (at, name) in names.iter().enumerate() {
         let text = format!("no \"{name}\"");
         // Two more were looked for by then.
-        let known = at < 30;
+        let known = at < 14;
         for _ in 0..2 {
             assert_eq!(next("no \"x\""), hidden);
             assert_eq!(next("no \"n4\""), "no \"n4\"");

@@ -17,7 +17,7 @@ const NAMES: usize = 8;
 
 /// So many different ones are, however many errors there are in one statement. What else they quote then counts
 /// as no name of it.
-const LOOKED_FOR: usize = 32;
+const LOOKED_FOR: usize = 16;
 
 /// What was found in a statement, for its next error.
 pub struct Seen {
@@ -48,6 +48,11 @@ impl Seen {
         }; LOOKED_FOR],
         count: 0,
     };
+
+    /// For another statement. (Writes to no more memory than it has to: a session pays for what it wrote to.)
+    pub fn forget(&mut self) {
+        (self.secret, self.role, self.count) = (None, None, 0);
+    }
 
     /// Whether the statement shows the name, if that is known, or not to be found out any more.
     fn shows(&self, name: &[u8]) -> Option<bool> {
