@@ -5,7 +5,7 @@
 use pgrx::pg_sys;
 
 use super::engine::{engine, with};
-use super::{capture, planned, rules};
+use super::{begin, capture, planned, rules};
 use crate::pg::{compat, guc, names};
 use audit_core::event::{Class, Classes};
 
@@ -39,9 +39,12 @@ unsafe extern "C-unwind" fn analyzed(
         if let Some(next) = NEXT {
             next(state, query, jumble);
         }
-        if rules::leave_nothing(state, query) {
-            rules::nothing(state, query);
-            return;
+        if rules::are_applied(state) {
+            begin::note_ruled(rules::text_of(state, query));
+            if rules::leave_nothing(state, query) {
+                rules::nothing(state, query);
+                return;
+            }
         }
         let source = (*state).p_sourcetext as usize;
         let wanted = capture::on_quietly()

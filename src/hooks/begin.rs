@@ -132,12 +132,14 @@ pub unsafe fn query<'e>(
     let helps = depth != 0 && capture::helps();
     let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
     let mut started_at = message_at;
+    let location = text.location; // The planner's hook saw the same.
+    let text = placed(engine, text, message_at);
     let mut text_from = text.location.max(0) as usize;
     let (mut substatement_id, mut last_sub) = (1, 1);
     let statement_id;
     if depth == 0 {
         engine.passing.clear();
-        (started_at, text_from, last_sub) = begin_top_level(engine, text, message_at);
+        (started_at, text_from, last_sub) = begin_top_level(engine, text, location, message_at);
         statement_id = engine.statement_id;
     } else {
         cold_path();
@@ -161,7 +163,7 @@ pub unsafe fn query<'e>(
         captured: wanted,
         in_aborted: unsafe { raw::IsAbortedTransactionBlockState() },
         source: text.source as usize,
-        location: text.location,
+        location,
         text_from,
         last_sub,
         message_at,
@@ -263,12 +265,18 @@ pub unsafe fn is_portals(source: *const c_char) -> bool {
 }
 
 /// Numbers a top-level statement and says when it began. What the planner has just seen keeps its
-/// number; the first statement of a message began with the message, at no cost of a clock.
+/// number; the first statement of a message began with the message, at no cost of a clock. `location` is the
+/// server's.
 #[inline]
-fn begin_top_level(engine: &mut Engine, text: Text, message_at: i64) -> (i64, usize, u32) {
+fn begin_top_level(
+    engine: &mut Engine,
+    text: Text,
+    location: c_int,
+    message_at: i64,
+) -> (i64, usize, u32) {
     let source = text.source as usize;
     if engine.plan.is_some()
-        && let Some(planned) = take_planned(engine, text, message_at)
+        && let Some(planned) = take_planned(engine, (source, location, message_at))
     {
         return planned;
     }
@@ -299,6 +307,33 @@ fn begin_of_text(text: Text, last_end: usize) -> usize {
     }
 }
 
+/// Where a statement stands; what a rule does, which the server knows no place of, where the statement that the
+/// rule is applied to does.
+#[inline]
+fn placed(engine: &Engine, text: Text, message_at: i64) -> Text {
+    let ruled = &engine.ruled;
+    if text.location >= 0 || (ruled.string, ruled.message_at) != (text.source as usize, message_at)
+    {
+        return text;
+    }
+    cold_path();
+    Text {
+        source: text.source,
+        location: ruled.location,
+        len: ruled.len,
+    }
+}
+
+/// Notes where a statement stands that rules are applied to. Never throws.
+pub fn note_ruled(text: Text) {
+    engine::engine_as_it_is().ruled = Source {
+        string: text.source as usize,
+        message_at: unsafe { raw::GetCurrentStatementStartTimestamp() },
+        location: text.location,
+        len: text.len,
+    };
+}
+
 /// The number of a new top-level statement, and where it was found; the result is where the last one was.
 #[inline]
 fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> Source {
@@ -318,13 +353,28 @@ fn number_top_level(engine: &mut Engine, text: Text, message_at: i64) -> Source 
 /// `text.source` is the string that `text` speaks of.
 #[inline]
 pub unsafe fn lone(engine: &mut Engine, text: Text, query: usize, address: usize) {
+    unsafe { number_left_out(engine, text) };
+    engine.begin_lone(query, address, true);
+}
+
+/// The number of a client's statement that has no frame. Never throws.
+///
+/// # Safety
+/// As for [`lone`].
+#[inline]
+pub unsafe fn number_left_out(engine: &mut Engine, text: Text) {
     if unsafe { text.is_all() } {
         engine.statement_id += 1; // So nothing comes after it there.
     } else {
-        let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
-        number_top_level(engine, text, message_at);
+        number_part(engine, text);
     }
-    engine.begin_lone(query, address, true);
+}
+
+#[cold]
+#[inline(never)]
+fn number_part(engine: &mut Engine, text: Text) {
+    let message_at = unsafe { raw::GetCurrentStatementStartTimestamp() };
+    number_top_level(engine, placed(engine, text, message_at), message_at);
 }
 
 /// A client's query begins; where it is the first of its message and repeats a record, it goes without a
@@ -391,16 +441,21 @@ pub unsafe fn repeat(
 /// [`begin_top_level`] of what the planner has just seen.
 #[inline(never)]
 #[unsafe(link_section = "audit_session")]
-fn take_planned(engine: &mut Engine, text: Text, message_at: i64) -> Option<(i64, usize, u32)> {
+fn take_planned(engine: &mut Engine, found: (usize, c_int, i64)) -> Option<(i64, usize, u32)> {
     let plan = engine.plan.take()?;
-    let source = text.source as usize;
-    ((plan.source, plan.location, plan.message_at) == (source, text.location, message_at))
-        .then_some((plan.started_at, plan.text_from, plan.last_sub))
+    ((plan.source, plan.location, plan.message_at) == found).then_some((
+        plan.started_at,
+        plan.text_from,
+        plan.last_sub,
+    ))
 }
 
-/// The bytes of the statement itself.
+/// The bytes of the statement itself, which begins at byte `from`.
+///
+/// # Safety
+/// `text.source` is the string that `text` speaks of, or NULL.
 #[inline]
-unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
+pub unsafe fn own_text<'a>(text: Text, from: usize) -> &'a [u8] {
     if text.source.is_null() {
         cold_path();
         return &[];

@@ -88,6 +88,8 @@ pub struct Engine {
     #[allow(clippy::vec_box)]
     pub pool: Vec<Box<Frame>>,
     pub fates: FateTracker,
+    /// Where the client's last statement was found whose relation has rules: what they do has no place of its own.
+    pub ruled: Source,
     /// The frame that is set aside for what fails unseen.
     for_failure: Option<Id>,
     /// The top-level statement that was just planned: its execution is the same statement.
@@ -123,6 +125,7 @@ static mut ENGINE: Engine = Engine {
     checks: Vec::new(),
     pool: Vec::new(),
     fates: FateTracker::new(),
+    ruled: Source::NONE,
     for_failure: None,
     plan: None,
     chains: None,
@@ -486,6 +489,11 @@ impl Engine {
     pub fn innermost(&mut self) -> Option<&mut Frame> {
         let id = *self.running.last()?;
         Some(&mut self.pool[id])
+    }
+
+    /// Whether a statement that may fail now is recorded.
+    pub fn records_any(&self) -> bool {
+        self.held.is_some() || self.running.iter().any(|id| self.pool[*id].captured)
     }
 
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own

@@ -168,7 +168,8 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
         } else {
             None
         };
-        remember(sqlstate, message, statement);
+        let told = (statement.is_some() && !is_left_out(sqlstate)) || engine().records_any();
+        remember(sqlstate, message, statement, told);
         engine().error.no_privilege = sqlstate == NO_PRIVILEGE && !refused;
         match statement {
             Some(text) => {
@@ -201,11 +202,13 @@ unsafe fn attempted(error: *const pg_sys::ErrorData, id: Id, unseen: bool) {
         let nested = !(*error).internalquery.is_null();
         let place = Place {
             sqlstate: (*error).sqlerrcode as u32,
-            source: raw::bytes(if nested {
-                (*error).internalquery
+            source: if nested {
+                raw::bytes((*error).internalquery)
+            } else if (*error).cursorpos > 0 {
+                clients_string().0
             } else {
-                pg_sys::debug_query_string
-            }),
+                &[]
+            },
             position: if nested {
                 (*error).internalpos
             } else {
@@ -216,18 +219,68 @@ unsafe fn attempted(error: *const pg_sys::ErrorData, id: Id, unseen: bool) {
     }
 }
 
-/// Keeps the error for the statements that die of it.
-fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>) {
-    let text = statement.unwrap_or_else(|| unsafe { raw::bytes(pg_sys::debug_query_string) });
+/// The client's string, which each error of a statement asks for again.
+struct Clients {
+    /// Which it is: the string, when its message came, and the statement in it.
+    of: (usize, i64, u64),
+    len: usize,
+    seen: redact::Seen,
+}
+
+static mut CLIENTS: Clients = Clients {
+    of: (0, 0, 0),
+    len: 0,
+    seen: redact::Seen::NOTHING,
+};
+
+/// The string that the client's message holds, and what its errors were found to quote. (A process without a
+/// client may put another in the same place.)
+fn clients_string() -> (&'static [u8], &'static mut redact::Seen) {
+    // SAFETY: one thread; the string ends with NUL and stays as it is while its message is under way, which is
+    // as long as what is returned is used.
+    unsafe {
+        let string = pg_sys::debug_query_string;
+        let message_at = raw::GetCurrentStatementStartTimestamp();
+        let of = (string as usize, message_at, engine().statement_id);
+        let clients = &mut *(&raw mut CLIENTS);
+        if string.is_null() || clients.of != of || !session::has_client() {
+            (clients.of, clients.len) = (of, raw::bytes(string).len());
+            clients.seen.forget();
+        }
+        let text = if string.is_null() {
+            &[]
+        } else {
+            core::slice::from_raw_parts(string.cast(), clients.len)
+        };
+        (text, &mut clients.seen)
+    }
+}
+
+/// Whether no statement that fails now, before any hook has seen it, is recorded.
+fn is_left_out(sqlstate: u32) -> bool {
+    begin::level().is_none() && sqlstate != NO_PRIVILEGE
+}
+
+/// Keeps the error for the statements that die of it; `told`: one of them is recorded.
+fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>, told: bool) {
     let error = &mut engine().error;
     error.sqlstate = sqlstate;
     error.at = unsafe { raw::GetCurrentTimestamp() };
     error.attempted.clear();
     error.message.clear();
+    if !told {
+        return;
+    }
     // What is behind is cut anyway, and may be of any length.
     let message = &message[..message.len().min(ERROR_MAX + ERROR_MAX / 8)];
     let mut sink = CutSink::new(&mut error.message, ERROR_MAX);
-    redact::redact_error_message(message, text, &mut sink);
+    match statement {
+        Some(text) => redact::redact_error_message(message, text, &mut sink),
+        None => {
+            let (text, seen) = clients_string();
+            redact::redact_next_error_message(message, text, seen, &mut sink);
+        }
+    }
 }
 
 /// Whether an error that comes while no statement runs is the failure of the held one's commit, and
@@ -239,13 +292,21 @@ fn belongs_to_held() -> bool {
     let Some(frame) = engine().held() else {
         return false;
     };
-    let commits = committing || (frame.ends_transaction && frame.message_at == message_at);
-    // A frame that is only there for what its commit runs takes no other failure.
-    if !commits && !frame.fast_path && !frame.recorded(true) {
+    // A remote transaction's own, whatever its triggers have run.
+    if apply::is_worker() {
         return false;
     }
-    if commits || source.is_null() {
-        return !frame.fast_path || frame.message_at == message_at;
+    let ends_it = frame.ends_transaction && frame.message_at == message_at;
+    // A frame that is only there for what its commit runs takes no other failure.
+    if !committing && !ends_it && !frame.fast_path && !frame.recorded(true) {
+        return false;
+    }
+    if committing || ends_it || source.is_null() {
+        // The message of a portal that ran came before its statement ended. One behind that has no text
+        // either, where it can't be read; nor a snapshot, as what the commit checks has.
+        let ended = frame.numbers.started_at + frame.numbers.duration;
+        let commits = committing || message_at < ended || unsafe { raw::ActiveSnapshotSet() };
+        return frame.message_at == message_at || (!frame.fast_path && commits);
     }
     frame.message_at == message_at
         && unsafe {
@@ -267,6 +328,9 @@ unsafe fn unseen_statement<'a>(unseen: bool, sqlstate: u32, fatal: bool) -> Opti
         // The message itself could not be read (invalid bytes, an unknown prepared statement): its
         // text is not to be had. Without a client's message there is no statement.
         return ((session::has_client() && !fatal) || apply::is_failing()).then_some(&[]);
+    }
+    if is_left_out(sqlstate) {
+        return Some(&[]); // Counted, and its text, which may be of any length, not looked at.
     }
     let all = unsafe { raw::bytes(source) };
     let last = engine().last_source;

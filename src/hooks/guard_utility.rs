@@ -4,38 +4,77 @@
 use core::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*, Oid};
 
+use super::engine::engine_as_it_is;
 use super::{guard, guard_names, guard_roles, guard_session};
 use crate::pg::{compat, foreign, guarded, raw, unlock};
 
-/// The utility statement that runs, and its tag; what is nested takes their place while it runs.
-static mut RUNNING: pg_sys::NodeTag = T_Invalid;
-static mut COMMAND: &CStr = c"";
+/// A utility statement that runs.
+#[derive(Clone, Copy)]
+struct Running {
+    kind: pg_sys::NodeTag,
+    command: &'static CStr,
+    /// The subtransaction that it began in.
+    subxact: u32,
+}
+
+/// None, or one of which nothing is kept: it is over with any subtransaction's end.
+const NONE: Running = Running {
+    kind: T_Invalid,
+    command: c"",
+    subxact: u32::MAX,
+};
+
+/// The utility statements that run, the outermost first, and how many; nothing is kept of those that have no room.
+static mut RUNNING: [Running; 16] = [NONE; 16];
+static mut DEPTH: usize = 0;
+
+/// SAFETY of all uses: a backend is one thread.
+fn innermost() -> Running {
+    let running = unsafe { &*(&raw const RUNNING) };
+    let last = unsafe { DEPTH }.checked_sub(1);
+    last.and_then(|at| running.get(at)).copied().unwrap_or(NONE)
+}
+
+/// The statement that is now this deep is this one.
+fn set(depth: usize, innermost: Running) {
+    let running = unsafe { &mut *(&raw mut RUNNING) };
+    if let Some(place) = depth.checked_sub(1).and_then(|at| running.get_mut(at)) {
+        *place = innermost;
+    }
+    unsafe { DEPTH = depth };
+}
 
 /// The innermost utility statement that runs; T_Invalid: none, or the guard has no home.
 pub fn running() -> pg_sys::NodeTag {
-    // SAFETY of all uses: a backend is one thread.
-    unsafe { RUNNING }
+    innermost().kind
 }
 
 /// Its command tag, or nothing.
 pub fn command() -> &'static CStr {
-    unsafe { COMMAND }
+    innermost().command
 }
 
-/// A transaction or subtransaction was rolled back: nothing told that its statements have ended.
-pub fn aborted() {
-    unsafe { (RUNNING, COMMAND) = (T_Invalid, c"") };
+/// A subtransaction was rolled back (the first: the transaction): nothing told that the statements which began in it
+/// have ended.
+pub fn aborted(subxact: u32) {
+    unsafe {
+        while DEPTH > 0 && innermost().subxact >= subxact {
+            DEPTH -= 1;
+        }
+    }
 }
 
 /// What [`leave`] needs, copied before the statement runs: its tree may be gone then.
 #[derive(Clone, Copy)]
 pub struct Outer {
-    running: pg_sys::NodeTag,
-    command: &'static CStr,
+    depth: usize,
+    running: Running,
     /// The mode of LOCK TABLE, else 0.
     lock: c_int,
     /// See [`written_by`].
     written: Oid,
+    /// SECURITY LABEL, whose tree stays: it ends no transaction. Else NULL.
+    labels: *mut pg_sys::SecLabelStmt,
 }
 
 /// A utility statement begins. Throws.
@@ -46,10 +85,11 @@ pub struct Outer {
 pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
     unsafe {
         let mut outer = Outer {
-            running: RUNNING,
-            command: COMMAND,
+            depth: DEPTH,
+            running: innermost(),
             lock: 0,
             written: pg_sys::InvalidOid,
+            labels: core::ptr::null_mut(),
         };
         let kind = (*node).type_;
         if matches!(kind, T_CreateExtensionStmt | T_AlterExtensionStmt) {
@@ -58,17 +98,25 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
         if kind == T_TransactionStmt || guard::home().is_none() {
             return outer;
         }
-        RUNNING = kind;
-        COMMAND = CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node)));
+        let running = Running {
+            kind,
+            command: CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node))),
+            subxact: engine_as_it_is().subxact,
+        };
+        set(DEPTH + 1, running);
         if raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState() {
             outer.written = written_by(node);
             outer.lock = check(node);
+            if kind == T_SecLabelStmt && guard::active() {
+                outer.labels = node.cast();
+            }
         }
         outer
     }
 }
 
-/// It has come back. Throws: LOCK TABLE of a view may have locked what is guarded.
+/// It has come back. Throws: LOCK TABLE of a view may have locked what is guarded; and SECURITY LABEL fails, without
+/// a look at its object, unless somebody provides labels.
 ///
 /// # Safety
 /// What [`enter`] returned.
@@ -78,10 +126,13 @@ pub unsafe fn leave(outer: Outer) {
         if outer.lock != 0 {
             check_locks(outer.lock);
         }
-        if outer.written != pg_sys::InvalidOid {
-            guard::check_catalog(COMMAND, outer.written);
+        if !outer.labels.is_null() {
+            check_address((*outer.labels).objtype, (*outer.labels).object, false);
         }
-        (RUNNING, COMMAND) = (outer.running, outer.command);
+        if outer.written != pg_sys::InvalidOid {
+            guard::check_catalog(command(), outer.written);
+        }
+        set(outer.depth, outer.running);
     }
 }
 
@@ -99,7 +150,7 @@ unsafe fn written_by(node: *mut pg_sys::Node) -> Oid {
         }
         let relid = guard_names::relation_named((*name).schemaname, (*name).relname);
         if guarded::is_shared_labels(relid) && guard::may_not_write(relid) {
-            guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
+            guard::refuse(command(), pg_sys::RelationRelationId, relid);
         }
         relid
     }
@@ -121,13 +172,13 @@ unsafe fn check(node: *mut pg_sys::Node) -> c_int {
                     relid = raw::IndexGetRelation(relid, true);
                 }
                 if guarded::has_relation(relid) {
-                    guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
+                    guard::refuse(command(), pg_sys::RelationRelationId, relid);
                 }
                 if (*node).type_ == T_CopyStmt
                     && guarded::is_catalog(relid, true)
                     && guard::may_not_write(relid)
                 {
-                    guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
+                    guard::refuse(command(), pg_sys::RelationRelationId, relid);
                 }
             });
         }
@@ -201,11 +252,6 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
                 field!(node as CommentStmt.object),
                 false,
             ),
-            T_SecLabelStmt => check_address(
-                field!(node as SecLabelStmt.objtype),
-                field!(node as SecLabelStmt.object),
-                false,
-            ),
             T_GrantStmt => check_grant(node.cast()),
             T_AlterDefaultPrivilegesStmt => compat::for_each_pointer(
                 field!(node as AlterDefaultPrivilegesStmt.options),
@@ -220,7 +266,7 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
                 |role: *mut pg_sys::RoleSpec| {
                     let role = raw::get_rolespec_oid(role, true);
                     if let Some((class, object)) = guarded::granted_to(role) {
-                        guard::refuse(COMMAND, class, object);
+                        guard::refuse(command(), class, object);
                     }
                 },
             ),
@@ -236,7 +282,7 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
                 let name = field!(node as AlterExtensionContentsStmt.extname);
                 let extension = raw::get_extension_oid(name, true);
                 if guarded::contains(pg_sys::ExtensionRelationId, extension) {
-                    guard::refuse(COMMAND, pg_sys::ExtensionRelationId, extension);
+                    guard::refuse(command(), pg_sys::ExtensionRelationId, extension);
                 }
             }
             _ => {}
@@ -247,7 +293,7 @@ unsafe fn check_others(node: *mut pg_sys::Node) {
 unsafe fn refuse_schema() {
     unsafe {
         let schema = raw::get_namespace_oid(c"audit".as_ptr(), true);
-        guard::refuse(COMMAND, pg_sys::NamespaceRelationId, schema);
+        guard::refuse(command(), pg_sys::NamespaceRelationId, schema);
     }
 }
 
@@ -255,7 +301,7 @@ unsafe fn check_schema(name: *const c_char) {
     unsafe {
         let schema = raw::get_namespace_oid(name, true);
         if guarded::contains(pg_sys::NamespaceRelationId, schema) {
-            guard::refuse(COMMAND, pg_sys::NamespaceRelationId, schema);
+            guard::refuse(command(), pg_sys::NamespaceRelationId, schema);
         }
     }
 }
@@ -287,7 +333,7 @@ unsafe fn check_address(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Nod
             raw::relation_close(relation, pg_sys::NoLock as c_int);
         }
         if let Some((class, object)) = guarded::owner(found.classId, found.objectId) {
-            guard::refuse(COMMAND, class, object);
+            guard::refuse(command(), class, object);
         }
     }
 }
@@ -307,7 +353,7 @@ unsafe fn check_grant(stmt: *const pg_sys::GrantStmt) {
             compat::for_each_pointer(objects, |function: *mut pg_sys::ObjectWithArgs| {
                 let function = raw::LookupFuncWithArgs((*stmt).objtype, function, true);
                 if guarded::contains(pg_sys::ProcedureRelationId, function) {
-                    guard::refuse(COMMAND, pg_sys::ProcedureRelationId, function);
+                    guard::refuse(command(), pg_sys::ProcedureRelationId, function);
                 }
             });
         }
@@ -327,7 +373,7 @@ unsafe fn check_database(node: *mut pg_sys::Node) {
         let Some(home) = guard::home() else { return };
         let name = raw::get_database_name(home);
         if raw::bytes(name) == raw::bytes(field!(node as AlterDatabaseStmt.dbname)) {
-            guard::refuse(COMMAND, pg_sys::DatabaseRelationId, home);
+            guard::refuse(command(), pg_sys::DatabaseRelationId, home);
         }
     }
 }
@@ -358,7 +404,7 @@ unsafe fn check_locks(mode: c_int) {
                 locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
             };
             if compat::holds_lock(&tag, mode) {
-                guard::refuse(COMMAND, pg_sys::RelationRelationId, relid);
+                guard::refuse(command(), pg_sys::RelationRelationId, relid);
             }
         }
     }

@@ -11,19 +11,43 @@ use super::planned::{classes_of, command_of};
 use super::{begin, capture, room};
 use crate::pg::{compat, names};
 
-/// Whether rules leave nothing of this statement of the client. Never throws.
+/// Whether this is a statement of the client, on a relation with rules. Never throws.
 ///
 /// # Safety
 /// From the hook of parse analysis.
 #[inline]
-pub unsafe fn leave_nothing(state: *const pg_sys::ParseState, query: *const pg_sys::Query) -> bool {
+pub unsafe fn are_applied(state: *const pg_sys::ParseState) -> bool {
     unsafe {
         let target = (*state).p_target_relation;
         !target.is_null()
             && !(*target).rd_rules.is_null()
             && (*state).p_sourcetext == pg_sys::debug_query_string
             && engine().running.is_empty()
-            && only_nothing((*target).rd_rules, (*query).commandType)
+    }
+}
+
+/// Whether the rules leave nothing of it. Never throws.
+///
+/// # Safety
+/// Where [`are_applied`].
+pub unsafe fn leave_nothing(state: *const pg_sys::ParseState, query: *const pg_sys::Query) -> bool {
+    unsafe { only_nothing((*(*state).p_target_relation).rd_rules, (*query).commandType) }
+}
+
+/// Where the statement stands in its string.
+///
+/// # Safety
+/// As above.
+pub unsafe fn text_of(
+    state: *const pg_sys::ParseState,
+    query: *const pg_sys::Query,
+) -> begin::Text {
+    unsafe {
+        begin::Text {
+            source: (*state).p_sourcetext,
+            location: (*query).stmt_location,
+            len: (*query).stmt_len,
+        }
     }
 }
 
@@ -78,11 +102,7 @@ pub unsafe fn nothing(state: *const pg_sys::ParseState, query: *const pg_sys::Qu
             room::wait_for(|| false);
             names::learn_relation(relid);
         }
-        let text = begin::Text {
-            source: (*state).p_sourcetext,
-            location: (*query).stmt_location,
-            len: (*query).stmt_len,
-        };
+        let text = text_of(state, query);
         with(|engine| {
             let id = begin::statement(engine, text, classes, wanted, address);
             let frame = engine.frame(id);

@@ -46,11 +46,16 @@ unsafe extern "C-unwind" fn process(
         // A subcommand is a part of a statement that has its event.
         let own = context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND;
         let block = describe::block((*pstmt).utilityStmt);
+        let text = begin::Text {
+            source: query_string,
+            location: (*pstmt).stmt_location,
+            len: (*pstmt).stmt_len,
+        };
         lexis::note((*pstmt).utilityStmt);
-        let id = if !own || !capture::on() || passes(pstmt) {
+        let id = if !own || !capture::on() || passes(pstmt, text) {
             None
         } else {
-            begin_utility(pstmt, query_string, &raw const marker as usize)
+            begin_utility(pstmt, text, &raw const marker as usize)
         };
         let outer = guard_utility::enter((*pstmt).utilityStmt);
         match NEXT {
@@ -92,7 +97,7 @@ unsafe extern "C-unwind" fn process(
 /// where the level leaves them out and nothing is under way. (Not so what decides about a transaction that is
 /// prepared; and COMMIT PREPARED may have to wait for others' records.) Never throws.
 #[inline]
-unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
+unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt, text: begin::Text) -> bool {
     unsafe {
         let node = (*pstmt).utilityStmt;
         if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt
@@ -104,7 +109,7 @@ unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt) -> bool {
         {
             return false;
         }
-        engine().statement_id += 1;
+        begin::number_left_out(engine(), text);
         true
     }
 }
@@ -150,7 +155,7 @@ struct Kind {
 /// Takes down what is known before the statement runs. Throws.
 unsafe fn begin_utility(
     pstmt: *mut pg_sys::PlannedStmt,
-    query_string: *const c_char,
+    text: begin::Text,
     address: usize,
 ) -> Option<Id> {
     unsafe {
@@ -173,10 +178,11 @@ unsafe fn begin_utility(
         } else {
             kind.classes.with(Class::Read).with(Class::Write)
         };
-        let depth = begin::depth(engine(), query_string);
+        let depth = begin::depth(engine(), text.source);
         // Should the server refuse it something of the trail, it is on record whatever the level.
+        let from = text.location.max(0) as usize;
         let mut wanted = begin::wanted(depth, possible)
-            || (begin::possible(depth) && guard::is_named_in(own_text(pstmt, query_string)));
+            || (begin::possible(depth) && guard::is_named_in(begin::own_text(text, from)));
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
         if transaction && !wanted && depth == 0 && decides(node) {
             // As an event of the trail's own.
@@ -204,11 +210,6 @@ unsafe fn begin_utility(
         if wanted && looks {
             details::look_up(node);
         }
-        let text = begin::Text {
-            source: query_string,
-            location: (*pstmt).stmt_location,
-            len: (*pstmt).stmt_len,
-        };
         with(|engine| {
             let id = begin::statement(engine, text, kind.classes, wanted, address);
             let fetches = (*node).type_ == pg_sys::NodeTag::T_FetchStmt;
@@ -217,7 +218,7 @@ unsafe fn begin_utility(
             if kind.wraps == Wraps::OwnPortal {
                 let other = !kind.source.is_null();
                 frame.wrapped_text =
-                    wrapped::hash_of(if other { kind.source } else { query_string });
+                    wrapped::hash_of(if other { kind.source } else { text.source });
             }
             if !kind.source.is_null() {
                 frame.source = kind.source as usize;
@@ -240,19 +241,6 @@ unsafe fn begin_utility(
             }
             id
         })
-    }
-}
-
-/// The part of the client's string that is this statement.
-unsafe fn own_text<'s>(pstmt: *const pg_sys::PlannedStmt, query_string: *const c_char) -> &'s [u8] {
-    unsafe {
-        let all = raw::bytes(query_string);
-        let begin = usize::try_from((*pstmt).stmt_location).unwrap_or(0);
-        let rest = all.get(begin..).unwrap_or_default();
-        match usize::try_from((*pstmt).stmt_len) {
-            Ok(len) if len > 0 => rest.get(..len).unwrap_or(rest),
-            _ => rest,
-        }
     }
 }
 

@@ -68,12 +68,12 @@ unsafe fn rare(event: pg_sys::XactEvent::Type) {
         // A parallel worker's part of it: what it ran has read, and its leader's end is not told here.
         XACT_EVENT_PARALLEL_COMMIT => end_rarely(Fate::Committed),
         XACT_EVENT_PARALLEL_ABORT => {
-            aborted();
+            aborted(TOP_SUBXACT);
             end_rarely(Fate::RolledBack);
         }
         XACT_EVENT_ABORT => {
             home::aborted();
-            aborted();
+            aborted(TOP_SUBXACT);
             apply::ended(Fate::RolledBack);
             end_rarely(Fate::RolledBack);
         }
@@ -103,9 +103,9 @@ unsafe fn before_commit() {
 }
 
 /// No end of a statement was seen: what was noted for its time is over.
-fn aborted() {
+fn aborted(subxact: u32) {
     home::reattach();
-    guard_utility::aborted();
+    guard_utility::aborted(subxact);
     unlock::aborted();
 }
 
@@ -234,7 +234,7 @@ unsafe extern "C-unwind" fn subtransaction(
         _ => {}
     }
     if event == SUBXACT_EVENT_ABORT_SUB {
-        aborted();
+        aborted(id);
     }
     if !capture::follows() {
         if event == SUBXACT_EVENT_START_SUB {

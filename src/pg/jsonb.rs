@@ -1,6 +1,7 @@
 //! jsonb's own parser, as the judge of what is valid.
 
 use core::ffi::c_char;
+use core::ptr::null_mut;
 use pgrx::{IntoDatum, PgTryBuilder, direct_function_call, pg_sys};
 
 /// Parses `text` as jsonb does. `Ok(true)` for an object, `Ok(false)` for another kind of value,
@@ -9,8 +10,10 @@ use pgrx::{IntoDatum, PgTryBuilder, direct_function_call, pg_sys};
 pub fn is_object(text: *const c_char) -> Result<bool, String> {
     /// JB_FOBJECT in the header word of a jsonb's root container (utils/jsonb.h).
     const ROOT_IS_OBJECT: u32 = 0x2000_0000;
+    // What is caught here is nobody's error (`hooks::error`).
+    let watching = unsafe { core::ptr::replace(&raw mut pg_sys::error_context_stack, null_mut()) };
     // SAFETY: `text` is NUL-terminated; jsonb_in returns a plain varlena with a 4-byte header.
-    PgTryBuilder::new(|| unsafe {
+    let is_object = PgTryBuilder::new(|| unsafe {
         let parsed: Option<pg_sys::Datum> = direct_function_call(
             pg_sys::jsonb_in,
             &[core::ffi::CStr::from_ptr(text).into_datum()],
@@ -34,5 +37,7 @@ pub fn is_object(text: *const c_char) -> Result<bool, String> {
             },
         })
     })
-    .execute()
+    .execute();
+    unsafe { pg_sys::error_context_stack = watching };
+    is_object
 }

@@ -188,3 +188,19 @@ fn a_connection_by_tls_says_so() {
         ["t | t", "~ | ~"]
     );
 }
+
+#[test]
+fn a_context_that_a_reload_refuses_is_nobodys_failure() {
+    let cluster = Cluster::start();
+    let mut client = cluster.app();
+    client.simple_query("SELECT 1").expect("selects");
+    cluster.configure("audit.context", "'{'");
+    cluster.reload();
+    client.simple_query("SELECT 2").expect("selects");
+    let refused = "invalid value for parameter \"audit.context\"";
+    assert!(cluster.log().contains(refused), "{}", cluster.log());
+    assert_eq!(
+        cluster.trail("statement, outcome, sqlstate", "true"),
+        ["SELECT 1 | success | ~", "SELECT 2 | success | ~"]
+    );
+}

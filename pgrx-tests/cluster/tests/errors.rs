@@ -1,7 +1,7 @@
 //! The server behaves as if the extension were not there (spec/capture.md, rule 11): every case is
 //! played on a server with and one without it, and what the client sees must not differ by a byte.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use audit_cluster_tests::{Cluster, Output};
 use postgres::{NoTls, SimpleQueryMessage};
@@ -464,6 +464,51 @@ fn an_error_with_the_code_of_a_warning_is_an_error() {
             "SELECT | 42P01 | relation \"nowhere\" does not exist",
             "DO | 00001 | no success",
             "SELECT | 22012 | division by zero",
+        ]
+    );
+}
+
+/// What an error quotes is looked for in the client's whole string: not again for each error.
+#[test]
+fn many_caught_errors_in_a_long_string_with_a_secret_take_no_time_each() {
+    let cluster = Cluster::start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE t (x int PRIMARY KEY); INSERT INTO t VALUES (1);
+             CREATE FUNCTION put(v text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+               FOR i IN 1..500 LOOP
+                 BEGIN INSERT INTO t VALUES (1); EXCEPTION WHEN unique_violation THEN NULL; END;
+                 BEGIN INSERT INTO t VALUES ((v || i)::int);
+                 EXCEPTION WHEN invalid_text_representation THEN NULL; END;
+               END LOOP; INSERT INTO t VALUES (1); END $$",
+        )
+        .ok();
+    let long = "{'token': 1, 'a': 'lorem'}, ".repeat(100_000);
+    let list = ", 1234567".repeat(100_000);
+    let string =
+        format!("SELECT put('s3cret') WHERE 1 NOT IN (2{list}) AND 'password' <> '' /* {long} */");
+    for level in ["none", "write"] {
+        let mut client = cluster.app();
+        let set = format!("SET audit.level = '{level}'");
+        client.batch_execute(&set).expect("sets");
+        let begun = Instant::now();
+        let error = crate::fails(&mut client, &string);
+        assert_eq!(error.code().code(), "23505");
+        let taken = begun.elapsed();
+        assert!(taken < Duration::from_secs(5), "{level}: {taken:?}");
+    }
+    cluster.flush();
+    assert_eq!(
+        cluster.query(
+            "postgres",
+            "SELECT error, outcome, count(*) FROM audit.log WHERE depth > 0 AND outcome <> 'success' \
+             GROUP BY 1, 2 ORDER BY 1, 2"
+        ),
+        [
+            "duplicate key value violates unique constraint \"<REDACTED>\" | caught | 500",
+            "duplicate key value violates unique constraint \"<REDACTED>\" | failed | 1",
+            "invalid input syntax for type integer: \"<REDACTED>\" | caught | 500",
         ]
     );
 }

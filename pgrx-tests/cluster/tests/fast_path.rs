@@ -37,6 +37,17 @@ impl Raw {
         self.until_ready()
     }
 
+    /// Parse, Bind and Execute of a statement, without names, and what the client sends right behind.
+    fn pipeline(&mut self, sql: &str, behind: &[(u8, &[u8])]) -> Vec<u8> {
+        self.post(b'P', &[b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+        self.post(b'B', &[0; 8]);
+        self.post(b'E', &[0; 5]);
+        for (kind, body) in behind {
+            self.post(*kind, body);
+        }
+        self.send(b'S', b"")
+    }
+
     /// Kinds of the messages up to ReadyForQuery.
     fn until_ready(&mut self) -> Vec<u8> {
         let mut kinds = Vec::new();
@@ -205,6 +216,46 @@ fn messages_without_a_text_that_fail_are_events() {
             "UNKNOWN | failed | 34000 | ~",
         ]
     );
+}
+
+#[test]
+fn a_message_without_a_text_that_fails_behind_a_statement_is_not_that_statements_failure() {
+    let (cluster, ..) = with_functions();
+    let mut client = Raw::connect(&cluster);
+    client.query("ALTER TABLE t ADD UNIQUE (x) DEFERRABLE INITIALLY DEFERRED");
+    client.query("ALTER TABLE t DROP CONSTRAINT t_pkey");
+    let failing: [(u8, &[u8]); 4] = [
+        (b'B', b"\0nosuch\0\0\0\0\0\0\0"),
+        (b'E', b"nosuch\0\0\0\0\0"),
+        (b'D', b"Pnosuch\0"),
+        (b'P', b"\0SELECT '\xff'\0\0\0"),
+    ];
+    for message in failing {
+        let answers = client.pipeline("INSERT INTO t VALUES (1)", &[message]);
+        assert_eq!(answers, b"12CEZ");
+    }
+    // What Sync commits, and fails to, is the statement's own.
+    let insert = "INSERT INTO t VALUES (1)";
+    assert_eq!(client.pipeline(insert, &[]), b"12CZ");
+    assert_eq!(client.pipeline(insert, &[]), b"12CEZ");
+    let parsed: (u8, &[u8]) = (b'P', b"\0SELECT 1\0\0\0");
+    assert_eq!(client.pipeline(insert, &[parsed]), b"12C1EZ");
+    let closed = client.pipeline("SELECT put(1)", &[(b'C', b"P\0")]);
+    assert_eq!(closed, b"12DC3EZ");
+    let columns = "command, outcome, sqlstate, statement, transaction_outcome";
+    let failure = |state| format!("UNKNOWN | failed | {state} | ~ | rolled back");
+    let mut expected = Vec::new();
+    for state in ["26000", "34000", "34000", "22021"] {
+        expected.push(format!("INSERT | success | ~ | {insert} | rolled back"));
+        expected.push(failure(state));
+    }
+    expected.push(format!("INSERT | success | ~ | {insert} | committed"));
+    for _ in 0..2 {
+        expected.push(format!("INSERT | failed | 23505 | {insert} | rolled back"));
+    }
+    expected.push("SELECT | failed | 23505 | SELECT put(1) | rolled back".to_owned());
+    let events = in_order(&cluster, columns, "depth = 0 AND command <> 'ALTER TABLE'");
+    assert_eq!(events, expected);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 
 use audit_cluster_tests::{Cluster, eventually, wait_until};
 use postgres::error::SqlState;
+use std::fs;
 use std::time::Duration;
 
+use crate::fails;
 use crate::guard_attempts::{HOME, attempt, prepared};
 
 fn refused(cluster: &Cluster) -> usize {
@@ -76,6 +78,54 @@ fn reading_and_upkeep_are_nobodys_concern() {
     assert!(String::from_utf8_lossy(&dump.stdout).contains("CREATE EXTENSION"));
     assert_eq!(refused(&cluster), 1);
     assert_eq!(cluster.value("SELECT panics FROM audit.status"), "0");
+}
+
+#[test]
+fn labels_that_nobody_provides_fail_as_ever() {
+    let cluster = Cluster::start();
+    let mut client = cluster.connect("postgres", HOME);
+    client
+        .batch_execute("CREATE TABLE t (x int); SET lock_timeout = '2s'")
+        .expect("runs");
+    let mut other = cluster.connect("postgres", HOME);
+    other.batch_execute("BEGIN; LOCK TABLE t").expect("locks");
+    for object in [
+        "TABLE t",
+        "TABLE nosuch",
+        "FUNCTION nosuch()",
+        "TABLE audit.event",
+    ] {
+        let error = fails(&mut client, &format!("SECURITY LABEL ON {object} IS 'x'"));
+        assert_eq!(error.code().code(), "22023", "{object}: {error:?}");
+    }
+}
+
+#[test]
+fn an_error_that_is_caught_inside_a_statement_does_not_end_it() {
+    let cluster = Cluster::start();
+    let folder = cluster
+        .program("pg_config")
+        .arg("--sharedir")
+        .output()
+        .expect("pg_config runs");
+    let folder = String::from_utf8_lossy(&folder.stdout).trim().to_owned();
+    let version = cluster.value("SELECT extversion FROM pg_extension WHERE extname = 'audit_ext'");
+    let script = format!("{folder}/extension/audit_ext--{version}--caught.sql");
+    let mut client = cluster.connect("postgres", HOME);
+    client
+        .batch_execute(
+            "CREATE FUNCTION catches() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                 BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END;
+                 BEGIN EXECUTE 'DROP TABLE nosuch'; EXCEPTION WHEN undefined_table THEN NULL; END;
+             END $$;
+             CREATE EVENT TRIGGER catches ON ddl_command_start WHEN TAG IN ('ALTER EXTENSION')
+                 EXECUTE FUNCTION catches()",
+        )
+        .expect("runs");
+    fs::write(&script, "SELECT 1;").expect("writes");
+    let updated = client.batch_execute("ALTER EXTENSION audit_ext UPDATE TO 'caught'");
+    fs::remove_file(&script).expect("removes");
+    updated.expect("as without the trigger");
 }
 
 #[test]

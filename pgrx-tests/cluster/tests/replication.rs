@@ -303,20 +303,48 @@ fn what_a_subscription_fails_to_apply_is_on_record() {
     });
 }
 
+/// Of table b, where changes are applied, too.
+const TRIGGER: &str = "
+    CREATE TABLE seen (x int);
+    CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.seen VALUES (new.x); RETURN new; END $$;
+    CREATE TRIGGER see AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION see();
+    ALTER TABLE b ENABLE ALWAYS TRIGGER see";
+
 #[test]
-fn triggers_of_applied_changes_are_recorded() {
+fn what_a_trigger_has_run_is_not_what_failed_to_be_applied_behind_it() {
     let cluster = with_subscription();
+    cluster.psql().db("copy").run(TRIGGER).ok();
     cluster
         .psql()
         .db("copy")
-        .run(
-            "CREATE TABLE seen (x int);
-             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN INSERT INTO public.seen VALUES (new.x); RETURN new; END $$;
-             CREATE TRIGGER see AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION see();
-             ALTER TABLE b ENABLE ALWAYS TRIGGER see",
-        )
+        .run("INSERT INTO a VALUES (7, 'here')")
         .ok();
+    let script = "BEGIN; INSERT INTO b VALUES (1); INSERT INTO a VALUES (7, 'there'); COMMIT";
+    cluster.psql().run(script).ok();
+    let events = || {
+        cluster.trail_of(
+            "command, outcome, sqlstate, transaction_outcome",
+            "backend_type = 'logical replication worker' AND class NOT IN ('SESSION', 'AUDIT') \
+             AND (outcome = 'failed' OR command = 'INSERT')",
+        )
+    };
+    eventually("the conflict is on record", || {
+        events().iter().any(|event| event.contains("23505"))
+    });
+    assert_eq!(
+        events()[..2],
+        [
+            "INSERT | success | ~ | rolled back",
+            "APPLY | failed | 23505 | rolled back",
+        ]
+    );
+}
+
+#[test]
+fn triggers_of_applied_changes_are_recorded() {
+    let cluster = with_subscription();
+    cluster.psql().db("copy").run(TRIGGER).ok();
     cluster.psql().run("INSERT INTO b VALUES (1)").ok();
     eventually("it is applied", || applied(&cluster, "seq").len() == 1);
     assert_eq!(

@@ -3,6 +3,7 @@
 use audit_cluster_tests::Cluster;
 
 use crate::capture::TEXT;
+use crate::fails;
 
 #[test]
 fn each_statement_of_a_string_is_one_event_with_its_own_text() {
@@ -39,6 +40,66 @@ fn a_string_stops_at_its_failing_statement() {
             "SELECT 1/0 | failed | rolled back",
         ]
     );
+}
+
+/// What a string of several statements, the last of which is of an unknown table, leaves on record.
+fn of_failing_string(objects: &str, level: &str, string: &str) -> Vec<String> {
+    let cluster = Cluster::start();
+    cluster.psql().run(objects).ok();
+    let before = cluster.flush();
+    let mut client = cluster.app();
+    let level = format!("SET audit.level = '{level}'");
+    client.batch_execute(&level).expect("sets");
+    fails(&mut client, string);
+    cluster.trail(
+        &format!("{TEXT}, outcome, sqlstate"),
+        &format!("seq > {before} AND command <> 'SET'"),
+    )
+}
+
+#[test]
+fn what_fails_behind_a_statement_with_rules_is_told_apart_from_them() {
+    let objects = "
+        CREATE TABLE t (x int); CREATE TABLE log (x int); CREATE TABLE w (x int);
+        CREATE RULE also AS ON INSERT TO t DO ALSO INSERT INTO log VALUES (new.x);
+        CREATE RULE before AS ON UPDATE TO t DO ALSO INSERT INTO log VALUES (new.x);
+        CREATE RULE instead AS ON INSERT TO w DO INSTEAD SELECT 1;";
+    let first = "UPDATE t SET x = 2";
+    for (second, level) in [
+        ("INSERT INTO t VALUES (1)", "all"),
+        ("INSERT INTO w VALUES (1)", "all"),
+        ("INSERT INTO w VALUES (1)", "write, ddl, misc"),
+    ] {
+        let failing = if level == "all" {
+            "SELECT * FROM nosuch"
+        } else {
+            "DELETE FROM nosuch"
+        };
+        let string = format!("{first}; {second}; {failing}");
+        let mut events = of_failing_string(objects, level, &string);
+        let failure = events.pop();
+        assert_eq!(failure, Some(format!("{failing} | failed | 42P01")));
+        events.dedup();
+        let mut expected = vec![format!("{first} | success | ~")];
+        if level == "all" {
+            expected.push(format!("{second} | success | ~"));
+        }
+        assert_eq!(events, expected, "{string}");
+    }
+}
+
+#[test]
+fn what_fails_behind_a_begin_that_is_left_out_is_on_record() {
+    for string in [
+        "BEGIN; SELECT * FROM nosuch;",
+        "BEGIN; /* 1 */ SELECT * FROM nosuch",
+    ] {
+        let text = string["BEGIN; ".len()..].trim_end_matches(';');
+        assert_eq!(
+            of_failing_string("", "read, write", string),
+            [format!("{text} | failed | 42P01")]
+        );
+    }
 }
 
 #[test]

@@ -35,7 +35,8 @@
 //! follows up to the next quotes with it; an unquoted `password=x` in a literal inside a literal
 //! takes what is glued to it (`$tag$)`); where a statement is put together inside a quoted literal,
 //! all the rest of that literal goes; a literal whose text only looks like one of the above (a comment
-//! that says `alter role` and then `password`).
+//! that says `alter role` and then `password`); in a statement that may hold a secret, of the names that its
+//! errors quote, those after the 16th.
 
 mod conninfo;
 mod edit;
@@ -51,7 +52,7 @@ use super::cut::Sink;
 use edit::Edit;
 use std::borrow::Cow;
 
-pub use message::redact_error_message;
+pub use message::{Seen, redact_error_message, redact_next_error_message};
 
 /// How to read the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

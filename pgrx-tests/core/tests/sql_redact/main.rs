@@ -3,7 +3,9 @@
 mod connections;
 mod pieces;
 
-use audit_core::sql::redact::{Options, may_hold_secret, redact_error_message, redact_into};
+use audit_core::sql::redact::{
+    Options, Seen, may_hold_secret, redact_error_message, redact_into, redact_next_error_message,
+};
 
 const ON: Options = Options {
     standard_conforming_strings: true,
@@ -437,5 +439,30 @@ fn error_messages() {
     ] {
         let found = message(text.as_bytes(), statement);
         assert_eq!(String::from_utf8_lossy(&found), expected, "{statement}");
+    }
+}
+
+/// However many errors one statement has: each as if it were the first, until too many names were looked for.
+#[test]
+fn messages_of_one_statement() {
+    let names: Vec<_> = (10..60).map(|number| format!("n{number}")).collect();
+    let statement = format!("SELECT {}, 'password=x y', n4", names.join(", "));
+    let mut seen = Seen::NOTHING;
+    let mut next = |text: &str| {
+        let mut out = Vec::new();
+        redact_next_error_message(text.as_bytes(), statement.as_bytes(), &mut seen, &mut out);
+        String::from_utf8(out).expect("cuts no character")
+    };
+    let hidden = "no \"<REDACTED>\"";
+    for (at, name) in names.iter().enumerate() {
+        let text = format!("no \"{name}\"");
+        // Two more were looked for by then.
+        let known = at < 14;
+        for _ in 0..2 {
+            assert_eq!(next("no \"x\""), hidden);
+            assert_eq!(next("no \"n4\""), "no \"n4\"");
+            assert_eq!(next(&text), if known { &text } else { hidden });
+        }
+        assert_eq!(message(text.as_bytes(), &statement), text.as_bytes());
     }
 }

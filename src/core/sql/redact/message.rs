@@ -15,6 +15,64 @@ const NAME: usize = 64;
 /// own messages have three at most.
 const NAMES: usize = 8;
 
+/// So many different ones are, however many errors there are in one statement. What else they quote then counts
+/// as no name of it.
+const LOOKED_FOR: usize = 16;
+
+/// What was found in a statement, for its next error.
+pub struct Seen {
+    /// [`may_hold_secret`]
+    secret: Option<bool>,
+    /// [`unparsed::role_statement`]
+    role: Option<bool>,
+    names: [Name; LOOKED_FOR],
+    count: usize,
+}
+
+/// A name that was looked for, and whether the redacted statement shows it.
+#[derive(Clone, Copy)]
+struct Name {
+    bytes: [u8; NAME],
+    len: usize,
+    shown: bool,
+}
+
+impl Seen {
+    pub const NOTHING: Seen = Seen {
+        secret: None,
+        role: None,
+        names: [Name {
+            bytes: [0; NAME],
+            len: 0,
+            shown: false,
+        }; LOOKED_FOR],
+        count: 0,
+    };
+
+    /// For another statement. (Writes to no more memory than it has to: a session pays for what it wrote to.)
+    pub fn forget(&mut self) {
+        (self.secret, self.role, self.count) = (None, None, 0);
+    }
+
+    /// Whether the statement shows the name, if that is known, or not to be found out any more.
+    fn shows(&self, name: &[u8]) -> Option<bool> {
+        let known = self.names.iter().take(self.count);
+        let found = known.filter(|known| known.bytes.get(..known.len) == Some(name));
+        let shown = found.map(|known| known.shown).next();
+        shown.or((self.count == LOOKED_FOR).then_some(false))
+    }
+
+    fn keep(&mut self, name: &[u8], shown: bool) {
+        if let Some(new) = self.names.get_mut(self.count)
+            && let Some(bytes) = new.bytes.get_mut(..name.len())
+        {
+            bytes.copy_from_slice(name);
+            (new.len, new.shown) = (name.len(), shown);
+            self.count += 1;
+        }
+    }
+}
+
 /// Writes an error's message. If the statement may hold a secret, what the message quotes is
 /// replaced, from the first quote to the last one: in `unterminated quoted string at or near "…"`
 /// the server quotes all the rest of the text, with the quotes in it. Only if each quoted part is a
@@ -24,9 +82,19 @@ const NAMES: usize = 8;
 /// Messages are translated, so that the words are not looked at, only the quotes that the server's
 /// translations use. Where none of those is known for the encoding, the whole message goes.
 pub fn redact_error_message(message: &[u8], statement: &[u8], out: &mut impl Sink) {
+    redact_next_error_message(message, statement, &mut { Seen::NOTHING }, out);
+}
+
+/// As [`redact_error_message`]; `seen` is what it left of the same statement.
+pub fn redact_next_error_message(
+    message: &[u8],
+    statement: &[u8],
+    seen: &mut Seen,
+    out: &mut impl Sink,
+) {
     let mut edit = Edit::new(message, out);
     let len = message.len();
-    let (start, end) = hidden(message, statement).unwrap_or((len, len));
+    let (start, end) = hidden(message, statement, seen).unwrap_or((len, len));
     let part = |start, end| Fragment {
         end,
         ..Fragment::raw(message, start)
@@ -38,15 +106,17 @@ pub fn redact_error_message(message: &[u8], statement: &[u8], out: &mut impl Sin
 }
 
 /// The part of the message that may quote a secret of the statement.
-fn hidden(message: &[u8], statement: &[u8]) -> Option<(usize, usize)> {
-    let secret = may_hold_secret(statement);
+fn hidden(message: &[u8], statement: &[u8], seen: &mut Seen) -> Option<(usize, usize)> {
+    let secret = *seen
+        .secret
+        .get_or_insert_with(|| may_hold_secret(statement));
     let utf8 = core::str::from_utf8(message).is_ok();
     let Some((start, end)) = quoted(message, utf8) else {
         return (secret && !utf8).then_some((0, message.len()));
     };
     let text = message.get(start..end).unwrap_or_default();
     let hides = if secret {
-        !are_names_of(text, statement)
+        !are_names_of(text, statement, seen)
     } else {
         // A literal of a role's statement in which PASSWORD is misspelt.
         let literal = match text.first() {
@@ -54,7 +124,8 @@ fn hidden(message: &[u8], statement: &[u8]) -> Option<(usize, usize)> {
             Some(b'e' | b'E' | b'u' | b'U') => memchr::memchr(b'\'', text).is_some(),
             _ => false,
         };
-        literal && unparsed::role_statement(statement, true).is_some()
+        let role = || unparsed::role_statement(statement, true).is_some();
+        literal && *seen.role.get_or_insert_with(role)
     };
     hides.then_some((start, end))
 }
@@ -101,10 +172,10 @@ fn quoted(message: &[u8], utf8: bool) -> Option<(usize, usize)> {
 }
 
 /// Whether the quoted parts of `a" … "b` are names that the redacted statement holds.
-fn are_names_of(text: &[u8], statement: &[u8]) -> bool {
+fn are_names_of(text: &[u8], statement: &[u8], seen: &mut Seen) -> bool {
     let mut inside = true;
     for (at, part) in text.split(|&byte| byte == b'"').enumerate() {
-        if inside && (at / 2 >= NAMES || !is_name_of(part, statement)) {
+        if inside && (at / 2 >= NAMES || !is_name_of(part, statement, seen)) {
             return false;
         }
         inside = !inside;
@@ -113,7 +184,7 @@ fn are_names_of(text: &[u8], statement: &[u8]) -> bool {
     !inside
 }
 
-fn is_name_of(name: &[u8], statement: &[u8]) -> bool {
+fn is_name_of(name: &[u8], statement: &[u8], seen: &mut Seen) -> bool {
     let is_plain = |&byte: &u8| part_of_name(byte) && byte != b'$';
     let mark = REDACTED.get(1..REDACTED.len() - 1).unwrap_or_default();
     if name.is_empty()
@@ -122,6 +193,9 @@ fn is_name_of(name: &[u8], statement: &[u8]) -> bool {
         || name.eq_ignore_ascii_case(mark)
     {
         return false;
+    }
+    if let Some(shown) = seen.shows(name) {
+        return shown;
     }
     let mut search = Search {
         wanted: name,
@@ -136,6 +210,7 @@ fn is_name_of(name: &[u8], statement: &[u8]) -> bool {
     };
     redact_into(statement, options, &mut search);
     search.word_ends();
+    seen.keep(name, search.found);
     search.found
 }
 
