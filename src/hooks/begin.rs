@@ -227,7 +227,8 @@ pub unsafe fn depth(engine: &mut Engine, source: *const c_char) -> u32 {
         }
         // A function without a text is for its caller to tell.
         if !source.is_null() {
-            engine.commit_runs(unsafe { runs_in_commit(source) });
+            let inside = unsafe { runs_in_commit(source) } && may_commit(engine);
+            engine.commit_runs(inside);
         }
     }
     let depth = engine.depth();
@@ -250,6 +251,22 @@ unsafe fn runs_in_commit(source: *const c_char) -> bool {
         // A message of the extended protocol speaks of a portal, which has a copy of the string.
         message.is_null() || !is_portals(source) || raw::bytes(source) != raw::bytes(message)
     }
+}
+
+/// Whether the held statement's commit can run now: not while the message of a later one is dealt with, or a
+/// later one of its own string is planned. Never throws.
+fn may_commit(engine: &mut Engine) -> bool {
+    let message = unsafe { pg_sys::debug_query_string };
+    let committing = engine.committing();
+    let Some(held) = engine.held().filter(|held| held.message_at != 0) else {
+        return true;
+    };
+    if message.is_null() || committing || held.ends_transaction {
+        return true;
+    }
+    let message = unsafe { raw::bytes(message) };
+    held.message_at == unsafe { raw::GetCurrentStatementStartTimestamp() }
+        && split::is_rest_empty(message, held.source_end.min(message.len()))
 }
 
 /// Whether the active portal runs this string: that of a client's message, or a cursor's. Never throws.

@@ -499,7 +499,8 @@ impl Engine {
     /// The client's statement that runs now, or whose commit does: a portal runs on under its own
     /// number whatever came in between.
     fn top_level(&mut self) -> Option<&mut Frame> {
-        let id = self.running.first().copied().or(self.held)?;
+        let committing = self.held.filter(|_| self.committing);
+        let id = committing.or(self.running.first().copied()).or(self.held)?;
         Some(&mut self.pool[id])
     }
 

@@ -180,7 +180,7 @@ unsafe fn keep(error: *const pg_sys::ErrorData) {
                 }
                 engine().died_unseen(id);
             }
-            None if engine().running.is_empty() && !unseen => engine().held_failed(),
+            None if engine().running.is_empty() && !unseen => engine().commit_fails(),
             // The error is that of a statement of which nothing is kept.
             None if engine().passes() => {}
             None => {
@@ -273,13 +273,13 @@ fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>, told: bool)
     }
     // What is behind is cut anyway, and may be of any length.
     let message = &message[..message.len().min(ERROR_MAX + ERROR_MAX / 8)];
-    let mut sink = CutSink::new(&mut error.message, ERROR_MAX);
-    match statement {
-        Some(text) => redact::redact_error_message(message, text, &mut sink),
-        None => {
-            let (text, seen) = clients_string();
-            redact::redact_next_error_message(message, text, seen, &mut sink);
+    let of_client = statement.is_none().then(clients_string);
+    let mut sink = CutSink::new(&mut engine().error.message, ERROR_MAX);
+    match (statement, of_client) {
+        (None, Some((text, seen))) => {
+            redact::redact_next_error_message(message, text, seen, &mut sink)
         }
+        (text, _) => redact::redact_error_message(message, text.unwrap_or_default(), &mut sink),
     }
 }
 

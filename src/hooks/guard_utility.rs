@@ -6,26 +6,28 @@ use pgrx::pg_sys::{self, NodeTag::*, ObjectType::*, Oid};
 
 use super::engine::engine_as_it_is;
 use super::{guard, guard_names, guard_roles, guard_session};
-use crate::pg::{compat, foreign, guarded, raw, unlock};
+use crate::pg::{compat, foreign, guarded, raw, report, unlock};
 
 /// A utility statement that runs.
 #[derive(Clone, Copy)]
 struct Running {
     kind: pg_sys::NodeTag,
-    command: &'static CStr,
+    command: Option<&'static CStr>,
     /// The subtransaction that it began in.
     subxact: u32,
 }
 
-/// None, or one of which nothing is kept: it is over with any subtransaction's end.
 const NONE: Running = Running {
     kind: T_Invalid,
-    command: c"",
-    subxact: u32::MAX,
+    command: None,
+    subxact: 0,
 };
 
-/// The utility statements that run, the outermost first, and how many; nothing is kept of those that have no room.
-static mut RUNNING: [Running; 16] = [NONE; 16];
+/// More than any stack but a very large one has room for.
+const MOST: usize = 4096;
+
+/// The utility statements that run, the outermost first, and how many. (Memory that nobody has written to takes none.)
+static mut RUNNING: [Running; MOST] = [NONE; MOST];
 static mut DEPTH: usize = 0;
 
 /// SAFETY of all uses: a backend is one thread.
@@ -51,7 +53,7 @@ pub fn running() -> pg_sys::NodeTag {
 
 /// Its command tag, or nothing.
 pub fn command() -> &'static CStr {
-    innermost().command
+    innermost().command.unwrap_or_default()
 }
 
 /// A subtransaction was rolled back (the first: the transaction): nothing told that the statements which began in it
@@ -100,9 +102,14 @@ pub unsafe fn enter(node: *mut pg_sys::Node) -> Outer {
         }
         let running = Running {
             kind,
-            command: CStr::from_ptr(raw::GetCommandTagName(raw::CreateCommandTag(node))),
+            command: Some(CStr::from_ptr(raw::GetCommandTagName(
+                raw::CreateCommandTag(node),
+            ))),
             subxact: engine_as_it_is().subxact,
         };
+        if DEPTH == MOST {
+            report::too_deep(); // What runs inside could not be told from what it runs in.
+        }
         set(DEPTH + 1, running);
         if raw::IsTransactionState() && !raw::IsAbortedTransactionBlockState() {
             outer.written = written_by(node);

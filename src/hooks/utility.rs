@@ -123,7 +123,8 @@ unsafe fn passes(pstmt: *mut pg_sys::PlannedStmt, text: begin::Text) -> bool {
 unsafe fn decides(node: *mut pg_sys::Node) -> bool {
     use pg_sys::TransactionStmtKind::*;
     match unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind } {
-        TRANS_STMT_PREPARE => engine().fates.undecided(),
+        // What it runs itself, deferred triggers, may be recorded, too.
+        TRANS_STMT_PREPARE => engine().fates.undecided() || unsafe { may_run(node) },
         TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED => {
             !begin::level().is_none() || guc::has_role()
         }

@@ -56,6 +56,21 @@ pub unsafe extern "C-unwind" fn trail_full() {
     .report(PgLogLevel::ERROR);
 }
 
+/// The refusal of a utility statement inside of so many others that the guard lost count. Throws.
+///
+/// # Safety
+/// Where a statement may fail: before it has begun.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn too_deep() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX,
+        "utility statements are nested too deeply",
+        function_name!(),
+    )
+    .set_hint("audit_ext guards its objects in 4096 at most.")
+    .report(PgLogLevel::ERROR);
+}
+
 /// How somebody who may gets past the guard.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -212,7 +212,6 @@ impl State {
         unsafe {
             VERSION = VERSION.wrapping_add(1);
             let seen = &mut self.seen;
-            seen.roles = Roles::now();
             seen.attributes_version = guc::attributes_version();
             set(
                 &mut seen.application_name,
@@ -224,6 +223,11 @@ impl State {
             let context = value_without_secrets(context_that_fits());
             let role = names::role(raw::GetUserId());
             let session_user = names::role(raw::GetSessionUserId());
+            // Where a name isn't known yet, this is said anew once it is.
+            seen.roles = match (role, session_user) {
+                (Some(_), Some(_)) => Roles::now(),
+                _ => Roles::default(),
+            };
             encode_session(
                 &Session {
                     started_at: pg_sys::MyStartTimestamp,

@@ -148,6 +148,9 @@ unsafe extern "C-unwind" fn stopped(_code: c_int, _argument: pg_sys::Datum) {
     if let Some((state, checkpoint)) = control()
         && is_shut_down(state)
     {
-        let _ = ring_file::write_note(STOPPED_AT, &format!("{checkpoint}\n"));
+        // The note says that the ring is as it was left (`ring_file::unused`).
+        if ring_file::sync(None).is_ok() {
+            let _ = ring_file::write_note(STOPPED_AT, &format!("{checkpoint}\n"));
+        }
     }
 }

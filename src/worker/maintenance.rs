@@ -218,13 +218,17 @@ fn close_all() -> Result<(), Failure> {
     if ended.is_empty() {
         return Ok(());
     }
-    for suffix in ended {
-        close(&suffix)?;
+    // One that can't be closed keeps no other.
+    let (done, failed): (Vec<_>, Vec<_>) = ended
+        .iter()
+        .map(|suffix| close(suffix))
+        .partition(Result::is_ok);
+    if !done.is_empty() {
+        for table in TABLES {
+            transaction(|| execute(&format!("ANALYZE audit.{table}")))?;
+        }
     }
-    for table in TABLES {
-        transaction(|| execute(&format!("ANALYZE audit.{table}")))?;
-    }
-    Ok(())
+    failed.into_iter().next().unwrap_or(Ok(()))
 }
 
 /// Closes a period that is never written to again. Each step is a transaction of its own, and each

@@ -117,7 +117,7 @@ fn trail_size() -> u64 {
     let mut size = 0;
     query(
         &format!(
-            "SELECT coalesce(sum(coalesce(p.size, (SELECT sum(pg_total_relation_size(('audit.' || t || '_' || p.suffix)::regclass)) \
+            "SELECT coalesce(sum(coalesce(p.size, (SELECT sum(pg_total_relation_size(to_regclass('audit.' || t || '_' || p.suffix))) \
                FROM unnest(ARRAY[{}]) t))), 0)::bigint FROM audit.period p",
             tables.join(", ")
         ),

@@ -239,6 +239,102 @@ fn an_error_that_a_trigger_handles_in_the_commit_is_caught() {
     );
 }
 
+/// No statement has failed there, and what the trigger runs next is still inside of that commit.
+#[test]
+fn what_a_trigger_raises_and_handles_in_the_commit_fails_nothing() {
+    let cluster = with_objects();
+    cluster
+        .psql()
+        .run(
+            "CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN
+                    BEGIN RAISE EXCEPTION 'x'; EXCEPTION WHEN raise_exception THEN NULL; END;
+                    INSERT INTO noted VALUES (new.x); RETURN NULL;
+                END $$",
+        )
+        .ok();
+    let mut client = cluster.app();
+    let before = cluster.flush();
+    client
+        .batch_execute("INSERT INTO late VALUES (1)")
+        .expect("runs");
+    client
+        .execute("INSERT INTO late VALUES (2)", &[])
+        .expect("runs");
+    client
+        .batch_execute("BEGIN; INSERT INTO late VALUES (3); COMMIT")
+        .expect("runs");
+    let told: Vec<_> = since(&cluster, before)
+        .into_iter()
+        .filter(|row| !row.starts_with("BEGIN"))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "INSERT | public.noted | 1 | 2 | success | ~ | ~ | committed | 1",
+            "INSERT | public.late | 0 | 1 | success | ~ | ~ | committed | 1",
+            "INSERT | public.noted | 1 | 2 | success | ~ | ~ | committed | 2",
+            "INSERT | public.late | 0 | 1 | success | ~ | ~ | committed | 2",
+            "INSERT | public.late | 0 | 1 | success | ~ | ~ | committed | 4",
+            "INSERT | public.noted | 1 | 2 | success | ~ | ~ | committed | 5",
+            "COMMIT | ~ | 0 | 1 | success | ~ | ~ | committed | 5",
+        ]
+    );
+}
+
+/// What the planner runs of a next statement is no part of the one before.
+#[test]
+fn what_fails_while_a_next_statement_is_planned() {
+    let cluster = Cluster::builder().setting("audit.level", "write").start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE w (x int);
+             CREATE FUNCTION fold(v int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+                $$ BEGIN IF v = 13 THEN RAISE 'unlucky'; END IF; RETURN v; END $$",
+        )
+        .ok();
+    cluster
+        .psql()
+        .command("INSERT INTO w VALUES (1); SELECT fold(13)")
+        .error();
+    assert_eq!(
+        cluster.trail(
+            "statement, outcome, transaction_outcome",
+            "command = 'INSERT'"
+        ),
+        ["INSERT INTO w VALUES (1) | success | rolled back"]
+    );
+}
+
+/// What a PREPARE runs itself is on record, where nothing was before.
+#[test]
+fn a_transaction_that_is_prepared_with_nothing_but_what_that_runs() {
+    let cluster = Cluster::builder()
+        .setting("max_prepared_transactions", "5")
+        .setting("audit.level", "read")
+        .start();
+    cluster
+        .psql()
+        .run(
+            "CREATE TABLE a (x int PRIMARY KEY); INSERT INTO a VALUES (1);
+             CREATE TABLE b (x int REFERENCES a DEFERRABLE INITIALLY DEFERRED)",
+        )
+        .ok();
+    let before = cluster.flush();
+    cluster
+        .psql()
+        .run("BEGIN; INSERT INTO b VALUES (1); PREPARE TRANSACTION 'x'; COMMIT PREPARED 'x'")
+        .ok();
+    assert_eq!(
+        cluster.trail(
+            "command, depth, transaction_outcome",
+            &format!("seq > {before}")
+        ),
+        ["SELECT | 1 | committed"]
+    );
+}
+
 #[test]
 fn checks_in_a_procedures_commit_have_its_fate() {
     let cluster = with_objects();

@@ -480,6 +480,9 @@ fn createrole_lets_nobody_into_the_trail() {
         "ALTER ROLE boss PASSWORD 'x'",
         "ALTER ROLE audit_reader RENAME TO harmless",
         "DROP ROLE auditors",
+        "CREATE PROCEDURE pg_temp.deep(n int) LANGUAGE plpgsql AS $$ BEGIN \
+             IF n > 1 THEN CALL pg_temp.deep(n - 1); ELSE ALTER ROLE audit_reader RENAME TO harmless; END IF; END $$; \
+         CALL pg_temp.deep(40)",
     ] {
         for database in [HOME, "app"] {
             let mut dba = cluster.connect("dba", database);

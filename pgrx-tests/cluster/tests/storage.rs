@@ -76,6 +76,7 @@ fn reindex_concurrently_of_the_partition_that_is_written_to() {
         cluster.flush()
     };
     let during = thread::scope(|scope| {
+        let mut old = old; // Whatever fails here, REINDEX waits no longer.
         let reindex = format!("REINDEX TABLE CONCURRENTLY {partition}");
         let reindex = scope.spawn(|| cluster.psql().db("postgres").run(reindex).ok());
         eventually("the new index is built", || {

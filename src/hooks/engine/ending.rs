@@ -137,8 +137,18 @@ impl Engine {
         }
     }
 
-    /// An error was reported that belongs to the held statement: its commit failed.
-    pub fn held_failed(&mut self) {
+    /// An error was reported that belongs to the held statement. In its commit somebody may yet handle it: the
+    /// transaction's end tells.
+    pub fn commit_fails(&mut self) {
+        if self.held().is_some_and(|held| held.fast_path) {
+            self.held_failed();
+        } else {
+            self.committing = true;
+        }
+    }
+
+    /// The held statement's commit has failed.
+    fn held_failed(&mut self) {
         if let Some(id) = self.held.take() {
             // Its time ends now: the commit is a part of what failed.
             self.pool[id].numbers.duration = -1;
