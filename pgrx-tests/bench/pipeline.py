@@ -3,6 +3,7 @@ process takes for a client's own statement, without waiting for a client each ti
 are left to lie until all are there."""
 
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -70,6 +71,8 @@ class Pipeline:
                 time.sleep(0.5)
                 self.bytes_of_answers = self.bytes_waiting()
             while self.bytes_waiting() < self.bytes_of_answers:
+                if not os.path.exists(f"/proc/{self.pid}"):
+                    raise RuntimeError("the session has ended")
                 time.sleep(0.0004)
             self.until_ready(STATEMENTS_AHEAD)
 
