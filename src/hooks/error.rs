@@ -273,14 +273,13 @@ fn remember(sqlstate: u32, message: &[u8], statement: Option<&[u8]>, told: bool)
     }
     // What is behind is cut anyway, and may be of any length.
     let message = &message[..message.len().min(ERROR_MAX + ERROR_MAX / 8)];
-    let of_client = statement.is_none().then(clients_string);
+    let mut nothing = redact::Seen::NOTHING;
+    let (text, seen) = match statement {
+        Some(text) => (text, &mut nothing),
+        None => clients_string(),
+    };
     let mut sink = CutSink::new(&mut engine().error.message, ERROR_MAX);
-    match (statement, of_client) {
-        (None, Some((text, seen))) => {
-            redact::redact_next_error_message(message, text, seen, &mut sink)
-        }
-        (text, _) => redact::redact_error_message(message, text.unwrap_or_default(), &mut sink),
-    }
+    redact::redact_next_error_message(message, text, seen, &mut sink);
 }
 
 /// Whether an error that comes while no statement runs is the failure of the held one's commit, and

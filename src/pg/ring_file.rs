@@ -258,7 +258,7 @@ fn put_aside(directory: &Path) -> Result<(), String> {
         mark != 0 && before.is_some_and(|before| before.is_none_or(|mark| mark == 0))
     };
     let clean = directory.join(STOPPED_AT).exists();
-    let done = match unused(&current).filter(|_| clean) {
+    let done = match clean.then(|| unused(&current)).flatten() {
         Some(mark) if !first_after(mark) => fs::unlink(&current),
         _ => fs::rename(&current, directory.join(format!("{CURRENT}.{next}.old"))),
     };

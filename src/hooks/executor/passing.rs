@@ -3,26 +3,27 @@
 use super::super::engine::Mark;
 use super::*;
 
-/// Starts a nested query that has no frame, and writes and locks nothing. Throws.
+/// Starts a nested query that has no frame, and writes and locks nothing, so that the guard has no look at it. Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_first")]
 pub(super) unsafe fn start_passing_read(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe {
-        let marker = 0u8;
-        if !can_pass() {
-            return start_passing_anew(query, eflags);
-        }
-        engine_as_it_is().count_passing();
-        let calls = engine_as_it_is().pass(&raw const marker as usize);
-        NEXT_START(query, eflags);
-        engine_as_it_is().passed(calls);
-    }
+    unsafe { pass_to(query, eflags, |query, eflags| NEXT_START(query, eflags)) };
 }
 
 /// Starts a nested query that has none. Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_hot")]
 pub(super) unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int) {
+    unsafe { pass_to(query, eflags, |query, eflags| start_next(query, eflags)) };
+}
+
+/// Throws what `next` throws, which has nothing to drop.
+#[inline(always)]
+unsafe fn pass_to(
+    query: *mut pg_sys::QueryDesc,
+    eflags: c_int,
+    next: impl Fn(*mut pg_sys::QueryDesc, c_int) + Copy,
+) {
     unsafe {
         let marker = 0u8;
         if !can_pass() {
@@ -30,7 +31,7 @@ pub(super) unsafe fn start_passing(query: *mut pg_sys::QueryDesc, eflags: c_int)
         }
         engine_as_it_is().count_passing();
         let calls = engine_as_it_is().pass(&raw const marker as usize);
-        start_next(query, eflags);
+        next(query, eflags);
         engine_as_it_is().passed(calls);
     }
 }
