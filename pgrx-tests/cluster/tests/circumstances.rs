@@ -204,3 +204,18 @@ fn a_context_that_a_reload_refuses_is_nobodys_failure() {
         ["SELECT 1 | success | ~", "SELECT 2 | success | ~"]
     );
 }
+
+/// A statement that fails before its session has looked the role up is told without; those behind it are not.
+#[test]
+fn a_role_that_is_new_to_the_session() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE ROLE bob; SET ROLE bob").ok();
+    let mut client = cluster.app();
+    client.batch_execute("SET ROLE bob").expect("sets");
+    crate::fails(&mut client, "SELECT * FROM nosuch");
+    client.batch_execute("SELECT 1").expect("runs");
+    assert_eq!(
+        cluster.trail("role_name", "statement = 'SELECT 1'"),
+        ["bob"]
+    );
+}
