@@ -44,6 +44,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
         pg::shared::install();
         pg::names::install();
         pg::foreign::install();
+        pg::near::install();
         hooks::install();
         worker::register();
     }

@@ -19,11 +19,31 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 #[inline(never)]
 pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
-    if bytes.len() < LONG && std::arch::is_x86_feature_detected!("sse4.2") {
+    if bytes.len() < LONG && has_instruction() {
         // SAFETY: the processor has the instruction.
         return unsafe { short(crc, bytes) };
     }
     long(crc, bytes)
+}
+
+/// Whether the processor has the instruction. (The standard library knows, in a place that nothing else on the path of
+/// a statement looks at.)
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn has_instruction() -> bool {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    const UNKNOWN: u8 = 2;
+    #[unsafe(link_section = "audit_data")]
+    static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+    #[cold]
+    fn ask() -> u8 {
+        let known = std::arch::is_x86_feature_detected!("sse4.2").into();
+        KNOWN.store(known, Ordering::Relaxed);
+        known
+    }
+    let known = KNOWN.load(Ordering::Relaxed);
+    (if known == UNKNOWN { ask() } else { known }) == 1
 }
 
 #[cold]

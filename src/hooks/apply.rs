@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use super::engine::{Engine, Id, engine, with};
 use super::frame::Frame;
 use super::{begin, capture, emit};
-use crate::pg::{compat, durability, guc, names, raw, session};
+use crate::pg::{compat, durability, guc, names, near, raw, session};
 
 pub const COMMAND: &[u8] = b"APPLY";
 pub const CLASSES: Classes = Classes::of(Class::Write);
@@ -51,7 +51,7 @@ unsafe fn subscription() -> *const core::ffi::c_char {
 /// From the callback, where catalogs can be read.
 #[inline]
 pub unsafe fn before_commit() {
-    if unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BG_WORKER {
+    if near::MyBackendType() == pg_sys::BackendType::B_BG_WORKER {
         unsafe { take_down() };
     }
 }

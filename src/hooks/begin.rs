@@ -14,7 +14,7 @@ use super::engine::{self, Engine, Id, Repeat, Source};
 use super::frame::{Frame, State};
 use super::repeats::{self, Known, Plan};
 use super::{capture, settings};
-use crate::pg::{guc, lexis, parallel, raw, session, slot, unlock};
+use crate::pg::{guc, lexis, near, parallel, raw, session, slot, unlock};
 
 /// Where a statement stands in the string that the server parsed.
 #[derive(Clone, Copy)]
@@ -168,7 +168,7 @@ pub unsafe fn query<'e>(
         last_sub,
         message_at,
         source_end,
-        portal: unsafe { pg_sys::ActivePortal } as usize,
+        portal: near::ActivePortal() as usize,
         address,
         catcher: engine::catcher(),
         subxact: engine.subxact,
@@ -276,7 +276,7 @@ fn may_commit(engine: &mut Engine) -> bool {
 #[inline]
 pub unsafe fn is_portals(source: *const c_char) -> bool {
     unsafe {
-        let portal = pg_sys::ActivePortal;
+        let portal = near::ActivePortal();
         !portal.is_null() && (*portal).sourceText == source
     }
 }
@@ -439,7 +439,7 @@ pub unsafe fn repeat(
         session,
         level: guc::level(),
         classes,
-        portal: unsafe { pg_sys::ActivePortal } as usize,
+        portal: near::ActivePortal() as usize,
         text_from,
         entry,
         ..Repeat::NONE

@@ -17,7 +17,7 @@ use super::frame::Frame;
 use super::{repeats, room};
 use crate::pg::names::Relation;
 use crate::pg::shared::Shared;
-use crate::pg::{durability, raw, report, ring_file, session, shared, slot};
+use crate::pg::{durability, near, raw, report, ring_file, session, shared, slot};
 use pgrx::pg_sys;
 
 /// A record is at most an eighth of the ring and 1 MB (spec/capture.md, rule 15).
@@ -391,7 +391,7 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
         return false;
     }
     let encoded = encode_repeat(of, numbers);
-    let pid = unsafe { pg_sys::MyProcPid } as u32;
+    let pid = near::MyProcPid() as u32;
     let pushed = ring.try_push_referring(&[&encoded], pid, Limit::Whole, of);
     if let Err(PushError::TooFar { .. }) = pushed {
         cold_path();
@@ -407,7 +407,7 @@ fn send_repeat(numbers: &Numbers, of: u64) -> bool {
 fn send(numbers: &Numbers, sections: [Option<&[u8]>; SECTIONS]) -> Option<u64> {
     let (ring, shared) = (ring_file::ring()?, shared::shared()?);
     let encoded = Encoded::new(numbers, sections);
-    let pid = unsafe { pg_sys::MyProcPid } as u32;
+    let pid = near::MyProcPid() as u32;
     let mut staged = [MaybeUninit::uninit(); STAGE];
     let pushed = match encoded.write_to(&mut staged) {
         Some(payload) => ring.try_push(&[payload], pid, Limit::Whole),

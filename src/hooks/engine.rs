@@ -29,7 +29,7 @@ use super::attempted::Place;
 use super::error::LastError;
 use super::frame::{Aside, Frame, Wraps};
 use super::{capture, checks, emit, settings};
-use crate::pg::{asks, raw, slot};
+use crate::pg::{asks, near, raw, slot};
 use core::hint::cold_path;
 pub use lone::Lone;
 pub use passing::Mark;
@@ -186,7 +186,7 @@ pub fn shield(f: impl FnOnce()) {
 /// Where an ERROR would jump to: larger is further out. (Without a catcher it ends the process.)
 #[inline]
 pub fn catcher() -> usize {
-    (unsafe { pg_sys::PG_exception_stack } as usize).wrapping_sub(1)
+    (near::PG_exception_stack() as usize).wrapping_sub(1)
 }
 
 impl Engine {

@@ -9,7 +9,7 @@
 //!
 //! What each statement runs lies together, in a section `audit_hot` of the library (three pages instead of
 //! nine), what one runs that is left out in `audit_first`, some twenty lines, and the statics that they look at in
-//! `audit_data`. (Names that begin with `.text` would do nothing:
+//! `audit_data`, where [`crate::pg::near`] is what each of them needs. (Names that begin with `.text` would do nothing:
 //! the linker doesn't keep those together.)
 
 use audit_core::event::Classes;
@@ -21,6 +21,7 @@ use super::engine::{Id, engine, engine_as_it_is, with_as_it_is};
 use super::planned::{CLASSES_OF_READ, classes_of_plan, only_reads};
 use super::{begin, capture, guard, planned};
 use crate::executor_run_fn;
+use crate::pg::near::NEAR;
 use crate::pg::{asks, compat, guc, raw, session};
 
 mod lone;
@@ -31,29 +32,16 @@ use lone::{
 };
 use passing::{pass_without, run_passing, start_passing, start_passing_read};
 
-type Start = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
-type Stop = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
-
-// What was there before us, or the server's own.
-#[unsafe(link_section = "audit_data")]
-static mut NEXT_START: Start = raw::standard_ExecutorStart;
-#[unsafe(link_section = "audit_data")]
-static mut NEXT_RUN: compat::ExecutorRun = raw::standard_ExecutorRun;
-#[unsafe(link_section = "audit_data")]
-static mut NEXT_FINISH: Stop = raw::standard_ExecutorFinish;
-#[unsafe(link_section = "audit_data")]
-static mut NEXT_END: Stop = raw::standard_ExecutorEnd;
-
 /// Puts the hooks in front of those that are there.
 ///
 /// # Safety
 /// From `_PG_init` only.
 pub unsafe fn install() {
     unsafe {
-        NEXT_START = pg_sys::ExecutorStart_hook.unwrap_or(NEXT_START);
-        NEXT_RUN = pg_sys::ExecutorRun_hook.unwrap_or(NEXT_RUN);
-        NEXT_FINISH = pg_sys::ExecutorFinish_hook.unwrap_or(NEXT_FINISH);
-        NEXT_END = pg_sys::ExecutorEnd_hook.unwrap_or(NEXT_END);
+        NEAR.start = pg_sys::ExecutorStart_hook.unwrap_or(NEAR.start);
+        NEAR.run = pg_sys::ExecutorRun_hook.unwrap_or(NEAR.run);
+        NEAR.finish = pg_sys::ExecutorFinish_hook.unwrap_or(NEAR.finish);
+        NEAR.end = pg_sys::ExecutorEnd_hook.unwrap_or(NEAR.end);
         pg_sys::ExecutorStart_hook = Some(start);
         pg_sys::ExecutorRun_hook = Some(run);
         pg_sys::ExecutorFinish_hook = Some(finish);
@@ -77,7 +65,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, eflags: c_int) 
                 start_lone_read(query, eflags);
             } else if begin::is_portals((*query).sourceText) {
                 engine_as_it_is().statement_id += 1;
-                NEXT_START(query, eflags);
+                (NEAR.start)(query, eflags);
             } else {
                 start_unrecorded(query, eflags);
             }
@@ -195,7 +183,7 @@ fn is_nested_left_out(classes: Classes) -> bool {
 unsafe fn start_next(query: *mut pg_sys::QueryDesc, eflags: c_int) {
     unsafe {
         guard::check_query(query, eflags);
-        NEXT_START(query, eflags);
+        (NEAR.start)(query, eflags);
     }
 }
 
@@ -275,7 +263,7 @@ unsafe fn way_to_run() -> compat::ExecutorRun {
         cold_path();
         run_known // Inside of it, or while it is suspended.
     } else if !asks::is_stirred() {
-        unsafe { NEXT_RUN } // No query of ours, so none that this one could be inside of.
+        unsafe { NEAR.run } // No query of ours, so none that this one could be inside of.
     } else {
         run_any
     }
@@ -290,7 +278,7 @@ executor_run_fn! {
     if engine_as_it_is().has_no_query() && engine_as_it_is().may_surely_pass() {
         run_passing // From now on that is known.
     } else if engine_as_it_is().knows_no_query() {
-        NEXT_RUN // As above.
+        NEAR.run // As above.
     } else {
         run_known
     }
@@ -339,7 +327,7 @@ executor_run_fn! {
             });
         }
     },
-    NEXT_RUN
+    NEAR.run
 }
 
 /// Adds rows; -1 stands for none counted yet.
@@ -353,7 +341,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     unsafe {
         // The end of a query that only reads runs nothing: it has no triggers.
         if only_reads((*query).plannedstmt) {
-            NEXT_FINISH(query);
+            (NEAR.finish)(query);
         } else if engine_as_it_is().lone.is(query as usize) {
             finish_lone(query);
         } else {
@@ -369,7 +357,7 @@ unsafe fn finish_writing(query: *mut pg_sys::QueryDesc) {
         let address = &raw const marker as usize;
         let id = resume_to(query, address);
         let calls = pass_without(id, address);
-        NEXT_FINISH(query);
+        (NEAR.finish)(query);
         guard::check_outcome(query);
         if let Some(calls) = calls {
             engine_as_it_is().passed(calls);
@@ -386,16 +374,16 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let engine = engine_as_it_is();
         if asks::passes() {
-            NEXT_END(query);
+            (NEAR.end)(query);
         } else if engine.lone.is(query as usize) {
             if engine.lone.lasts() || guc::assigned() {
                 end_lone(query);
             } else {
                 engine.lone.forget();
-                NEXT_END(query);
+                (NEAR.end)(query);
             }
         } else if engine.has_no_query() {
-            NEXT_END(query);
+            (NEAR.end)(query);
         } else {
             end_known(query);
         }
@@ -408,7 +396,7 @@ unsafe fn end_known(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
         let id = resume_known(query, &raw const marker as usize, true);
-        NEXT_END(query);
+        (NEAR.end)(query);
         if let Some(id) = id {
             with_as_it_is(|engine| engine.query_ended(id));
         }

@@ -92,7 +92,7 @@ unsafe fn option(name: &core::ffi::CStr, options: *const pg_sys::List) -> *const
 }
 
 /// [`accessed`], where nobody else listens: of the calls of functions only those that may leave something.
-#[unsafe(link_section = "audit_hot")]
+#[unsafe(link_section = "audit_first")]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,

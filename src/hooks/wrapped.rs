@@ -12,7 +12,7 @@ use super::frame::{Frame, Wraps};
 use super::parameters;
 use super::planned::classes_of_plan;
 use super::used::learn_names;
-use crate::pg::{acl, compat, guc, names, raw};
+use crate::pg::{acl, compat, guc, names, near, raw};
 
 /// Whether the innermost statement is a utility statement that runs just this query. Never throws.
 ///
@@ -33,7 +33,7 @@ pub unsafe fn is_there(query: *mut pg_sys::QueryDesc) -> bool {
 /// Whether the active portal is the wrapper's own: the first that runs its text. (Cursors of functions that
 /// the query calls, or that make its parameters, have portals, too.)
 unsafe fn is_own_portal(frame: &mut Frame, source: usize) -> bool {
-    let portal = unsafe { pg_sys::ActivePortal };
+    let portal = near::ActivePortal();
     if portal.is_null() || portal as usize == frame.portal {
         return false;
     }

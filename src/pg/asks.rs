@@ -4,15 +4,24 @@
 use audit_core::event::Classes;
 use audit_core::level::Level;
 
+use super::near::NEAR;
 use super::raw;
 
-/// [`Level::to_bits`], and of the bits that it leaves: who else asks.
-#[unsafe(link_section = "audit_data")]
-static mut WORD: u32 = Level::NONE.to_bits() | STIRRED;
+/// There is one, in [`NEAR`].
+pub struct Asks {
+    /// [`Level::to_bits`], and of the bits that it leaves: who else asks.
+    word: u32,
+    /// The user that queries run as, where the name is known (`pg::session`); else 0. Beside the word, as it is looked
+    /// at with it.
+    known_user: u32,
+}
 
-/// The user that queries run as, where the name is known (`pg::session`); else 0. Beside the word, as it is looked at with it.
-#[unsafe(link_section = "audit_data")]
-static mut KNOWN_USER: u32 = 0;
+impl Asks {
+    pub(super) const FOR_NOTHING: Asks = Asks {
+        word: Level::NONE.to_bits() | STIRRED,
+        known_user: 0,
+    };
+}
 
 /// More may be under way than a lone query (`hooks::engine::calm`).
 const STIRRED: u32 = 1 << 19;
@@ -40,7 +49,7 @@ const _: () = assert!(Level::MOST_BITS & (OTHERS | STIRRED | SYNCS | PASSES) == 
 #[inline]
 fn word() -> u32 {
     // SAFETY of all uses: a backend is one thread.
-    unsafe { WORD }
+    unsafe { NEAR.asks.word }
 }
 
 /// `audit.level`
@@ -51,7 +60,7 @@ pub fn level() -> Level {
 
 /// `audit.level` is now what [`Level::to_bits`] said.
 pub fn set_level(bits: u32) {
-    unsafe { WORD = (WORD & !Level::MOST_BITS) | bits };
+    unsafe { NEAR.asks.word = (NEAR.asks.word & !Level::MOST_BITS) | bits };
 }
 
 #[inline]
@@ -61,7 +70,13 @@ pub fn has(asker: Asker) -> bool {
 
 pub fn set(asker: Asker, asks: bool) {
     let bit = asker as u32;
-    unsafe { WORD = if asks { WORD | bit } else { WORD & !bit } };
+    unsafe {
+        NEAR.asks.word = if asks {
+            NEAR.asks.word | bit
+        } else {
+            NEAR.asks.word & !bit
+        }
+    };
 }
 
 /// Whether nobody asks for a statement of these classes, however it ends.
@@ -104,10 +119,10 @@ pub fn passes() -> bool {
 #[inline]
 pub fn let_pass(passes: bool) {
     unsafe {
-        WORD = if passes {
-            WORD | PASSES
+        NEAR.asks.word = if passes {
+            NEAR.asks.word | PASSES
         } else {
-            WORD & !PASSES
+            NEAR.asks.word & !PASSES
         }
     };
 }
@@ -126,29 +141,35 @@ pub fn for_no_end() -> bool {
 
 /// `audit.durability` is now `commit`, or isn't.
 pub fn set_syncs(syncs: bool) {
-    unsafe { WORD = if syncs { WORD | SYNCS } else { WORD & !SYNCS } };
+    unsafe {
+        NEAR.asks.word = if syncs {
+            NEAR.asks.word | SYNCS
+        } else {
+            NEAR.asks.word & !SYNCS
+        }
+    };
 }
 
 /// Until a transaction's end says otherwise, more may be under way: to be called before it is.
 #[inline]
 pub fn stir() {
-    unsafe { WORD |= STIRRED };
+    unsafe { NEAR.asks.word |= STIRRED };
 }
 
 /// A transaction's end says that nothing is under way any more. For the engine only.
 #[inline]
 pub fn calm_down() {
-    unsafe { WORD &= !STIRRED };
+    unsafe { NEAR.asks.word &= !STIRRED };
 }
 
 /// Whether the name of the user that queries run as is known. (And of the session's: it changes together with this
 /// one, and is looked up with it.) Never throws.
 #[inline]
 pub fn user_is_known() -> bool {
-    unsafe { KNOWN_USER == raw::GetUserId().to_u32() }
+    unsafe { NEAR.asks.known_user == raw::GetUserId().to_u32() }
 }
 
 /// The name of this user is known from now on; 0: it may have changed.
 pub fn set_known_user(user: u32) {
-    unsafe { KNOWN_USER = user };
+    unsafe { NEAR.asks.known_user = user };
 }

@@ -19,6 +19,7 @@ pub mod lexis;
 pub mod limits;
 pub mod lookup;
 pub mod names;
+pub mod near;
 pub mod parallel;
 pub mod random;
 pub mod raw;

@@ -8,6 +8,12 @@
 use core::ffi::{c_char, c_int, c_void};
 use pgrx::pg_sys;
 
+// Never throw, as those below of which it is said.
+pub use super::near::{
+    GetCurrentStatementStartTimestamp, GetCurrentTimestamp, GetSessionUserId,
+    GetTopFullTransactionIdIfAny, GetUserId,
+};
+
 /// What holds a name, its NUL included.
 pub const NAMEDATALEN: usize = pg_sys::NAMEDATALEN as usize;
 
@@ -337,14 +343,9 @@ unsafe extern "C-unwind" {
     pub fn ConditionVariableCancelSleep() -> CancelSleep;
     pub fn ConditionVariableBroadcast(cv: *mut pg_sys::ConditionVariable);
     pub fn ConditionVariableSignal(cv: *mut pg_sys::ConditionVariable);
-    pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
     pub fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
-    pub fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     pub fn ActiveSnapshotSet() -> bool;
-    pub fn GetUserId() -> pg_sys::Oid;
-    pub fn GetSessionUserId() -> pg_sys::Oid;
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
-    pub fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
     pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
@@ -391,6 +392,24 @@ pub unsafe fn bytes<'a>(s: *const c_char) -> &'a [u8] {
         return &[];
     }
     unsafe { core::ffi::CStr::from_ptr(s) }.to_bytes()
+}
+
+/// Whether a C string has these bytes; NULL has none. (For a few bytes, without libc's functions.) Never throws.
+///
+/// # Safety
+/// `s` is NULL or NUL-terminated.
+#[inline]
+pub unsafe fn are(s: *const c_char, bytes: &[u8]) -> bool {
+    if s.is_null() {
+        return bytes.is_empty();
+    }
+    // SAFETY: all bytes before are those of `bytes`, none of which is NUL, or the loop has ended.
+    let at = |i: usize| unsafe { *s.add(i) as u8 };
+    bytes
+        .iter()
+        .enumerate()
+        .all(|(i, byte)| *byte != 0 && at(i) == *byte)
+        && at(bytes.len()) == 0
 }
 
 /// An OID column of a catalog row, which is never NULL. Never throws.

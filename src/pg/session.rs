@@ -8,7 +8,7 @@ use core::hint::cold_path;
 use pgrx::pg_sys;
 
 use super::connection::{self, Peer};
-use super::{asks, compat, guc, lexis, names, raw, ring_file};
+use super::{asks, compat, guc, lexis, names, near, raw, ring_file};
 
 /// What can change while a session runs, as last seen.
 #[derive(Default)]
@@ -87,7 +87,7 @@ pub fn is_worker() -> bool {
 #[inline]
 pub fn has_client() -> bool {
     use pg_sys::BackendType::{B_BACKEND, B_WAL_SENDER};
-    let kind = unsafe { pg_sys::MyBackendType };
+    let kind = near::MyBackendType();
     kind == B_BACKEND || kind == B_WAL_SENDER
 }
 
@@ -199,7 +199,7 @@ impl State {
         let seen = &self.seen;
         unsafe {
             seen.roles != Roles::now()
-                || seen.application_name != raw::bytes(pg_sys::application_name)
+                || !raw::are(near::application_name(), &seen.application_name)
                 || self.encoded.is_empty()
                 || seen.attributes_version != guc::attributes_version()
                 || (neon_is_there() && seen.neon_branch_changed())

@@ -33,7 +33,7 @@ pub(super) unsafe fn start_lone_read(query: *mut pg_sys::QueryDesc, eflags: c_in
         let engine = engine_as_it_is();
         engine.statement_id += 1;
         engine.begin_lone(query as usize, &raw const marker as usize, false);
-        NEXT_START(query, eflags);
+        (NEAR.start)(query, eflags);
         pause_lone(query);
     }
 }
@@ -85,7 +85,7 @@ executor_run_fn! {
             }
         }
     },
-    NEXT_RUN
+    NEAR.run
 }
 
 #[inline(never)]
@@ -93,7 +93,7 @@ pub(super) unsafe fn finish_lone(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
-        NEXT_FINISH(query);
+        (NEAR.finish)(query);
         guard::check_outcome(query);
         pause_lone(query);
     }
@@ -132,7 +132,7 @@ unsafe fn end_next(query: *mut pg_sys::QueryDesc) -> bool {
     unsafe {
         let marker = 0u8;
         engine_as_it_is().resume_lone(&raw const marker as usize);
-        NEXT_END(query);
+        (NEAR.end)(query);
     }
     let alone = engine_as_it_is().lone.pause(query as usize);
     if !alone {

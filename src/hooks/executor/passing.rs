@@ -7,7 +7,7 @@ use super::*;
 #[inline(never)]
 #[unsafe(link_section = "audit_first")]
 pub(super) unsafe fn start_passing_read(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    unsafe { pass_to(query, eflags, |query, eflags| NEXT_START(query, eflags)) };
+    unsafe { pass_to(query, eflags, |query, eflags| (NEAR.start)(query, eflags)) };
 }
 
 /// Starts a nested query that has none. Throws.
@@ -59,7 +59,7 @@ executor_run_fn! {
             engine_as_it_is().passed(calls);
         }
     },
-    NEXT_RUN,
+    NEAR.run,
     if !can_pass() => run_passing_anew
 }
 
@@ -83,7 +83,7 @@ executor_run_fn! {
             engine_as_it_is().passed(calls);
         }
     },
-    NEXT_RUN
+    NEAR.run
 }
 
 /// A query of which no statement is known runs on: one that passes. Never throws.
