@@ -79,6 +79,15 @@ pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
 /// Runs `f` in a transaction of the worker's with a snapshot, inside an SPI connection, and commits.
 /// An ERROR aborts it and is returned. FATAL ends the process, as everywhere.
 pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    transaction_that_ends(true, f)
+}
+
+/// [`transaction`], but what worked is taken back.
+pub fn rehearsal<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    transaction_that_ends(false, f)
+}
+
+fn transaction_that_ends<R>(commits: bool, f: impl FnOnce() -> R) -> Result<R, Failure> {
     let outcome = catch(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
@@ -88,10 +97,12 @@ pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
         let value = f();
         pg_sys::SPI_finish();
         pg_sys::PopActiveSnapshot();
-        pg_sys::CommitTransactionCommand();
+        if commits {
+            pg_sys::CommitTransactionCommand();
+        }
         value
     });
-    if outcome.is_err() {
+    if outcome.is_err() || !commits {
         // Doesn't throw: an ERROR while aborting is a PANIC in the end.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }

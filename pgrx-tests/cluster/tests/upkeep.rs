@@ -155,6 +155,57 @@ fn a_trail_that_cannot_be_written_to_drops_what_is_due() {
     assert_whole(&cluster);
 }
 
+/// What made the storing fail is gone before the last resort, an event without its content, is tried.
+#[test]
+fn what_heals_between_two_tries_costs_no_event_its_content() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE awkward (x int)").ok();
+    cluster.flush();
+    // Each try takes half a second.
+    let mut admin = unlocked(&cluster);
+    admin
+        .batch_execute(
+            "ALTER TABLE audit.statement ADD CONSTRAINT fault \
+             CHECK (relations IS NULL OR 'public.awkward' <> ALL (relations) OR pg_sleep(0.5)::text IS NULL) \
+             NOT VALID",
+        )
+        .expect("unlocked");
+    let worker = cluster.worker_pid().expect("the worker runs");
+    let mut watcher = cluster.connect("postgres", HOME);
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.parameters = on")
+        .expect("sets");
+    client
+        .execute("INSERT INTO awkward VALUES ($1)", &[&4711_i32])
+        .expect("inserts");
+    eventually("the worker fails", || {
+        cluster.log().contains("cannot store events")
+    });
+    // Behind a pause the event is tried as it is.
+    let mut quiet = 0;
+    eventually("it tries again", || {
+        let tries: bool = watcher
+            .query_one(
+                "SELECT wait_event IS NOT DISTINCT FROM 'PgSleep' FROM pg_stat_activity WHERE pid = $1",
+                &[&(worker as i32)],
+            )
+            .expect("asks")
+            .get(0);
+        let begins = tries && quiet >= 10;
+        quiet = if tries { 0 } else { quiet + 1 };
+        begins
+    });
+    admin
+        .batch_execute("ALTER TABLE audit.statement DROP CONSTRAINT fault")
+        .expect("unlocked");
+    assert_eq!(
+        cluster.trail("parameters, details -> 'unstorable'", "command = 'INSERT'"),
+        ["{4711} | ~"]
+    );
+    assert_whole(&cluster);
+}
+
 /// REINDEX CONCURRENTLY puts another index in the place of the one that the worker writes to.
 #[test]
 fn an_index_that_is_made_anew_costs_no_event_its_content() {

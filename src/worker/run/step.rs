@@ -7,7 +7,14 @@ impl Worker {
     pub(super) fn step(&mut self, source: &mut dyn Source) -> Drained {
         let begun = Instant::now();
         match self.try_step(source) {
+            Ok(_) if self.trial == Trial::Rehearsal => {
+                source.rewind();
+                self.forget();
+                self.trial = self.trial.worked();
+                Drained::Stored { full: true }
+            }
             Ok(drained) => {
+                self.trial = self.trial.worked();
                 self.recovered();
                 if let Drained::Stored { .. } = drained {
                     let spent = begun.elapsed().as_nanos() as u64;
@@ -31,8 +38,13 @@ impl Worker {
         let at = self.look_at_clock().max(self.last_recorded_at);
         self.enter_period(at)?;
         self.note_dropped()?;
+        let trial = self.trial;
         let (worker, source_again) = (&mut *self, &mut *source);
-        let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
+        let write = || worker.fill_and_write(source_again, at);
+        if trial == Trial::Rehearsal {
+            return rehearsal(write).map(|(_, _, drained)| drained);
+        }
+        let (gaps, at, drained) = transaction(write)?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
@@ -97,7 +109,12 @@ impl Worker {
             pgrx::error!("audit_ext: the worker is not attached");
         };
         let batch = &mut self.batch;
-        let (texts, care) = (self.texts, self.care);
+        let texts = self.texts;
+        let care = if self.trial.is_bare() {
+            Care::Bare
+        } else {
+            Care::Whole
+        };
         let before = source.progress();
         let mut gaps = 0;
         batch.clear();
@@ -209,7 +226,6 @@ impl Worker {
             }
         }
         // Demands that were lowered for a troublesome event rise again behind it.
-        self.care = Care::Whole;
         self.max_rows = (self.max_rows * 2).min(MAX_ROWS);
         self.upkeep.stored(rows);
         if let Some(current) = &self.current {
@@ -231,31 +247,32 @@ impl Worker {
     }
 
     /// An event whose content makes the batch fail is found by storing one by one, and then stored
-    /// without its content. `false`: content isn't what is wrong.
+    /// without its content (audit_core::trial). `false`: content isn't what is wrong.
     fn lower_demands(&mut self, failure: &Failure) -> bool {
         if !failure.is_about_content() {
             return false;
         }
         if self.max_rows > 1 {
             self.max_rows = 1;
-        } else if self.care == Care::Whole {
-            self.care = Care::Bare;
-            if self.back_off.is_none() {
-                pgrx::log!(
-                    "audit_ext worker stores an event without its content: {}",
-                    failure.message
-                );
-            }
-        } else {
-            return false;
+            return true;
         }
+        let Some(next) = self.trial.failed() else {
+            return false;
+        };
+        if next == Trial::Bare {
+            pgrx::log!(
+                "audit_ext worker stores an event without its content: {}",
+                failure.message
+            );
+        }
+        self.trial = next;
         true
     }
 
     /// Waits longer from failure to failure; says so once.
     pub(super) fn failed(&mut self, failure: &Failure) {
         // Nothing is left out for a reason that is gone when events can be stored again.
-        self.care = Care::Whole;
+        self.trial = Trial::Whole;
         if let Ok(false) = is_home() {
             // DROP EXTENSION took the tables away: no failure. (Another trail may be there already.)
             self.home_lost = true;
