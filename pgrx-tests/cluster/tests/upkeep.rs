@@ -81,6 +81,58 @@ fn a_period_that_cannot_be_closed_keeps_no_other() {
     assert!(!log.contains("terminated by signal"), "{log}");
 }
 
+/// Periods of which a superuser has taken the events away, or everything, keep no later one from being dropped.
+#[test]
+fn a_period_whose_tables_are_gone_keeps_no_other() {
+    let clock = Clock::new();
+    let cluster = clock.of(cluster()).start();
+    early_in_a_period();
+    let periods: Vec<_> = (1..=3)
+        .map(|n| {
+            cluster.psql().run(format!("SELECT 'period {n}'")).ok();
+            let suffix = suffix(&cluster);
+            clock.set_ahead(60 * n);
+            suffix
+        })
+        .collect();
+    knock(&cluster);
+    let tables = ["event", "session", "statement", "fate", "batch"];
+    let mut admin = unlocked(&cluster);
+    for (suffix, gone) in periods.iter().zip([&tables[..1], &tables[..]]) {
+        for table in gone {
+            admin
+                .batch_execute(&format!(
+                    "ALTER EXTENSION audit_ext DROP TABLE audit.{table}_{suffix}; DROP TABLE audit.{table}_{suffix}"
+                ))
+                .expect("unlocked");
+        }
+    }
+    set(&cluster, "audit.retention", "'3s'");
+    until(&cluster, "the third period goes", |c| {
+        is_gone(c, "period 3")
+    });
+    let left = |suffix: &str| {
+        cluster.value(&format!(
+            "SELECT count(*) FROM audit.period WHERE suffix = '{suffix}'"
+        ))
+    };
+    // Of the second nothing is left to refuse; what became of its events audit.verify() asks as before.
+    until(&cluster, "the second period goes", |_| {
+        left(&periods[1]) == "0"
+    });
+    let told = "command = 'RETENTION' AND NOT details ? 'first_seq'";
+    until(&cluster, "it is told", |c| {
+        c.trail_of("details ->> 'events'", told) == ["0"]
+    });
+    let problems = cluster.query(HOME, "SELECT DISTINCT problem FROM audit.verify()");
+    assert!(
+        problems.iter().any(|p| p.starts_with("removed")),
+        "{problems:?}"
+    );
+    let log = cluster.log();
+    assert!(!log.contains("terminated by signal"), "{log}");
+}
+
 /// A drop locks what goes, and the tables that it is a part of: not what stays.
 #[test]
 fn a_reader_of_another_period_does_not_delay_the_drop() {
