@@ -332,10 +332,11 @@ impl Worker {
         !self.is_over()
     }
 
-    /// Events of sessions that died, which go first into the next batch.
-    pub fn queue_all(&mut self, events: Vec<Vec<u8>>) {
+    /// Events of sessions that died, which go first into the next batch. `horizon`: the first transaction id that was
+    /// given out after their death.
+    pub fn queue_all(&mut self, events: Vec<Vec<u8>>, horizon: u64) {
         self.queued.extend(events.into_iter().map(|payload| Queued {
-            of_session: true,
+            of_session: Some(horizon),
             ..Queued::new(payload)
         }));
     }

@@ -126,12 +126,14 @@ impl Worker {
         dictionary.trim();
         dictionary.read_from(before.ring_id);
         for own in &self.queued {
-            let care = if own.of_session { care } else { Care::Whole };
+            let care = own.of_session.map_or(Care::Whole, |_| care);
+            batch.horizon = own.of_session;
             let added = batch.add(&own.payload, dictionary, texts, care);
             if added.is_ok() && own.landmark {
                 batch.landmarks.push(batch.rows.len() as u32 - 1);
             }
         }
+        batch.horizon = None;
         if let Some(dropped) = source.take_dropped() {
             gaps += 1;
             let dropped = self.own.dropped(&before.ring_id, &dropped);
