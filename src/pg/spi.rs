@@ -353,9 +353,23 @@ pub struct Plan(pg_sys::SPIPlanPtr);
 impl Plan {
     /// Throws; inside [`transaction`].
     pub fn new(sql: &CStr, types: &[pg_sys::Oid]) -> Plan {
+        Self::with_options(sql, types, 0)
+    }
+
+    /// As [`Plan::new`], but planned anew for the arguments of each run: locks only the partitions that these leave.
+    pub fn for_each(sql: &CStr, types: &[pg_sys::Oid]) -> Plan {
+        Self::with_options(sql, types, pg_sys::CURSOR_OPT_CUSTOM_PLAN)
+    }
+
+    fn with_options(sql: &CStr, types: &[pg_sys::Oid], options: u32) -> Plan {
         unsafe {
             let mut types = types.to_vec();
-            let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as c_int, types.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(
+                sql.as_ptr(),
+                types.len() as c_int,
+                types.as_mut_ptr(),
+                options as c_int,
+            );
             if plan.is_null() {
                 check(pg_sys::SPI_result, &sql.to_string_lossy());
             }

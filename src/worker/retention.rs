@@ -61,7 +61,10 @@ impl Watch {
         self.next_look = Some(Instant::now() + LOOK);
         let Ok((size, due, due_at)) = transaction(|| {
             let size = if settings.1 > 0 { trail_size() } else { 0 };
-            (size, !candidates(size).is_empty(), oldest_end())
+            let last = last_batch(shared);
+            let mut due = candidates(size, last).into_iter();
+            let due = due.any(|period| !is_held(&period, &partitions(&period.suffix)));
+            (size, due, oldest_end(last))
         }) else {
             return false;
         };
@@ -131,15 +134,20 @@ struct Candidate {
     suffix: String,
     starts_at: Timestamp,
     ends_at: Timestamp,
+    /// The trail's.
+    last_batch: Timestamp,
     reason: &'static str,
 }
 
-/// Condition on a period `p`: neither it nor one after it holds the last batch.
-pub const BEFORE_LAST_BATCH: &str = "p.ends_at <= (SELECT max(recorded_at) FROM audit.batch)";
+/// When the trail's last batch was stored: neither the period that holds it nor one after it is dropped or closed. As the
+/// worker says it: who asks audit.batch has a lock of each of its partitions.
+pub fn last_batch(shared: &Shared) -> Timestamp {
+    shared.last_recorded_at.load(Ordering::SeqCst)
+}
 
-/// Periods that the limits condemn and no hold keeps, the oldest first. `size`: of the trail. Throws;
-/// in a transaction.
-fn candidates(size: u64) -> Vec<Candidate> {
+/// Periods before the last batch that the limits condemn, the oldest first. `size`: of the trail. Throws; in a
+/// transaction.
+fn candidates(size: u64, last_batch: Timestamp) -> Vec<Candidate> {
     let retention = limits::retention_seconds();
     let max = limits::max_size();
     let too_large = max > 0 && size > max && limits::on_max_size() == OnMaxSize::DropOldest;
@@ -151,7 +159,8 @@ fn candidates(size: u64) -> Vec<Candidate> {
     query(
         &format!(
             "SELECT p.suffix, p.starts_at, p.ends_at FROM audit.period p \
-             WHERE {BEFORE_LAST_BATCH} ORDER BY p.starts_at"
+             WHERE p.ends_at <= '{}' ORDER BY p.starts_at",
+            rfc3339(last_batch)
         ),
         |row| {
             let ends_at = row.number(3).unwrap_or(i64::MAX);
@@ -161,12 +170,12 @@ fn candidates(size: u64) -> Vec<Candidate> {
                     suffix,
                     starts_at: row.number(2).unwrap_or(0),
                     ends_at,
+                    last_batch,
                     reason: if old { "retention" } else { "max_size" },
                 });
             }
         },
     );
-    found.retain(|candidate| !is_held(candidate, &partitions(&candidate.suffix)));
     found
 }
 
@@ -207,36 +216,41 @@ fn has(partitions: &[Partition], table: &str) -> bool {
 /// Whether a legal hold covers a time that the period is about: when events were stored, or began. As of
 /// now: holds may have been made since the transaction began.
 fn is_held(candidate: &Candidate, partitions: &[Partition]) -> bool {
-    let began = if has(partitions, "event") {
-        format!(
-            "OR EXISTS (SELECT FROM audit.event_{} e \
-                        WHERE e.started_at >= h.held_from AND e.started_at <= h.held_to)",
-            candidate.suffix
-        )
-    } else {
-        String::new()
-    };
-    let mut held = false;
+    let (mut any, mut held) = (false, false);
     current(
         &format!(
-            "SELECT 1 FROM audit.hold h WHERE h.released_at IS NULL \
-             AND (h.held_from < '{to}' AND h.held_to >= '{from}' {began}) LIMIT 1",
-            from = rfc3339(candidate.starts_at),
-            to = rfc3339(candidate.ends_at),
+            "SELECT (held_from < '{}' AND held_to >= '{}')::int::bigint FROM audit.hold WHERE released_at IS NULL",
+            rfc3339(candidate.ends_at),
+            rfc3339(candidate.starts_at)
         ),
-        |_| held = true,
+        |row| {
+            any = true;
+            held |= row.number(1) == Some(1);
+        },
     );
+    if any && !held && has(partitions, "event") {
+        current(
+            &format!(
+                "SELECT 1 FROM audit.hold h WHERE h.released_at IS NULL \
+                 AND EXISTS (SELECT FROM audit.event_{} e \
+                             WHERE e.started_at >= h.held_from AND e.started_at <= h.held_to) LIMIT 1",
+                candidate.suffix
+            ),
+            |_| held = true,
+        );
+    }
     held
 }
 
 /// When the oldest period that no hold on its own time keeps has ended. Throws; in a transaction.
-fn oldest_end() -> Option<Timestamp> {
+fn oldest_end(last_batch: Timestamp) -> Option<Timestamp> {
     let mut end = None;
     query(
         &format!(
-            "SELECT min(p.ends_at) FROM audit.period p WHERE {BEFORE_LAST_BATCH} \
+            "SELECT min(p.ends_at) FROM audit.period p WHERE p.ends_at <= '{}' \
              AND NOT EXISTS (SELECT FROM audit.hold h WHERE h.released_at IS NULL \
-                             AND h.held_from < p.ends_at AND h.held_to >= p.starts_at)"
+                             AND h.held_from < p.ends_at AND h.held_to >= p.starts_at)",
+            rfc3339(last_batch)
         ),
         |row| end = row.number(1),
     );
@@ -247,7 +261,8 @@ fn oldest_end() -> Option<Timestamp> {
 /// the worker starts this process the next time. A period that can't be dropped, as somebody has damaged
 /// it, keeps no other.
 pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
-    let mut failed: Vec<(String, Failure)> = Vec::new();
+    // Those that stay, and why the first of them does that no hold keeps.
+    let (mut kept, mut failed) = (Vec::new(), Ok(()));
     loop {
         let next = transaction(|| {
             let size = if limits::max_size() > 0 {
@@ -255,20 +270,19 @@ pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
             } else {
                 0
             };
-            let mut due = candidates(size).into_iter();
-            due.find(|period| failed.iter().all(|(suffix, _)| *suffix != period.suffix))
+            let mut due = candidates(size, last_batch(shared)).into_iter();
+            due.find(|period| !kept.contains(&period.suffix))
         })?;
-        let Some(candidate) = next else {
-            let first = failed.into_iter().next();
-            return first.map_or(Ok(()), |(_, failure)| Err(failure));
-        };
+        let Some(candidate) = next else { return failed };
         match try_to_drop(&candidate) {
-            Ok(()) => {
+            Ok(false) => kept.push(candidate.suffix),
+            Ok(true) => {
                 shared.news.store(1, Ordering::SeqCst);
                 shared.set_worker_latch();
             }
             Err(failure) if failure.is_about_content() || is_gone(&failure) => {
-                failed.push((candidate.suffix, failure));
+                kept.push(candidate.suffix);
+                failed = failed.and(Err(failure));
             }
             Err(failure) => return Err(failure),
         }
@@ -280,27 +294,32 @@ fn is_gone(failure: &Failure) -> bool {
     failure.code == PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
 }
 
-fn try_to_drop(candidate: &Candidate) -> Result<(), Failure> {
+/// `false`: a hold keeps it.
+fn try_to_drop(candidate: &Candidate) -> Result<bool, Failure> {
     let mut tries = 0;
-    while let Err(failure) = transaction(|| drop_period(candidate, tries + 1 == TRIES)) {
+    loop {
+        let dropped = transaction(|| drop_period(candidate, tries + 1 == TRIES));
         tries += 1;
-        if failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE || tries == TRIES {
-            return Err(failure);
+        match dropped {
+            Err(failure)
+                if failure.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && tries < TRIES =>
+            {
+                std::thread::sleep(PAUSE);
+                pgrx::check_for_interrupts!();
+            }
+            done => return done,
         }
-        std::thread::sleep(PAUSE);
-        pgrx::check_for_interrupts!();
     }
-    Ok(())
 }
 
-/// One transaction; throws.
-fn drop_period(candidate: &Candidate, patiently: bool) {
+/// One transaction; throws. `false`: a hold keeps it.
+fn drop_period(candidate: &Candidate, patiently: bool) -> bool {
     let suffix = &candidate.suffix;
     // From here on nobody can make a hold.
     execute("LOCK TABLE audit.hold IN SHARE MODE NOWAIT");
     let partitions = partitions(suffix);
     if is_held(candidate, &partitions) {
-        return;
+        return false;
     }
     // What takes time comes before the locks that others would wait for.
     leave_a_row(candidate, &partitions);
@@ -324,6 +343,7 @@ fn drop_period(candidate: &Candidate, patiently: bool) {
     execute(&format!(
         "DELETE FROM audit.period WHERE suffix = '{suffix}'"
     ));
+    true
 }
 
 /// SQL made of each partition.
@@ -365,8 +385,9 @@ fn lock_tables(suffix: &str, partitions: &[Partition], patiently: bool) {
 fn keep_fates(candidate: &Candidate) {
     execute(&format!(
         "INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) \
-         SELECT (SELECT max(recorded_at) FROM audit.batch), session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
+         SELECT '{}'::timestamptz, session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
          WHERE EXISTS (SELECT FROM audit.period WHERE starts_at < '{}')",
+        rfc3339(candidate.last_batch),
         candidate.suffix,
         rfc3339(candidate.starts_at)
     ));
@@ -400,7 +421,11 @@ fn leave_a_row(candidate: &Candidate, partitions: &[Partition]) {
         candidate.reason,
     ));
     if let Some(((first, last), _)) = range {
-        retain(first as u64, last as u64);
+        retain(
+            first as u64,
+            last as u64,
+            (candidate.starts_at, candidate.ends_at),
+        );
     }
 }
 

@@ -284,6 +284,9 @@ impl Worker {
         self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(last_seq, Ordering::Relaxed);
+        self.shared
+            .last_recorded_at
+            .store(last_recorded_at, Ordering::SeqCst);
         // A predecessor may not have told of all that was dropped.
         self.shared.news.store(1, Ordering::SeqCst);
     }

@@ -153,6 +153,48 @@ fn a_reader_of_another_period_does_not_delay_the_drop() {
     assert_whole(&cluster);
 }
 
+/// Somebody who changes an old partition, and takes his time, keeps no other period from being dropped and closed.
+#[test]
+fn a_partition_that_is_locked_keeps_no_other_period() {
+    let clock = Clock::new();
+    let cluster = clock.of(cluster()).start();
+    early_in_a_period();
+    let [first, second, third] = [60, 120, 180].map(|ahead| {
+        let suffix = suffix(&cluster);
+        clock.set_ahead(ahead);
+        suffix
+    });
+    let is_closed = |suffix: &str| {
+        let sql = "SELECT frozen_at IS NOT NULL FROM audit.period WHERE suffix =";
+        cluster.value(&format!("{sql} '{suffix}'")) == "t"
+    };
+    until(&cluster, "all are closed", |_| {
+        [&first, &second, &third]
+            .iter()
+            .all(|suffix| is_closed(suffix))
+    });
+    let fourth = suffix(&cluster);
+    let mut admin = unlocked(&cluster);
+    admin.batch_execute("BEGIN").expect("begins");
+    for table in ["event", "session", "statement", "fate", "batch"] {
+        admin
+            .batch_execute(&format!(
+                "LOCK TABLE audit.{table}_{second} IN ACCESS EXCLUSIVE MODE"
+            ))
+            .expect("unlocked");
+    }
+    set(&cluster, "audit.retention", "'1min'");
+    until(&cluster, "the first period goes", |c| {
+        c.query(HOME, "SELECT suffix FROM audit.period")
+            .iter()
+            .all(|suffix| *suffix != first)
+    });
+    clock.set_ahead(240);
+    until(&cluster, "another is closed", |_| is_closed(&fourth));
+    admin.batch_execute("COMMIT").expect("ends");
+    assert_whole(&cluster);
+}
+
 /// Where nothing can be stored, as on a full disk, what is due to be dropped goes, which may mend it; and
 /// what waited is stored as it was, although the failure could have been due to what it holds.
 #[test]

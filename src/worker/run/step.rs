@@ -213,6 +213,7 @@ impl Worker {
         shared.recorded.fetch_add(rows, Ordering::Relaxed);
         shared.gaps.fetch_add(gaps, Ordering::Relaxed);
         shared.last_batch_at.store(at, Ordering::Relaxed);
+        shared.last_recorded_at.store(at, Ordering::SeqCst);
         shared.last_seq.store(self.tree.size(), Ordering::Relaxed);
         let progress = source.progress();
         if ring_file::ring().is_some_and(|ring| ring.id() == progress.ring_id) {
