@@ -26,3 +26,4 @@ pub mod sha;
 pub mod slot;
 pub mod sql;
 pub mod tree;
+pub mod trial;

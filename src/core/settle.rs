@@ -107,19 +107,25 @@ impl Teller {
     /// What was committed or rolled back: as few events as hold it.
     pub fn ended(&self, decisions: &[Decision]) -> Vec<Vec<u8>> {
         let few = decisions.chunks(MOST_PENDING);
-        few.map(|decisions| self.event(decisions, None)).collect()
+        few.map(|decisions| self.event(&self.numbers, decisions, None))
+            .collect()
     }
 
-    /// A transaction that is prepared: whoever ends it refers to it by its gid.
-    pub fn prepared(&self, decision: Decision, gid: &[u8]) -> Vec<u8> {
-        self.event(&[decision], Some(gid))
+    /// A transaction that is prepared: whoever ends it refers to it by its gid, and by its id the server is asked what
+    /// became of it.
+    pub fn prepared(&self, decision: Decision, gid: &[u8], transaction_id: u64) -> Vec<u8> {
+        let numbers = Numbers {
+            transaction_id,
+            ..self.numbers
+        };
+        self.event(&numbers, &[decision], Some(gid))
     }
 
-    fn event(&self, decisions: &[Decision], gid: Option<&[u8]>) -> Vec<u8> {
+    fn event(&self, numbers: &Numbers, decisions: &[Decision], gid: Option<&[u8]>) -> Vec<u8> {
         let decisions: Vec<_> = decisions.iter().flat_map(encode_decision).collect();
         closing(
             &self.session,
-            &self.numbers,
+            numbers,
             b"FATE",
             Class::Audit,
             &self.details,
@@ -250,5 +256,20 @@ mod tests {
             told.extend(event.decisions().flatten());
         }
         assert_eq!((events.len(), told), (2, decisions));
+    }
+
+    #[test]
+    fn what_is_prepared_has_its_id() {
+        let teller = Teller::new(&Session::default(), 9, "test");
+        let decision = Decision {
+            first: 2,
+            last: 3,
+            fate: Fate::Prepared,
+        };
+        let payload = teller.prepared(decision, b"gid", 7);
+        let event = decode(&payload).unwrap();
+        assert_eq!(event.numbers.transaction_id, 7);
+        assert_eq!(event.section(Section::Gid), Some(b"gid".as_slice()));
+        assert_eq!(event.decisions().flatten().collect::<Vec<_>>(), [decision]);
     }
 }

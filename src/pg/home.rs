@@ -290,7 +290,7 @@ fn note(home: pg_sys::Oid) {
 
 fn forget() {
     // In a commit, so without a look at the disk: a note that is there again after a crash is found out.
-    let _ = std::fs::remove_file(ring_file::directory().join(NOTE));
+    let _ = ring_file::forget_note(NOTE);
 }
 
 /// The home's OID, InvalidOid if there is none. Throws; needs a transaction.

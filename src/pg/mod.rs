@@ -25,6 +25,7 @@ pub mod random;
 pub mod raw;
 pub mod report;
 pub mod ring_file;
+mod ring_lock;
 pub mod schedule;
 pub mod scrub;
 pub mod session;

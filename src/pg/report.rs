@@ -1,4 +1,4 @@
-//! Errors that the extension raises in a user's statement.
+//! Errors and warnings with a HINT: those that the extension raises in a user's statement, and at server start.
 
 use super::raw;
 use core::ffi::c_char;
@@ -38,6 +38,24 @@ pub unsafe extern "C-unwind" fn ring_nearly_full(fill: u64, capacity: u64) {
     .set_detail("The worker of the trail does not keep up; audit.on_full decides what becomes of statements that start now.")
     .set_hint("SELECT * FROM audit.status tells why.")
     .report(PgLogLevel::WARNING);
+}
+
+/// Says at server start why nothing is recorded; `ours`: the directory is no other server's. Throws as any report may.
+pub fn no_ring(message: String, ours: bool) {
+    let (code, hint) = if ours {
+        (
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            "Mend it and restart the server.",
+        )
+    } else {
+        (
+            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            "Give each server an audit.ring_directory of its own, and restart.",
+        )
+    };
+    ErrorReport::new(code, message, function_name!())
+        .set_hint(hint)
+        .report(PgLogLevel::WARNING);
 }
 
 /// The refusal of `audit.on_max_size = refuse`. Throws.

@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::raw;
+use super::{raw, ring_lock};
 
 /// Name of the ring in use, inside the ring directory.
 const CURRENT: &str = "ring";
@@ -141,7 +141,7 @@ fn look_ahead(ahead: &mut Ahead, end: u64) {
     }
 }
 
-/// The directory that holds the ring. Empty before server start has come to it.
+/// The directory that holds the ring. Empty before server start has come to it, and where it is another server's.
 pub fn directory() -> &'static Path {
     DIRECTORY.get().map_or(Path::new(""), PathBuf::as_path)
 }
@@ -163,21 +163,27 @@ pub fn startup() -> Result<(), String> {
         return Ok(());
     }
     let directory = full_path(super::guc::ring_directory());
-    let _ = DIRECTORY.set(directory.clone());
-    let made = open(&directory, super::guc::ring_size(), slots()).map_err(|why| {
-        format!(
-            "audit_ext cannot make its ring in \"{}\" and records nothing: {why}",
-            directory.display()
-        )
-    });
-    match made {
-        Ok(made) => MAPPED.store(Box::into_raw(Box::new(made)), Ordering::Relaxed),
-        Err(message) => {
-            pgrx::warning!("{message}");
-            return Err(message);
+    let prepared = prepare_directory(&directory);
+    let ours = prepared.is_err() || ring_lock::take(&directory);
+    let made = if ours {
+        let _ = DIRECTORY.set(directory.clone());
+        prepared.and_then(|()| open(&directory, super::guc::ring_size(), slots()))
+    } else {
+        Err("another server uses it".into())
+    };
+    let why = match made {
+        Ok(made) => {
+            MAPPED.store(Box::into_raw(Box::new(made)), Ordering::Relaxed);
+            return Ok(());
         }
-    }
-    Ok(())
+        Err(why) => why,
+    };
+    let message = format!(
+        "audit_ext cannot make its ring in \"{}\" and records nothing: {why}",
+        directory.display()
+    );
+    super::report::no_ring(message.clone(), ours);
+    Err(message)
 }
 
 impl Mapped {
@@ -214,7 +220,6 @@ fn full_path(setting: &[u8]) -> PathBuf {
 }
 
 fn open(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, String> {
-    prepare_directory(directory)?;
     put_aside(directory)?;
     let made = create(directory, capacity, slots);
     if made.is_err() {
@@ -361,10 +366,18 @@ fn create(directory: &Path, capacity: usize, slots: u32) -> Result<Mapped, Strin
     })
 }
 
+/// Where a small file in the ring's directory is. `Err`: this server has no directory.
+fn note(name: &str) -> std::io::Result<PathBuf> {
+    match directory() {
+        none if none.as_os_str().is_empty() => Err(std::io::ErrorKind::NotFound.into()),
+        directory => Ok(directory.join(name)),
+    }
+}
+
 /// Writes a small file into the ring's directory, whole or not at all, and to the disk.
 pub fn write_note(name: &str, text: &str) -> std::io::Result<()> {
     use std::io::Write;
-    let new = directory().join(format!("{name}.new"));
+    let new = note(&format!("{name}.new"))?;
     let _ = std::fs::remove_file(&new);
     // Made anew: nothing that somebody else put there is followed.
     let mut file = std::fs::File::options()
@@ -373,19 +386,24 @@ pub fn write_note(name: &str, text: &str) -> std::io::Result<()> {
         .open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&new, directory().join(name))?;
+    std::fs::rename(&new, note(name)?)?;
     sync_directory()
 }
 
 /// What such a file says; `None`: there is none that can be read.
 pub fn read_note(name: &str) -> Option<String> {
-    std::fs::read_to_string(directory().join(name)).ok()
+    std::fs::read_to_string(note(name).ok()?).ok()
 }
 
 /// Removes such a file, from the disk as well.
 pub fn remove_note(name: &str) -> std::io::Result<()> {
-    std::fs::remove_file(directory().join(name))?;
+    forget_note(name)?;
     sync_directory()
+}
+
+/// Removes such a file; it may be there again after a loss of the operating system.
+pub fn forget_note(name: &str) -> std::io::Result<()> {
+    std::fs::remove_file(note(name)?)
 }
 
 /// The names of the files in it are on the disk.

@@ -64,6 +64,8 @@ pub struct Shared {
     pub last_seq: AtomicU64,
     /// When the worker last stored a batch (TimestampTz), 0 before the first.
     pub last_batch_at: AtomicI64,
+    /// `recorded_at` of the trail's last batch, whichever run of the server stored it; 0: there is none.
+    pub last_recorded_at: AtomicI64,
     /// Events stored since server start.
     pub recorded: AtomicU64,
     /// GAP events written since server start.

@@ -79,6 +79,15 @@ pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
 /// Runs `f` in a transaction of the worker's with a snapshot, inside an SPI connection, and commits.
 /// An ERROR aborts it and is returned. FATAL ends the process, as everywhere.
 pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    transaction_that_ends(true, f)
+}
+
+/// [`transaction`], but what worked is taken back.
+pub fn rehearsal<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
+    transaction_that_ends(false, f)
+}
+
+fn transaction_that_ends<R>(commits: bool, f: impl FnOnce() -> R) -> Result<R, Failure> {
     let outcome = catch(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
@@ -88,10 +97,12 @@ pub fn transaction<R>(f: impl FnOnce() -> R) -> Result<R, Failure> {
         let value = f();
         pg_sys::SPI_finish();
         pg_sys::PopActiveSnapshot();
-        pg_sys::CommitTransactionCommand();
+        if commits {
+            pg_sys::CommitTransactionCommand();
+        }
         value
     });
-    if outcome.is_err() {
+    if outcome.is_err() || !commits {
         // Doesn't throw: an ERROR while aborting is a PANIC in the end.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
@@ -342,9 +353,23 @@ pub struct Plan(pg_sys::SPIPlanPtr);
 impl Plan {
     /// Throws; inside [`transaction`].
     pub fn new(sql: &CStr, types: &[pg_sys::Oid]) -> Plan {
+        Self::with_options(sql, types, 0)
+    }
+
+    /// As [`Plan::new`], but planned anew for the arguments of each run: locks only the partitions that these leave.
+    pub fn for_each(sql: &CStr, types: &[pg_sys::Oid]) -> Plan {
+        Self::with_options(sql, types, pg_sys::CURSOR_OPT_CUSTOM_PLAN)
+    }
+
+    fn with_options(sql: &CStr, types: &[pg_sys::Oid], options: u32) -> Plan {
         unsafe {
             let mut types = types.to_vec();
-            let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as c_int, types.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(
+                sql.as_ptr(),
+                types.len() as c_int,
+                types.as_mut_ptr(),
+                options as c_int,
+            );
             if plan.is_null() {
                 check(pg_sys::SPI_result, &sql.to_string_lossy());
             }

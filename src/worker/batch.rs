@@ -98,6 +98,8 @@ pub struct Prepared {
     pub events: (u64, u64),
     /// Open: the server is asked.
     pub fate: Fate,
+    /// [`Batch::horizon`] of the event.
+    pub horizon: Option<u64>,
     /// Row of the event.
     pub row: u32,
 }
@@ -110,6 +112,8 @@ pub struct Batch {
     pub arena: Arena,
     pub fates: Fates,
     pub prepared: Vec<Prepared>,
+    /// Of the session whose events are added: the first transaction id that was given out after its death.
+    pub horizon: Option<u64>,
     /// Rows of events that audit.origin keeps a copy of.
     pub landmarks: Vec<u32>,
     packed: Vec<u8>,
@@ -275,6 +279,7 @@ impl Batch {
             session,
             events,
             fate,
+            horizon: self.horizon,
             row,
         });
     }

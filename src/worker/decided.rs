@@ -4,6 +4,7 @@
 //! Everything here throws, in the transaction of the batch.
 
 use super::batch::{Batch, Prepared};
+use super::orphans;
 use super::store::{int4, int8};
 use super::text::Texts;
 use crate::pg::spi::{Plan, execute, text_datum};
@@ -17,7 +18,8 @@ pub struct DecidedStore {
     fate: Plan,
     prepare: Plan,
     end_prepared: Plan,
-    ask: Plan,
+    prepared_by: Plan,
+    id: Plan,
 }
 
 impl DecidedStore {
@@ -44,10 +46,14 @@ impl DecidedStore {
                 c"INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by) SELECT $1, p.session_started, p.pid, p.first_event, p.last_event, $2, $3 FROM (SELECT * FROM audit.fate WHERE gid = $4 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1) p WHERE (SELECT f.outcome FROM audit.fate f WHERE f.session_started = p.session_started AND f.pid = p.pid AND f.last_event = p.last_event AND f.first_event = p.first_event AND f.outcome <> 3 AND f.decided_by > p.decided_by LIMIT 1) IS NULL RETURNING session_started, pid, first_event, last_event",
                 &[TIMESTAMPTZOID, INT2OID, INT8OID, TEXTOID],
             ),
-            // By the id in the event of PREPARE TRANSACTION.
-            ask: Plan::new(
-                c"SELECT CASE pg_catalog.pg_xact_status(e.id) WHEN 'committed' THEN 1 WHEN 'aborted' THEN 2 END FROM (SELECT (SELECT audit.event_transaction_id(e.numbers) FROM audit.event e WHERE e.seq = p.decided_by AND e.recorded_at = p.recorded_at LIMIT 1) AS id FROM audit.fate p WHERE p.gid = $1 AND p.outcome = 3 ORDER BY p.decided_by DESC LIMIT 1) e WHERE e.id < pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())",
+            // The event of PREPARE TRANSACTION, or the FATE that told of it; its id.
+            prepared_by: Plan::new(
+                c"SELECT decided_by, recorded_at FROM audit.fate WHERE gid = $1 AND outcome = 3 ORDER BY decided_by DESC LIMIT 1",
                 &[TEXTOID],
+            ),
+            id: Plan::for_each(
+                c"SELECT audit.event_transaction_id(numbers)::text::bigint FROM audit.event WHERE seq = $1 AND recorded_at = $2",
+                &[INT8OID, TIMESTAMPTZOID],
             ),
         }
     }
@@ -100,7 +106,7 @@ impl DecidedStore {
         let gid = self.texts.convert(&prepared.gid, prepared.encoding).text;
         let gid_datum = Some(text_datum(&gid));
         let fate = match prepared.fate {
-            Fate::Open => self.ask(gid_datum)?,
+            Fate::Open => self.ask(gid_datum, prepared.horizon?)?,
             fate => fate,
         };
         let mut row = FateRow {
@@ -152,13 +158,21 @@ impl DecidedStore {
         }
     }
 
-    /// What became of the transaction that was prepared last with this gid; `None`: it still is, or the
-    /// server has forgotten.
-    fn ask(&self, gid: Option<Datum>) -> Option<Fate> {
+    /// What became of the transaction that was prepared last with this gid, `horizon` being the first id that was given
+    /// out after the death of who was to end it; `None`: it still is, or the server has forgotten.
+    fn ask(&self, gid: Option<Datum>, horizon: u64) -> Option<Fate> {
         // The period that is written to may have no statistics yet.
         execute("SET LOCAL enable_seqscan = off");
-        let mut fate = None;
-        self.ask.returning([gid], |row| fate = row.number(1));
-        Fate::from_u8(fate? as u8)
+        let mut event = None;
+        self.prepared_by
+            .returning([gid], |row| event = row.number(1).zip(row.number(2)));
+        let (seq, recorded_at) = event?;
+        let mut id = None;
+        self.id
+            .returning([int8(seq), int8(recorded_at)], |row| id = row.number(1));
+        match orphans::fate(id? as u64, horizon) {
+            fate @ (Fate::Committed | Fate::RolledBack) => Some(fate),
+            Fate::Open | Fate::Prepared => None,
+        }
     }
 }

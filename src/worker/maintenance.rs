@@ -6,12 +6,12 @@
 
 use super::lifecycle::{definition, pin_settings};
 use super::period::{PAGES_PER_RANGE, Period, TABLES, find_or_make};
-use super::retention::{self, BEFORE_LAST_BATCH};
+use super::retention;
 use super::store::LEADING;
 use crate::pg::shared::{Shared, shared};
 use crate::pg::spi::{Failure, bare_transaction, execute, query, transaction};
 use crate::pg::{guc, heap, schedule, session, signal};
-use core::ffi::c_int;
+use core::ffi::{CStr, c_int};
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::time::{Duration, Instant};
 
@@ -125,14 +125,13 @@ fn summarise(period: &Period, from: u32) -> u32 {
     }
 }
 
-/// Suffixes of periods that ended before `current`, are not written to any more, whatever the clock says, and
-/// aren't closed. Throws; in a transaction.
+/// Suffixes of periods that ended before `current` and aren't closed. Throws; in a transaction.
 fn ended_periods(current: i64) -> Vec<String> {
     let mut suffixes = Vec::new();
     query(
         &format!(
             "SELECT p.suffix FROM audit.period p \
-             WHERE p.ends_at <= '{}' AND {BEFORE_LAST_BATCH} AND p.frozen_at IS NULL ORDER BY p.starts_at",
+             WHERE p.ends_at <= '{}' AND p.frozen_at IS NULL ORDER BY p.starts_at",
             audit_core::calendar::rfc3339(current)
         ),
         |row| suffixes.extend(row.text(1)),
@@ -199,7 +198,7 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
     pin_settings();
     // Either is done where the other fails. Dropping comes first: it may make the room that closing needs.
     let dropped = shared().map_or(Ok(()), retention::drop_due);
-    let closed = close_all();
+    let closed = shared().map_or(Ok(()), close_all);
     unsafe { pg_sys::pgstat_report_stat(true) };
     // The worker starts this process again in a while. A reader's lock is nothing to speak of.
     for failure in [dropped, closed].into_iter().filter_map(Result::err) {
@@ -212,9 +211,10 @@ pub extern "C-unwind" fn audit_ext_maintenance_main(database: pg_sys::Datum) {
     }
 }
 
-fn close_all() -> Result<(), Failure> {
-    let now = super::now();
-    let ended = transaction(|| ended_periods(now))?;
+fn close_all(shared: &Shared) -> Result<(), Failure> {
+    // What is not written to any more, whatever the clock says.
+    let current = super::now().min(retention::last_batch(shared));
+    let ended = transaction(|| ended_periods(current))?;
     if ended.is_empty() {
         return Ok(());
     }
@@ -225,7 +225,7 @@ fn close_all() -> Result<(), Failure> {
         .partition(Result::is_ok);
     if !done.is_empty() {
         for table in TABLES {
-            transaction(|| execute(&format!("ANALYZE audit.{table}")))?;
+            analyze(table)?;
         }
     }
     failed.into_iter().next().unwrap_or(Ok(()))
@@ -293,31 +293,47 @@ fn bound(suffix: &str) {
 /// VACUUM (FREEZE, ANALYZE) of a partition: visible to everybody, so that nothing ever writes to it
 /// again.
 fn freeze(table: &str) -> Result<(), Failure> {
-    let oid = transaction(|| unsafe {
+    let oid = transaction(|| relation(table))?;
+    bare_transaction(|| unsafe { vacuum(oid, &[c"freeze", c"analyze"]) })
+}
+
+/// ANALYZE of a partitioned table, whose partitions have statistics of their own from when they were frozen. As a
+/// statement it would take them all again, and keep the lock of each.
+fn analyze(table: &str) -> Result<(), Failure> {
+    transaction(|| unsafe { vacuum(relation(table), &[]) })
+}
+
+/// Throws where there is none: VACUUM would take it for a relation that is given by its name.
+fn relation(table: &str) -> pg_sys::Oid {
+    let name = std::ffi::CString::new(table).unwrap_or_default();
+    let oid = unsafe {
         let schema = pg_sys::get_namespace_oid(c"audit".as_ptr(), false);
-        let name = std::ffi::CString::new(table).unwrap_or_default();
-        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
-        // VACUUM would take it for a relation that is given by its name.
-        if oid == pg_sys::InvalidOid {
-            pgrx::error!("the partition audit.{table} is gone");
-        }
-        oid
-    })?;
-    bare_transaction(|| unsafe {
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    if oid == pg_sys::InvalidOid {
+        pgrx::error!("the partition audit.{table} is gone");
+    }
+    oid
+}
+
+/// VACUUM of one relation with options; ANALYZE without, inside a transaction. Throws.
+unsafe fn vacuum(oid: pg_sys::Oid, options: &[&CStr]) {
+    unsafe {
         // VACUUM commits in between, so its arguments live longer than a transaction.
         let old = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let stmt = pg_sys::palloc0(size_of::<pg_sys::VacuumStmt>()).cast::<pg_sys::VacuumStmt>();
         (*stmt).type_ = pg_sys::NodeTag::T_VacuumStmt;
-        (*stmt).is_vacuumcmd = true;
-        for option in [c"freeze", c"analyze"] {
+        (*stmt).is_vacuumcmd = !options.is_empty();
+        for option in options {
             let option = pg_sys::makeDefElem(option.as_ptr().cast_mut(), core::ptr::null_mut(), -1);
             (*stmt).options = pg_sys::lappend((*stmt).options, option.cast());
         }
+        // By its OID: of a partitioned one only itself.
         let relation =
             pg_sys::makeVacuumRelation(core::ptr::null_mut(), oid, core::ptr::null_mut());
         (*stmt).rels = pg_sys::lappend(core::ptr::null_mut(), relation.cast());
         pg_sys::MemoryContextSwitchTo(old);
         let state = pg_sys::make_parsestate(core::ptr::null_mut());
         pg_sys::ExecVacuum(state, stmt, true);
-    })
+    }
 }

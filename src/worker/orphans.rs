@@ -65,7 +65,8 @@ pub fn end(
                 fates.get(&xid).copied().unwrap_or(Fate::Open)
             })
         };
-        worker.queue_all(orphan.events(known, fate_of, now, reason));
+        let events = orphan.events(known, fate_of, now, reason);
+        worker.queue_all(events, first_after(orphan, horizon));
     }
     worker.store_queued(source)
 }
@@ -108,14 +109,19 @@ fn look_up_each(orphans: &[Orphan], horizon: u64) -> Result<Vec<LookedUp>, Failu
 
 /// What became of a dead session's last transactions, by id. In a transaction; throws.
 fn fates(orphan: &Orphan, known: &Known, horizon: u64) -> HashMap<u64, Fate> {
-    // What the slot says is not later, unless somebody scribbled over it.
-    let horizon = orphan.horizon.map_or(horizon, |own| own.min(horizon));
+    let horizon = first_after(orphan, horizon);
     let commits = orphan.commits.iter().map(|(_, _, xid)| *xid);
     commits
         .chain(orphan.xid)
         .chain(known.transaction_id)
         .map(|xid| (xid, fate(xid, horizon)))
         .collect()
+}
+
+/// The first transaction id that was given out after a session's death, and `horizon` at the latest.
+fn first_after(orphan: &Orphan, horizon: u64) -> u64 {
+    // What the slot says is not later, unless somebody scribbled over it.
+    orphan.horizon.map_or(horizon, |own| own.min(horizon))
 }
 
 /// What became of a transaction, `horizon` being the first id that was given out after its session's

@@ -61,7 +61,10 @@ impl Watch {
         self.next_look = Some(Instant::now() + LOOK);
         let Ok((size, due, due_at)) = transaction(|| {
             let size = if settings.1 > 0 { trail_size() } else { 0 };
-            (size, !candidates(size).is_empty(), oldest_end())
+            let last = last_batch(shared);
+            let mut due = candidates(size, last).into_iter();
+            let due = due.any(|period| !is_held(&period, &partitions(&period.suffix)));
+            (size, due, oldest_end(last))
         }) else {
             return false;
         };
@@ -131,15 +134,20 @@ struct Candidate {
     suffix: String,
     starts_at: Timestamp,
     ends_at: Timestamp,
+    /// The trail's.
+    last_batch: Timestamp,
     reason: &'static str,
 }
 
-/// Condition on a period `p`: neither it nor one after it holds the last batch.
-pub const BEFORE_LAST_BATCH: &str = "p.ends_at <= (SELECT max(recorded_at) FROM audit.batch)";
+/// When the trail's last batch was stored: neither the period that holds it nor one after it is dropped or closed. As the
+/// worker says it: who asks audit.batch has a lock of each of its partitions.
+pub fn last_batch(shared: &Shared) -> Timestamp {
+    shared.last_recorded_at.load(Ordering::SeqCst)
+}
 
-/// Periods that the limits condemn and no hold keeps, the oldest first. `size`: of the trail. Throws;
-/// in a transaction.
-fn candidates(size: u64) -> Vec<Candidate> {
+/// Periods before the last batch that the limits condemn, the oldest first. `size`: of the trail. Throws; in a
+/// transaction.
+fn candidates(size: u64, last_batch: Timestamp) -> Vec<Candidate> {
     let retention = limits::retention_seconds();
     let max = limits::max_size();
     let too_large = max > 0 && size > max && limits::on_max_size() == OnMaxSize::DropOldest;
@@ -151,7 +159,8 @@ fn candidates(size: u64) -> Vec<Candidate> {
     query(
         &format!(
             "SELECT p.suffix, p.starts_at, p.ends_at FROM audit.period p \
-             WHERE {BEFORE_LAST_BATCH} ORDER BY p.starts_at"
+             WHERE p.ends_at <= '{}' ORDER BY p.starts_at",
+            rfc3339(last_batch)
         ),
         |row| {
             let ends_at = row.number(3).unwrap_or(i64::MAX);
@@ -161,42 +170,87 @@ fn candidates(size: u64) -> Vec<Candidate> {
                     suffix,
                     starts_at: row.number(2).unwrap_or(0),
                     ends_at,
+                    last_batch,
                     reason: if old { "retention" } else { "max_size" },
                 });
             }
         },
     );
-    found.retain(|candidate| !is_held(candidate));
     found
+}
+
+/// A partition of a period that is there: a superuser may have taken some away.
+struct Partition {
+    /// One of [`TABLES`].
+    of: &'static str,
+    is_member: bool,
+}
+
+/// Throws; in a transaction.
+fn partitions(suffix: &str) -> Vec<Partition> {
+    let mut found = Vec::new();
+    current(
+        &format!(
+            "SELECT t.name, EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid \
+               WHERE d.classid = 'pg_class'::regclass AND d.objid = t.oid AND d.deptype = 'e' \
+                 AND d.refclassid = 'pg_extension'::regclass AND x.extname = 'audit_ext')::int::bigint \
+             FROM (SELECT name, to_regclass('audit.' || name || '_{suffix}') AS oid \
+                   FROM unnest(ARRAY['{}']) name) t WHERE t.oid IS NOT NULL",
+            TABLES.join("', '")
+        ),
+        |row| {
+            let name = row.text(1).unwrap_or_default();
+            found.extend(TABLES.iter().filter(|of| **of == name).map(|of| Partition {
+                of,
+                is_member: row.number(2) == Some(1),
+            }));
+        },
+    );
+    found
+}
+
+fn has(partitions: &[Partition], table: &str) -> bool {
+    partitions.iter().any(|partition| partition.of == table)
 }
 
 /// Whether a legal hold covers a time that the period is about: when events were stored, or began. As of
 /// now: holds may have been made since the transaction began.
-fn is_held(candidate: &Candidate) -> bool {
-    let mut held = false;
+fn is_held(candidate: &Candidate, partitions: &[Partition]) -> bool {
+    let (mut any, mut held) = (false, false);
     current(
         &format!(
-            "SELECT 1 FROM audit.hold h WHERE h.released_at IS NULL \
-             AND (h.held_from < '{to}' AND h.held_to >= '{from}' \
-                  OR EXISTS (SELECT FROM audit.event_{suffix} e \
-                             WHERE e.started_at >= h.held_from AND e.started_at <= h.held_to)) LIMIT 1",
-            from = rfc3339(candidate.starts_at),
-            to = rfc3339(candidate.ends_at),
-            suffix = candidate.suffix
+            "SELECT (held_from < '{}' AND held_to >= '{}')::int::bigint FROM audit.hold WHERE released_at IS NULL",
+            rfc3339(candidate.ends_at),
+            rfc3339(candidate.starts_at)
         ),
-        |_| held = true,
+        |row| {
+            any = true;
+            held |= row.number(1) == Some(1);
+        },
     );
+    if any && !held && has(partitions, "event") {
+        current(
+            &format!(
+                "SELECT 1 FROM audit.hold h WHERE h.released_at IS NULL \
+                 AND EXISTS (SELECT FROM audit.event_{} e \
+                             WHERE e.started_at >= h.held_from AND e.started_at <= h.held_to) LIMIT 1",
+                candidate.suffix
+            ),
+            |_| held = true,
+        );
+    }
     held
 }
 
 /// When the oldest period that no hold on its own time keeps has ended. Throws; in a transaction.
-fn oldest_end() -> Option<Timestamp> {
+fn oldest_end(last_batch: Timestamp) -> Option<Timestamp> {
     let mut end = None;
     query(
         &format!(
-            "SELECT min(p.ends_at) FROM audit.period p WHERE {BEFORE_LAST_BATCH} \
+            "SELECT min(p.ends_at) FROM audit.period p WHERE p.ends_at <= '{}' \
              AND NOT EXISTS (SELECT FROM audit.hold h WHERE h.released_at IS NULL \
-                             AND h.held_from < p.ends_at AND h.held_to >= p.starts_at)"
+                             AND h.held_from < p.ends_at AND h.held_to >= p.starts_at)",
+            rfc3339(last_batch)
         ),
         |row| end = row.number(1),
     );
@@ -204,8 +258,11 @@ fn oldest_end() -> Option<Timestamp> {
 }
 
 /// Drops what is due, in the maintenance process. A lock that isn't to be had is tried for again when
-/// the worker starts this process the next time.
+/// the worker starts this process the next time. A period that can't be dropped, as somebody has damaged
+/// it, keeps no other.
 pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
+    // Those that stay, and why the first of them does that no hold keeps.
+    let (mut kept, mut failed) = (Vec::new(), Ok(()));
     loop {
         let next = transaction(|| {
             let size = if limits::max_size() > 0 {
@@ -213,53 +270,96 @@ pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
             } else {
                 0
             };
-            candidates(size).into_iter().next()
+            let mut due = candidates(size, last_batch(shared)).into_iter();
+            due.find(|period| !kept.contains(&period.suffix))
         })?;
-        let Some(candidate) = next else { return Ok(()) };
-        let mut tries = 0;
-        while let Err(failure) = transaction(|| drop_period(&candidate, tries + 1 == TRIES)) {
-            tries += 1;
-            if failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE || tries == TRIES {
-                return Err(failure);
+        let Some(candidate) = next else { return failed };
+        match try_to_drop(&candidate) {
+            Ok(false) => kept.push(candidate.suffix),
+            Ok(true) => {
+                shared.news.store(1, Ordering::SeqCst);
+                shared.set_worker_latch();
             }
-            std::thread::sleep(PAUSE);
-            pgrx::check_for_interrupts!();
+            Err(failure) if failure.is_about_content() || is_gone(&failure) => {
+                kept.push(candidate.suffix);
+                failed = failed.and(Err(failure));
+            }
+            Err(failure) => return Err(failure),
         }
-        shared.news.store(1, Ordering::SeqCst);
-        shared.set_worker_latch();
     }
 }
 
-/// One transaction; throws.
-fn drop_period(candidate: &Candidate, patiently: bool) {
+/// Whether a table was gone.
+fn is_gone(failure: &Failure) -> bool {
+    failure.code == PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
+}
+
+/// `false`: a hold keeps it.
+fn try_to_drop(candidate: &Candidate) -> Result<bool, Failure> {
+    let mut tries = 0;
+    loop {
+        let dropped = transaction(|| drop_period(candidate, tries + 1 == TRIES));
+        tries += 1;
+        match dropped {
+            Err(failure)
+                if failure.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && tries < TRIES =>
+            {
+                std::thread::sleep(PAUSE);
+                pgrx::check_for_interrupts!();
+            }
+            done => return done,
+        }
+    }
+}
+
+/// One transaction; throws. `false`: a hold keeps it.
+fn drop_period(candidate: &Candidate, patiently: bool) -> bool {
     let suffix = &candidate.suffix;
     // From here on nobody can make a hold.
     execute("LOCK TABLE audit.hold IN SHARE MODE NOWAIT");
-    if is_held(candidate) {
-        return;
+    let partitions = partitions(suffix);
+    if is_held(candidate, &partitions) {
+        return false;
     }
     // What takes time comes before the locks that others would wait for.
-    leave_a_row(candidate);
-    lock_tables(suffix, patiently);
-    keep_fates(candidate);
-    let tables: Vec<_> = TABLES
-        .iter()
-        .map(|table| format!("audit.{table}_{suffix}"))
-        .collect();
-    for table in &tables {
-        execute(&format!("ALTER EXTENSION audit_ext DROP TABLE {table}"));
+    leave_a_row(candidate, &partitions);
+    lock_tables(suffix, &partitions, patiently);
+    if has(&partitions, "fate") {
+        keep_fates(candidate);
     }
-    // CASCADE: a view that somebody made on a partition must not keep what has to go.
-    execute(&format!("DROP TABLE {} CASCADE", tables.join(", ")));
+    for partition in partitions.iter().filter(|partition| partition.is_member) {
+        execute(&format!(
+            "ALTER EXTENSION audit_ext DROP TABLE audit.{}_{suffix}",
+            partition.of
+        ));
+    }
+    if !partitions.is_empty() {
+        // CASCADE: a view that somebody made on a partition must not keep what has to go.
+        execute(&format!(
+            "DROP TABLE {} CASCADE",
+            of_each(&partitions, ", ", |table| format!("audit.{table}_{suffix}"))
+        ));
+    }
     execute(&format!(
         "DELETE FROM audit.period WHERE suffix = '{suffix}'"
     ));
+    true
+}
+
+/// SQL made of each partition.
+fn of_each(
+    partitions: &[Partition],
+    between: &str,
+    sql: impl Fn(&'static str) -> String,
+) -> String {
+    let all: Vec<_> = partitions.iter().map(|p| sql(p.of)).collect();
+    all.join(between)
 }
 
 /// All locks that a drop needs, without waiting: a wait for a reader who idles in his transaction
 /// would stop the drain behind it. The last try waits for the table that readers have most, for less
 /// than the worker's own patience, and while it holds nothing that anybody waits for.
-fn lock_tables(suffix: &str, patiently: bool) {
+fn lock_tables(suffix: &str, partitions: &[Partition], patiently: bool) {
     let mut nowait = " NOWAIT";
     if patiently {
         execute("SET LOCAL lock_timeout = '500ms'");
@@ -271,9 +371,11 @@ fn lock_tables(suffix: &str, patiently: bool) {
             "LOCK TABLE ONLY audit.{table} IN ACCESS EXCLUSIVE MODE{nowait}"
         ));
         nowait = " NOWAIT";
-        execute(&format!(
-            "LOCK TABLE audit.{table}_{suffix} IN ACCESS EXCLUSIVE MODE NOWAIT"
-        ));
+        if has(partitions, table) {
+            execute(&format!(
+                "LOCK TABLE audit.{table}_{suffix} IN ACCESS EXCLUSIVE MODE NOWAIT"
+            ));
+        }
     }
 }
 
@@ -283,44 +385,47 @@ fn lock_tables(suffix: &str, patiently: bool) {
 fn keep_fates(candidate: &Candidate) {
     execute(&format!(
         "INSERT INTO audit.fate (recorded_at, session_started, pid, first_event, last_event, outcome, decided_by, gid) \
-         SELECT (SELECT max(recorded_at) FROM audit.batch), session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
+         SELECT '{}'::timestamptz, session_started, pid, first_event, last_event, outcome, decided_by, gid FROM audit.fate_{} \
          WHERE EXISTS (SELECT FROM audit.period WHERE starts_at < '{}')",
+        rfc3339(candidate.last_batch),
         candidate.suffix,
         rfc3339(candidate.starts_at)
     ));
 }
 
-/// What the trail keeps of a dropped period: a row, and the subtrees that later proofs need.
-fn leave_a_row(candidate: &Candidate) {
-    let tables: Vec<_> = TABLES
-        .iter()
-        .map(|table| {
-            format!(
-                "pg_total_relation_size('audit.{table}_{}')",
-                candidate.suffix
-            )
-        })
-        .collect();
+/// What the trail keeps of a dropped period: a row, and the subtrees that later proofs need. Without its batches nobody
+/// knows which events it had: audit.verify() goes on to miss them.
+fn leave_a_row(candidate: &Candidate, partitions: &[Partition]) {
+    let suffix = &candidate.suffix;
+    let mut range = None;
+    if has(partitions, "batch") {
+        query(
+            &format!(
+                "SELECT min(first_seq), max(last_seq), sum(last_seq - first_seq + 1)::bigint FROM audit.batch_{suffix} WHERE last_seq >= first_seq"
+            ),
+            |row| range = row.number(1).zip(row.number(2)).zip(row.number(3)),
+        );
+    }
+    let (first, last, events) = match range {
+        Some(((first, last), events)) => (first.to_string(), last.to_string(), events),
+        None => ("NULL".into(), "NULL".into(), 0),
+    };
     execute(&format!(
         "INSERT INTO audit.dropped (starts_at, ends_at, first_seq, last_seq, events, size, reason, dropped_at) \
-         SELECT '{}', '{}', min(first_seq), max(last_seq), coalesce(sum(last_seq - first_seq + 1), 0), {}, '{}', now() \
-         FROM audit.batch_{} WHERE last_seq >= first_seq",
+         VALUES ('{}', '{}', {first}, {last}, {events}, 0{}, '{}', now())",
         rfc3339(candidate.starts_at),
         rfc3339(candidate.ends_at),
-        tables.join(" + "),
+        of_each(partitions, "", |table| format!(
+            " + pg_total_relation_size('audit.{table}_{suffix}')"
+        )),
         candidate.reason,
-        candidate.suffix
     ));
-    let mut range = None;
-    query(
-        &format!(
-            "SELECT min(first_seq), max(last_seq) FROM audit.batch_{} WHERE last_seq >= first_seq",
-            candidate.suffix
-        ),
-        |row| range = row.number(1).zip(row.number(2)),
-    );
-    if let Some((first, last)) = range {
-        retain(first as u64, last as u64);
+    if let Some(((first, last), _)) = range {
+        retain(
+            first as u64,
+            last as u64,
+            (candidate.starts_at, candidate.ends_at),
+        );
     }
 }
 

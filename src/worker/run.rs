@@ -16,7 +16,7 @@ use super::store::{Destination, Progress, Store};
 use super::text::Texts;
 use super::{leftover, maintenance, orphans, retention, trail};
 use crate::pg::shared::Shared;
-use crate::pg::spi::{self, Failure, transaction};
+use crate::pg::spi::{self, Failure, rehearsal, transaction};
 use crate::pg::trail::keys;
 use crate::pg::{guc, ring_file, witness};
 use audit_core::codec::Corrupt;
@@ -24,6 +24,7 @@ use audit_core::event::Timestamp;
 use audit_core::note::Verifying;
 use audit_core::ring::{Limit, Ring};
 use audit_core::tree::Frontier;
+use audit_core::trial::Trial;
 use core::sync::atomic::Ordering;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
@@ -82,7 +83,8 @@ pub struct Worker {
     /// Dropped periods that `queued` tells of: where they began, index in `queued`.
     telling: Vec<(Timestamp, usize)>,
     max_rows: usize,
-    care: Care,
+    /// How the next batch is tried.
+    trial: Trial,
     /// Set while the trail can't be written to.
     back_off: Option<Duration>,
     home_lost: bool,
@@ -115,7 +117,7 @@ impl Worker {
             publisher: None,
             last_batch: trail::LastBatch::default(),
             max_rows: MAX_ROWS,
-            care: Care::Whole,
+            trial: Trial::default(),
             back_off: None,
             home_lost: false,
             orphans_wait: false,
@@ -282,6 +284,9 @@ impl Worker {
         self.tree = trail::tree(last_seq);
         self.store = Some(Store::new(self.texts));
         self.shared.last_seq.store(last_seq, Ordering::Relaxed);
+        self.shared
+            .last_recorded_at
+            .store(last_recorded_at, Ordering::SeqCst);
         // A predecessor may not have told of all that was dropped.
         self.shared.news.store(1, Ordering::SeqCst);
     }
@@ -330,10 +335,11 @@ impl Worker {
         !self.is_over()
     }
 
-    /// Events of sessions that died, which go first into the next batch.
-    pub fn queue_all(&mut self, events: Vec<Vec<u8>>) {
+    /// Events of sessions that died, which go first into the next batch. `horizon`: the first transaction id that was
+    /// given out after their death.
+    pub fn queue_all(&mut self, events: Vec<Vec<u8>>, horizon: u64) {
         self.queued.extend(events.into_iter().map(|payload| Queued {
-            of_session: true,
+            of_session: Some(horizon),
             ..Queued::new(payload)
         }));
     }
@@ -422,6 +428,7 @@ impl Worker {
     /// After SIGTERM: what can be stored quickly. Failures end it, the ring's file keeps the rest.
     fn final_drain(&mut self, live: &mut Live) {
         let end = Instant::now() + FINAL_DRAIN;
+        self.trial = Trial::Whole;
         while !self.home_lost && live.has_news() && Instant::now() < end {
             match self.try_step(live) {
                 Ok(Drained::Stored { .. }) => {}

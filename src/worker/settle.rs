@@ -82,7 +82,7 @@ pub fn settle(worker: &mut Worker, source: &mut dyn Source, ring: &Ring) -> bool
     let Some(events) = looked_up else {
         return false;
     };
-    worker.queue_all(events);
+    worker.queue_all(events, ring.horizon);
     worker.store_queued(source)
 }
 
@@ -112,7 +112,7 @@ fn events(ring: &Ring, encoding: u8) -> Vec<Vec<u8>> {
             };
             match decision.fate {
                 Fate::Committed | Fate::RolledBack => ended.push(decision),
-                Fate::Prepared => prepared.extend(gid(xid).map(|gid| (decision, gid))),
+                Fate::Prepared => prepared.extend(gid(xid).map(|gid| (decision, gid, xid))),
                 Fate::Open => {}
             }
         }
@@ -120,7 +120,7 @@ fn events(ring: &Ring, encoding: u8) -> Vec<Vec<u8>> {
             let teller = Teller::new(session, now, "the server ended before it was told");
             events.extend(teller.ended(&ended));
             let all = prepared.iter();
-            events.extend(all.map(|(decision, gid)| teller.prepared(*decision, gid)));
+            events.extend(all.map(|(decision, gid, xid)| teller.prepared(*decision, gid, *xid)));
         });
     }
     events
@@ -210,6 +210,7 @@ fn doubtful(ring: &Ring, windows: &[(Timestamp, Timestamp)]) -> Vec<Doubtful> {
                WHERE ({within}) \
                  AND audit.event_fate(e.numbers) = 0 \
                  AND audit.event_transaction_id(e.numbers) IS NOT NULL \
+                 AND audit.event_no(e.numbers) IS NOT NULL \
                  AND {told} IS NULL \
                  AND (SELECT b.ring_id FROM audit.batch b \
                       WHERE b.recorded_at >= '{at}' AND b.last_seq >= e.seq \

@@ -95,9 +95,9 @@ impl Store {
                     BYTEAOID,
                 ],
             ),
-            origin: Plan::new(
-                c"INSERT INTO audit.origin (seq, recorded_at, command, details) SELECT e.seq, e.recorded_at, t.command, e.details FROM audit.event e JOIN audit.statement t ON t.ref = e.statement WHERE e.seq = $1 AND e.recorded_at = $2",
-                &[INT8OID, TIMESTAMPTZOID],
+            origin: Plan::for_each(
+                c"INSERT INTO audit.origin (seq, recorded_at, command, details) SELECT e.seq, e.recorded_at, t.command, e.details FROM audit.event e, audit.statement t WHERE e.seq = $1 AND e.recorded_at = $2 AND t.ref = $3",
+                &[INT8OID, TIMESTAMPTZOID, INT8OID],
             ),
         }
     }
@@ -136,6 +136,7 @@ impl Store {
             self.origin.execute([
                 int8((first_seq + u64::from(*row)) as i64),
                 int8(to.recorded_at),
+                int8(batch.rows[*row as usize].statement),
             ]);
         }
         let frontier = to.tree.since(first_seq - 1).concat();

@@ -33,6 +33,7 @@ mod main_job;
 mod memory;
 mod object;
 mod on_disk;
+mod one_directory;
 mod operations;
 mod passing;
 mod prepared;

@@ -81,6 +81,58 @@ fn a_period_that_cannot_be_closed_keeps_no_other() {
     assert!(!log.contains("terminated by signal"), "{log}");
 }
 
+/// Periods of which a superuser has taken the events away, or everything, keep no later one from being dropped.
+#[test]
+fn a_period_whose_tables_are_gone_keeps_no_other() {
+    let clock = Clock::new();
+    let cluster = clock.of(cluster()).start();
+    early_in_a_period();
+    let periods: Vec<_> = (1..=3)
+        .map(|n| {
+            cluster.psql().run(format!("SELECT 'period {n}'")).ok();
+            let suffix = suffix(&cluster);
+            clock.set_ahead(60 * n);
+            suffix
+        })
+        .collect();
+    knock(&cluster);
+    let tables = ["event", "session", "statement", "fate", "batch"];
+    let mut admin = unlocked(&cluster);
+    for (suffix, gone) in periods.iter().zip([&tables[..1], &tables[..]]) {
+        for table in gone {
+            admin
+                .batch_execute(&format!(
+                    "ALTER EXTENSION audit_ext DROP TABLE audit.{table}_{suffix}; DROP TABLE audit.{table}_{suffix}"
+                ))
+                .expect("unlocked");
+        }
+    }
+    set(&cluster, "audit.retention", "'3s'");
+    until(&cluster, "the third period goes", |c| {
+        is_gone(c, "period 3")
+    });
+    let left = |suffix: &str| {
+        cluster.value(&format!(
+            "SELECT count(*) FROM audit.period WHERE suffix = '{suffix}'"
+        ))
+    };
+    // Of the second nothing is left to refuse; what became of its events audit.verify() asks as before.
+    until(&cluster, "the second period goes", |_| {
+        left(&periods[1]) == "0"
+    });
+    let told = "command = 'RETENTION' AND NOT details ? 'first_seq'";
+    until(&cluster, "it is told", |c| {
+        c.trail_of("details ->> 'events'", told) == ["0"]
+    });
+    let problems = cluster.query(HOME, "SELECT DISTINCT problem FROM audit.verify()");
+    assert!(
+        problems.iter().any(|p| p.starts_with("removed")),
+        "{problems:?}"
+    );
+    let log = cluster.log();
+    assert!(!log.contains("terminated by signal"), "{log}");
+}
+
 /// A drop locks what goes, and the tables that it is a part of: not what stays.
 #[test]
 fn a_reader_of_another_period_does_not_delay_the_drop() {
@@ -98,6 +150,48 @@ fn a_reader_of_another_period_does_not_delay_the_drop() {
     set(&cluster, "audit.retention", "'3s'");
     until(&cluster, "the old period goes", |c| is_gone(c, "long ago"));
     reader.batch_execute("COMMIT").expect("ends");
+    assert_whole(&cluster);
+}
+
+/// Somebody who changes an old partition, and takes his time, keeps no other period from being dropped and closed.
+#[test]
+fn a_partition_that_is_locked_keeps_no_other_period() {
+    let clock = Clock::new();
+    let cluster = clock.of(cluster()).start();
+    early_in_a_period();
+    let [first, second, third] = [60, 120, 180].map(|ahead| {
+        let suffix = suffix(&cluster);
+        clock.set_ahead(ahead);
+        suffix
+    });
+    let is_closed = |suffix: &str| {
+        let sql = "SELECT frozen_at IS NOT NULL FROM audit.period WHERE suffix =";
+        cluster.value(&format!("{sql} '{suffix}'")) == "t"
+    };
+    until(&cluster, "all are closed", |_| {
+        [&first, &second, &third]
+            .iter()
+            .all(|suffix| is_closed(suffix))
+    });
+    let fourth = suffix(&cluster);
+    let mut admin = unlocked(&cluster);
+    admin.batch_execute("BEGIN").expect("begins");
+    for table in ["event", "session", "statement", "fate", "batch"] {
+        admin
+            .batch_execute(&format!(
+                "LOCK TABLE audit.{table}_{second} IN ACCESS EXCLUSIVE MODE"
+            ))
+            .expect("unlocked");
+    }
+    set(&cluster, "audit.retention", "'1min'");
+    until(&cluster, "the first period goes", |c| {
+        c.query(HOME, "SELECT suffix FROM audit.period")
+            .iter()
+            .all(|suffix| *suffix != first)
+    });
+    clock.set_ahead(240);
+    until(&cluster, "another is closed", |_| is_closed(&fourth));
+    admin.batch_execute("COMMIT").expect("ends");
     assert_whole(&cluster);
 }
 
@@ -151,6 +245,57 @@ fn a_trail_that_cannot_be_written_to_drops_what_is_due() {
     assert_eq!(
         cluster.trail_of("details ->> 'reason'", "command = 'RETENTION'")[0],
         "retention"
+    );
+    assert_whole(&cluster);
+}
+
+/// What made the storing fail is gone before the last resort, an event without its content, is tried.
+#[test]
+fn what_heals_between_two_tries_costs_no_event_its_content() {
+    let cluster = Cluster::start();
+    cluster.psql().run("CREATE TABLE awkward (x int)").ok();
+    cluster.flush();
+    // Each try takes half a second.
+    let mut admin = unlocked(&cluster);
+    admin
+        .batch_execute(
+            "ALTER TABLE audit.statement ADD CONSTRAINT fault \
+             CHECK (relations IS NULL OR 'public.awkward' <> ALL (relations) OR pg_sleep(0.5)::text IS NULL) \
+             NOT VALID",
+        )
+        .expect("unlocked");
+    let worker = cluster.worker_pid().expect("the worker runs");
+    let mut watcher = cluster.connect("postgres", HOME);
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.parameters = on")
+        .expect("sets");
+    client
+        .execute("INSERT INTO awkward VALUES ($1)", &[&4711_i32])
+        .expect("inserts");
+    eventually("the worker fails", || {
+        cluster.log().contains("cannot store events")
+    });
+    // Behind a pause the event is tried as it is.
+    let mut quiet = 0;
+    eventually("it tries again", || {
+        let tries: bool = watcher
+            .query_one(
+                "SELECT wait_event IS NOT DISTINCT FROM 'PgSleep' FROM pg_stat_activity WHERE pid = $1",
+                &[&(worker as i32)],
+            )
+            .expect("asks")
+            .get(0);
+        let begins = tries && quiet >= 10;
+        quiet = if tries { 0 } else { quiet + 1 };
+        begins
+    });
+    admin
+        .batch_execute("ALTER TABLE audit.statement DROP CONSTRAINT fault")
+        .expect("unlocked");
+    assert_eq!(
+        cluster.trail("parameters, details -> 'unstorable'", "command = 'INSERT'"),
+        ["{4711} | ~"]
     );
     assert_whole(&cluster);
 }

@@ -2,6 +2,7 @@
 
 use super::tree::Tree;
 use crate::pg::spi::{Plan, query, text_datum};
+use audit_core::event::Timestamp;
 use audit_core::tree::{Source, cover};
 use pgrx::pg_sys::{self, Datum};
 
@@ -10,9 +11,9 @@ use pgrx::pg_sys::{self, Datum};
 /// range is split where a checkpoint was published, so that whoever holds one of those can still be
 /// shown that the trail goes on from it. Returns the number of rows written.
 ///
-/// To be called in the transaction that drops the partition, before it does. Whole batches only.
-/// Throws, also where the events no longer fit their batches: see audit.verify().
-pub fn retain(first_seq: u64, last_seq: u64) -> u64 {
+/// To be called in the transaction that drops the partition, before it does. Whole batches only, stored within
+/// `period` (begin, and end, exclusive): no other partition is looked into. Throws, also where the events no longer fit their batches: see audit.verify().
+pub fn retain(first_seq: u64, last_seq: u64, period: (Timestamp, Timestamp)) -> u64 {
     if first_seq > last_seq {
         return 0;
     }
@@ -32,6 +33,7 @@ pub fn retain(first_seq: u64, last_seq: u64) -> u64 {
         &[INT8OID, INT8OID, BYTEAOID],
     );
     let mut tree = Tree::default();
+    tree.store.look_only_into(period);
     let mut from = first_seq;
     for to in &ends {
         let mut nodes = Vec::new();

@@ -6,6 +6,7 @@
 use super::canon::content;
 use super::reader::{BATCH, batch_row};
 use crate::pg::spi::query;
+use audit_core::calendar::rfc3339;
 use audit_core::event::Timestamp;
 use audit_core::sha::Hash;
 use audit_core::tree::{Frontier, Node, cover, node_hash};
@@ -86,6 +87,8 @@ impl Dropped {
 pub struct TreeStore {
     batches: Vec<StoredBatch>,
     dropped: Option<Dropped>,
+    /// SQL that leaves partitions of audit.batch out.
+    only: String,
 }
 
 /// What audit.subtree holds.
@@ -97,6 +100,12 @@ struct Dropped {
 }
 
 impl TreeStore {
+    /// Batches are those that were stored from `begin` on and before `end`.
+    pub fn look_only_into(&mut self, (begin, end): (Timestamp, Timestamp)) {
+        let (begin, end) = (rfc3339(begin), rfc3339(end));
+        self.only = format!("AND recorded_at >= '{begin}' AND recorded_at < '{end}'");
+    }
+
     /// The batch that holds an event.
     pub fn batch(&mut self, seq: u64) -> Option<&StoredBatch> {
         let holds = |b: &StoredBatch| (b.first_seq..=b.last_seq).contains(&seq);
@@ -106,7 +115,8 @@ impl TreeStore {
         let mut found = None;
         query(
             &format!(
-                "SELECT {BATCH} FROM audit.batch WHERE last_seq >= {seq} ORDER BY last_seq LIMIT 1"
+                "SELECT {BATCH} FROM audit.batch WHERE last_seq >= {seq} {} ORDER BY last_seq LIMIT 1",
+                self.only
             ),
             |row| {
                 let batch = batch_row(row);

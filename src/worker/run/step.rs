@@ -7,7 +7,14 @@ impl Worker {
     pub(super) fn step(&mut self, source: &mut dyn Source) -> Drained {
         let begun = Instant::now();
         match self.try_step(source) {
+            Ok(_) if self.trial == Trial::Rehearsal => {
+                source.rewind();
+                self.forget();
+                self.trial = self.trial.worked();
+                Drained::Stored { full: true }
+            }
             Ok(drained) => {
+                self.trial = self.trial.worked();
                 self.recovered();
                 if let Drained::Stored { .. } = drained {
                     let spent = begun.elapsed().as_nanos() as u64;
@@ -31,8 +38,13 @@ impl Worker {
         let at = self.look_at_clock().max(self.last_recorded_at);
         self.enter_period(at)?;
         self.note_dropped()?;
+        let trial = self.trial;
         let (worker, source_again) = (&mut *self, &mut *source);
-        let (gaps, at, drained) = transaction(|| worker.fill_and_write(source_again, at))?;
+        let write = || worker.fill_and_write(source_again, at);
+        if trial == Trial::Rehearsal {
+            return rehearsal(write).map(|(_, _, drained)| drained);
+        }
+        let (gaps, at, drained) = transaction(write)?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
@@ -97,7 +109,12 @@ impl Worker {
             pgrx::error!("audit_ext: the worker is not attached");
         };
         let batch = &mut self.batch;
-        let (texts, care) = (self.texts, self.care);
+        let texts = self.texts;
+        let care = if self.trial.is_bare() {
+            Care::Bare
+        } else {
+            Care::Whole
+        };
         let before = source.progress();
         let mut gaps = 0;
         batch.clear();
@@ -109,12 +126,14 @@ impl Worker {
         dictionary.trim();
         dictionary.read_from(before.ring_id);
         for own in &self.queued {
-            let care = if own.of_session { care } else { Care::Whole };
+            let care = own.of_session.map_or(Care::Whole, |_| care);
+            batch.horizon = own.of_session;
             let added = batch.add(&own.payload, dictionary, texts, care);
             if added.is_ok() && own.landmark {
                 batch.landmarks.push(batch.rows.len() as u32 - 1);
             }
         }
+        batch.horizon = None;
         if let Some(dropped) = source.take_dropped() {
             gaps += 1;
             let dropped = self.own.dropped(&before.ring_id, &dropped);
@@ -194,6 +213,7 @@ impl Worker {
         shared.recorded.fetch_add(rows, Ordering::Relaxed);
         shared.gaps.fetch_add(gaps, Ordering::Relaxed);
         shared.last_batch_at.store(at, Ordering::Relaxed);
+        shared.last_recorded_at.store(at, Ordering::SeqCst);
         shared.last_seq.store(self.tree.size(), Ordering::Relaxed);
         let progress = source.progress();
         if ring_file::ring().is_some_and(|ring| ring.id() == progress.ring_id) {
@@ -209,7 +229,6 @@ impl Worker {
             }
         }
         // Demands that were lowered for a troublesome event rise again behind it.
-        self.care = Care::Whole;
         self.max_rows = (self.max_rows * 2).min(MAX_ROWS);
         self.upkeep.stored(rows);
         if let Some(current) = &self.current {
@@ -231,31 +250,32 @@ impl Worker {
     }
 
     /// An event whose content makes the batch fail is found by storing one by one, and then stored
-    /// without its content. `false`: content isn't what is wrong.
+    /// without its content (audit_core::trial). `false`: content isn't what is wrong.
     fn lower_demands(&mut self, failure: &Failure) -> bool {
         if !failure.is_about_content() {
             return false;
         }
         if self.max_rows > 1 {
             self.max_rows = 1;
-        } else if self.care == Care::Whole {
-            self.care = Care::Bare;
-            if self.back_off.is_none() {
-                pgrx::log!(
-                    "audit_ext worker stores an event without its content: {}",
-                    failure.message
-                );
-            }
-        } else {
-            return false;
+            return true;
         }
+        let Some(next) = self.trial.failed() else {
+            return false;
+        };
+        if next == Trial::Bare {
+            pgrx::log!(
+                "audit_ext worker stores an event without its content: {}",
+                failure.message
+            );
+        }
+        self.trial = next;
         true
     }
 
     /// Waits longer from failure to failure; says so once.
     pub(super) fn failed(&mut self, failure: &Failure) {
         // Nothing is left out for a reason that is gone when events can be stored again.
-        self.care = Care::Whole;
+        self.trial = Trial::Whole;
         if let Ok(false) = is_home() {
             // DROP EXTENSION took the tables away: no failure. (Another trail may be there already.)
             self.home_lost = true;

@@ -14,8 +14,9 @@ pub(super) struct Queued {
     pub payload: Vec<u8>,
     /// audit.origin keeps a copy of it.
     pub landmark: bool,
-    /// Of a session that died: what it holds may make the batch fail, which the worker's own doesn't.
-    pub of_session: bool,
+    /// Of a session that died: what it holds may make the batch fail, which the worker's own doesn't. The first
+    /// transaction id that was given out after its death.
+    pub of_session: Option<u64>,
     pub told: Option<Told>,
 }
 
@@ -24,7 +25,7 @@ impl Queued {
         Queued {
             payload,
             landmark: false,
-            of_session: false,
+            of_session: None,
             told: None,
         }
     }
