@@ -23,7 +23,7 @@ upgrade() { # upgrade MAJOR
     new_config=$(config_of "$1")
     new_bin=$("$new_config" --bindir)
     PGRX_HOME=$dir/pgrx$1 PG_CONFIG=$new_config CARGO_TARGET_DIR=$TARGET/pg$1 "$ROOT/scripts/install.sh"
-    chmod -R a+rX "$tree"
+    chmod -R a+rX "$dir"
     work=$(mktemp -d /tmp/audit_upgrade.XXXXXX)
     is_root && chown postgres: "$work"
     for pair in "$old_bin old" "$new_bin new"; do

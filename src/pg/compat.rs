@@ -81,6 +81,13 @@ pub unsafe fn for_each_use(stmt: *const pg_sys::PlannedStmt, mut f: impl FnMut(U
     }
 }
 
+/// What the entries of a range table refer to for their privileges, from 16 on; before, they have them.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+#[derive(Clone, Copy)]
+struct Privileges;
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+type Privileges = *const pg_sys::List;
+
 /// Whether a range-table entry stands for a relation that the statement needs a privilege on.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
 unsafe fn needs_privilege(entry: *const pg_sys::RangeTblEntry) -> bool {
@@ -93,18 +100,31 @@ unsafe fn needs_privilege(entry: *const pg_sys::RangeTblEntry) -> bool {
     unsafe { (*entry).perminfoindex != 0 }
 }
 
-/// The entry of number `index` (from 1) of a range table; NULL where there is none.
-unsafe fn entry_of(
-    rtable: *const pg_sys::List,
-    index: core::ffi::c_int,
-) -> *const pg_sys::RangeTblEntry {
+const WRITES: u32 = pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE;
+
+/// Whether it needs one to write to it.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+unsafe fn is_written(entry: *const pg_sys::RangeTblEntry, _: Privileges) -> bool {
+    unsafe { (*entry).requiredPerms & WRITES != 0 }
+}
+
+/// As above.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+unsafe fn is_written(entry: *const pg_sys::RangeTblEntry, all: Privileges) -> bool {
     unsafe {
-        if rtable.is_null() || index < 1 || index > (*rtable).length {
+        let its: *const pg_sys::RTEPermissionInfo =
+            element_of(all, (*entry).perminfoindex as core::ffi::c_int);
+        !its.is_null() && (*its).requiredPerms & u64::from(WRITES) != 0
+    }
+}
+
+/// The element of number `index` (from 1) of a list of pointers; NULL where there is none.
+unsafe fn element_of<T>(list: *const pg_sys::List, index: core::ffi::c_int) -> *const T {
+    unsafe {
+        if list.is_null() || index < 1 || index > (*list).length {
             return core::ptr::null();
         }
-        (*(*rtable).elements.add(index as usize - 1))
-            .ptr_value
-            .cast()
+        (*(*list).elements.add(index as usize - 1)).ptr_value.cast()
     }
 }
 
@@ -114,16 +134,22 @@ pub struct Target {
     /// The table as it was named: not its partitions, and under a view the table below.
     pub relid: pg_sys::Oid,
     rtable: *const pg_sys::List,
+    privileges: Privileges,
 }
 
 impl Target {
     pub const NONE: Target = Target {
         relid: pg_sys::InvalidOid,
         rtable: core::ptr::null(),
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        privileges: Privileges,
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        privileges: core::ptr::null(),
     };
 
-    /// Whether the statement is the action of a rule of this relation: the rewriter leaves the entries
-    /// `old` and `new` of it in the action's range table (PRS2_OLD_VARNO). Never throws.
+    /// Whether the statement is the action of a rule of this view: the rewriter leaves the entries `old` and
+    /// `new` of it in the action's range table (PRS2_OLD_VARNO). From 16 on they need the right to read it.
+    /// Never throws.
     pub fn is_of_rule(&self, relid: pg_sys::Oid) -> bool {
         let mut found = false;
         // SAFETY: the statement that the target was read from outlives it.
@@ -133,7 +159,7 @@ impl Target {
                     || ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
                         && (*entry).relid == relid
                         && !(*entry).alias.is_null()
-                        && !needs_privilege(entry)
+                        && !is_written(entry, self.privileges)
                         && matches!(
                             super::raw::bytes((*(*entry).alias).aliasname),
                             b"old" | b"new"
@@ -163,14 +189,19 @@ pub unsafe fn target_of_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
 unsafe fn written_by_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
     unsafe {
         let results = (*stmt).resultRelations;
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let privileges = Privileges;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let privileges = (*stmt).permInfos;
         // Partitions come first, then their parent: it alone needs a privilege.
         for i in 0..(*results).length {
             let index = (*(*results).elements.add(i as usize)).int_value;
-            let entry = entry_of((*stmt).rtable, index);
+            let entry: *const pg_sys::RangeTblEntry = element_of((*stmt).rtable, index);
             if !entry.is_null() && needs_privilege(entry) {
                 return Target {
                     relid: (*entry).relid,
                     rtable: (*stmt).rtable,
+                    privileges,
                 };
             }
         }
@@ -184,13 +215,18 @@ unsafe fn written_by_plan(stmt: *const pg_sys::PlannedStmt) -> Target {
 /// `query` is a valid rewritten query.
 pub unsafe fn target_of_query(query: *const pg_sys::Query) -> Target {
     unsafe {
-        let entry = entry_of((*query).rtable, (*query).resultRelation);
+        let entry: *const pg_sys::RangeTblEntry =
+            element_of((*query).rtable, (*query).resultRelation);
         if entry.is_null() {
             return Target::NONE;
         }
         Target {
             relid: (*entry).relid,
             rtable: (*query).rtable,
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            privileges: Privileges,
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            privileges: (*query).rteperminfos,
         }
     }
 }

@@ -1,9 +1,63 @@
 //! The client's connection: who asked to be let in, from where, and how that was checked.
 
-use core::ffi::c_char;
+use core::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 
 use super::{compat, parallel, raw};
+
+/// The head of struct Port (libpq/libpq-be.h). pgrx's has a field too many on 17.
+#[repr(C)]
+struct Port {
+    sock: c_int,
+    noblock: bool,
+    proto: u32,
+    laddr: pg_sys::SockAddr,
+    raddr: pg_sys::SockAddr,
+    remote_host: *mut c_char,
+    remote_hostname: *mut c_char,
+    remote_hostname_resolv: c_int,
+    remote_hostname_errcode: c_int,
+    remote_port: *mut c_char,
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    can_accept_connections: c_int,
+    #[cfg(feature = "pg18")]
+    local_host: [c_char; 64],
+    database_name: *mut c_char,
+    user_name: *mut c_char,
+    cmdline_options: *mut c_char,
+    guc_options: *mut pg_sys::List,
+    application_name: *mut c_char,
+    hba: *const HbaLine,
+}
+
+#[cfg(not(feature = "pg17"))]
+const _: () = assert!(
+    core::mem::offset_of!(Port, application_name)
+        == core::mem::offset_of!(pg_sys::libpq::be::Port, application_name)
+);
+
+/// The head of HbaLine (libpq/hba.h), which pgrx doesn't bind.
+#[repr(C)]
+struct HbaLine {
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    sourcefile: *mut c_char,
+    linenumber: i32,
+    rawline: *mut c_char,
+    conntype: i32,
+    databases: *mut pg_sys::List,
+    roles: *mut pg_sys::List,
+    addr: [u64; 16],
+    addrlen: i32,
+    mask: [u64; 16],
+    masklen: i32,
+    ip_cmp_method: i32,
+    hostname: *mut c_char,
+    auth_method: i32,
+}
+
+unsafe extern "C" {
+    static MyProcPort: *const Port;
+}
 
 /// A peer's numeric address and port; none for a unix socket.
 pub struct Peer {
@@ -79,7 +133,7 @@ pub struct Request {
 pub fn request() -> Option<Request> {
     // SAFETY: MyProcPort is NULL or valid; its strings are NULL or NUL-terminated.
     unsafe {
-        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
+        let port = MyProcPort.as_ref()?;
         if port.user_name.is_null() {
             return None;
         }
@@ -97,7 +151,7 @@ pub fn request() -> Option<Request> {
 pub fn logged_on() -> Option<(&'static [u8], &'static [u8])> {
     // SAFETY: as in `request`.
     unsafe {
-        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
+        let port = MyProcPort.as_ref()?;
         if port.user_name.is_null() || port.database_name.is_null() {
             return None;
         }
@@ -110,7 +164,7 @@ pub fn logged_on() -> Option<(&'static [u8], &'static [u8])> {
 pub fn asks_for(setting: &[u8]) -> bool {
     // SAFETY: as in `request`; the list has names and values in turn.
     unsafe {
-        let Some(port) = pg_sys::libpq::be::MyProcPort.as_ref() else {
+        let Some(port) = MyProcPort.as_ref() else {
             return false;
         };
         // As the server reads the line (pg_split_opts, ParseLongOption): a backslash stands for what follows it,
@@ -173,39 +227,21 @@ pub fn method() -> Option<&'static [u8]> {
     (!name.is_null()).then(|| unsafe { raw::bytes(name) })
 }
 
-/// The head of HbaLine (libpq/hba.h of 14 and 15), which pgrx doesn't bind.
-#[cfg(any(feature = "pg14", feature = "pg15"))]
-#[repr(C)]
-struct HbaLineHead {
-    linenumber: i32,
-    rawline: *mut c_char,
-    conntype: i32,
-    databases: *mut pg_sys::List,
-    roles: *mut pg_sys::List,
-    addr: [u64; 16],
-    addrlen: i32,
-    mask: [u64; 16],
-    masklen: i32,
-    ip_cmp_method: i32,
-    hostname: *mut c_char,
-    auth_method: i32,
-}
-
-#[cfg(any(feature = "pg14", feature = "pg15"))]
 fn auth_method() -> Option<i32> {
-    // SAFETY: the pointer to the HbaLine follows `application_name` in struct Port. It points into
-    // PostmasterContext, which goes once the session has started: a session that began in recovery
-    // and saw a promotion is asked later.
+    // SAFETY: the HbaLine lies in PostmasterContext, which goes once the session has started: a session
+    // that began in recovery and saw a promotion is asked later.
     unsafe {
         if pg_sys::PostmasterContext.is_null() {
-            return None;
+            return kept_method();
         }
-        let port = pg_sys::libpq::be::MyProcPort.as_ref()?;
-        let hba = (&raw const port.application_name)
-            .add(1)
-            .cast::<*const HbaLineHead>();
-        Some((*hba).as_ref()?.auth_method)
+        Some(MyProcPort.as_ref()?.hba.as_ref()?.auth_method)
     }
+}
+
+/// What the server keeps of it: nothing.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn kept_method() -> Option<i32> {
+    None
 }
 
 /// The head of ClientConnectionInfo (libpq/libpq-be.h since 16), which pgrx doesn't bind.
@@ -216,8 +252,9 @@ struct ClientConnectionInfo {
     auth_method: i32,
 }
 
+/// What the server keeps of it.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-fn auth_method() -> Option<i32> {
+fn kept_method() -> Option<i32> {
     unsafe extern "C" {
         static MyClientConnectionInfo: ClientConnectionInfo;
     }

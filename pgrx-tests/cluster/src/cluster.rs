@@ -353,6 +353,22 @@ impl Cluster {
         self.settle(Some(source));
     }
 
+    /// Has this stopped server's pages checksummed, or not: what is the default depends on the major.
+    #[track_caller]
+    pub fn set_checksums(&self, on: bool) {
+        let how = if on { "--enable" } else { "--disable" };
+        let done = as_server(server().bin.join("pg_checksums"))
+            .args([how, "--no-sync", "-D"])
+            .arg(self.data_dir())
+            .output()
+            .expect("pg_checksums runs");
+        let complaint = String::from_utf8_lossy(&done.stderr);
+        assert!(
+            done.status.success() || complaint.contains("already"),
+            "{done:?}"
+        );
+    }
+
     /// Own port and socket; a standby of `primary`.
     fn settle(&self, primary: Option<&Cluster>) {
         self.configure("port", &self.port.number.to_string());

@@ -43,7 +43,7 @@ fn reading_and_upkeep_are_nobodys_concern() {
         "REINDEX DATABASE postgres",
         // Somebody else's, in the home and elsewhere.
         "CREATE TABLE t (x int PRIMARY KEY); CREATE TABLE u (x int REFERENCES t); BEGIN; LOCK TABLE t; COMMIT; DROP TABLE t CASCADE",
-        "CREATE EXTENSION pgcrypto; ALTER EXTENSION pgcrypto ADD TABLE u; DROP EXTENSION pgcrypto CASCADE",
+        "CREATE EXTENSION hstore; ALTER EXTENSION hstore ADD TABLE u; DROP EXTENSION hstore CASCADE",
         "CREATE TEMP TABLE e (x int); TRUNCATE e; VACUUM FULL mine",
         "CREATE SCHEMA other; CREATE TABLE other.event (x int); COMMENT ON TABLE other.event IS 'x'; GRANT ALL ON other.event TO mallory; DROP SCHEMA other CASCADE",
         "ALTER EXTENSION audit_ext UPDATE",

@@ -1,6 +1,6 @@
 //! Replication: the commands of walsenders, and what a subscription applies (spec/capture.md, rule 1).
 
-use audit_cluster_tests::{Builder, Cluster, eventually};
+use audit_cluster_tests::{Builder, Cluster, eventually, server};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -239,6 +239,10 @@ fn subscribed(builder: Builder, two_phase: bool) -> Cluster {
     cluster
 }
 
+/// The process that applies changes: 17 has a name of its own for it.
+const APPLIES: &str =
+    "backend_type IN ('logical replication worker', 'logical replication apply worker')";
+
 fn applied(cluster: &Cluster, columns: &str) -> Vec<String> {
     cluster.trail_of(columns, "command = 'APPLY' AND details ? 'lsn'")
 }
@@ -266,15 +270,15 @@ fn what_a_subscription_applies_is_one_event_per_transaction() {
     assert_eq!(
         applied(
             &cluster,
-            "class, (SELECT array_agg(r ORDER BY r) FROM unnest(relations) r), rows, outcome, transaction_outcome, depth, database_name, \
-             backend_type, details->>'subscription', transaction_id IS NOT NULL, \
-             (details->>'lsn')::pg_lsn > '0/0'",
+            &format!(
+                "class, (SELECT array_agg(r ORDER BY r) FROM unnest(relations) r), rows, outcome, transaction_outcome, depth, database_name, \
+                 {APPLIES}, details->>'subscription', transaction_id IS NOT NULL, \
+                 (details->>'lsn')::pg_lsn > '0/0'"
+            ),
         ),
         [
-            "WRITE | {public.a,public.b} | 5 | success | committed | 0 | copy | \
-             logical replication worker | sub | t | t",
-            "WRITE | {public.b} | 0 | success | committed | 0 | copy | \
-             logical replication worker | sub | t | t",
+            "WRITE | {public.a,public.b} | 5 | success | committed | 0 | copy | t | sub | t | t",
+            "WRITE | {public.b} | 0 | success | committed | 0 | copy | t | sub | t | t",
         ]
     );
 }
@@ -325,8 +329,10 @@ fn what_a_trigger_has_run_is_not_what_failed_to_be_applied_behind_it() {
     let events = || {
         cluster.trail_of(
             "command, outcome, sqlstate, transaction_outcome",
-            "backend_type = 'logical replication worker' AND class NOT IN ('SESSION', 'AUDIT') \
-             AND (outcome = 'failed' OR command = 'INSERT')",
+            &format!(
+                "{APPLIES} AND class NOT IN ('SESSION', 'AUDIT') \
+                 AND (outcome = 'failed' OR command = 'INSERT')"
+            ),
         )
     };
     eventually("the conflict is on record", || {
@@ -350,14 +356,64 @@ fn triggers_of_applied_changes_are_recorded() {
     assert_eq!(
         cluster.trail_of(
             "command, (SELECT array_agg(r ORDER BY r) FROM unnest(relations) r), transaction_outcome",
-            "database_name = 'copy' AND backend_type = 'logical replication worker' \
-             AND (details ? 'lsn' OR command = 'INSERT')",
+            &format!(
+                "database_name = 'copy' AND {APPLIES} AND (details ? 'lsn' OR command = 'INSERT')"
+            ),
         ),
         [
             "APPLY | {public.b,public.seen} | committed",
             "INSERT | {public.seen} | committed",
         ]
     );
+}
+
+/// A large transaction arrives before it has ended. From 16 on a process of its own can apply it meanwhile
+/// (18's default).
+#[test]
+fn what_is_applied_while_it_arrives_is_one_event() {
+    let builder = Cluster::builder().setting("logical_decoding_work_mem", "'64kB'");
+    let cluster = subscribed(builder, false);
+    let how = if server().major < 16 {
+        "on"
+    } else {
+        "parallel"
+    };
+    cluster
+        .psql()
+        .db("copy")
+        .run(format!("ALTER SUBSCRIPTION sub SET (streaming = {how})"))
+        .ok();
+    let transaction = |first: u32| {
+        format!(
+            "BEGIN; INSERT INTO a SELECT x, 'x' FROM generate_series({first}, {first} + 4999) x; \
+             SAVEPOINT s; INSERT INTO b VALUES ({first}); ROLLBACK TO s; \
+             INSERT INTO b VALUES ({first} + 1); COMMIT"
+        )
+    };
+    cluster.psql().run(transaction(1000)).ok();
+    eventually("it is applied", || !applied(&cluster, "seq").is_empty());
+    assert_eq!(
+        applied(
+            &cluster,
+            "(SELECT array_agg(r ORDER BY r) FROM unnest(relations) r), rows, outcome, transaction_outcome",
+        ),
+        ["{public.a,public.b} | 5001 | success | committed"]
+    );
+    cluster
+        .psql()
+        .db("copy")
+        .run("INSERT INTO b VALUES (20001)")
+        .ok();
+    cluster.psql().run(transaction(20000)).ok();
+    eventually("the conflict is on record", || {
+        !cluster
+            .trail_of(
+                "seq",
+                "command = 'APPLY' AND sqlstate = '23505' AND transaction_outcome = 'rolled back'",
+            )
+            .is_empty()
+    });
+    assert_eq!(applied(&cluster, "seq").len(), 1);
 }
 
 #[test]

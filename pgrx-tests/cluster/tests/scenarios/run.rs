@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write as _};
 
-use audit_cluster_tests::{Cluster, eventually};
+use audit_cluster_tests::{Cluster, eventually, server};
 use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::parse::{Scenario, Step, cells};
@@ -105,6 +105,10 @@ impl Stage {
                 "" => "DATABASE app".to_owned(),
                 role => format!("ROLE {role}"),
             };
+            let mut assignment = assignment.clone();
+            if server().major < 16 {
+                assignment = assignment.replace("debug_parallel_query", "force_parallel_mode");
+            }
             let _ = writeln!(settings, "ALTER {whom} SET {assignment};");
         }
         self.script("postgres", &clean);
