@@ -4,7 +4,7 @@
 #   CARGO_TARGET_DIR  where builds and the scratch cluster go   (target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install run stop test soak test-majors test-checked test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-sampled bench-trail clean
+.PHONY: help setup install run stop test soak test-majors test-checked test-memory test-upgrade test-postgres lint instructions microbench bench bench-quick bench-growth bench-sampled bench-lines bench-trail clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -62,6 +62,10 @@ bench: ## the whole table of spec/performance.md, 11 rounds: an hour
 bench-growth: ## whether an event costs the same with more clients, texts, tables and a trail of 10 million: half an hour
 	@scripts/install.sh
 	@scripts/bench-growth.sh
+
+bench-lines: ## instructions, lines of the cache and pages that a SELECT touches more with audit_ext
+	@scripts/install.sh
+	@scripts/bench-lines.sh
 
 bench-sampled: ## ns that a session spends in audit_ext.so for a statement, sampled by perf: five minutes
 	@scripts/install.sh

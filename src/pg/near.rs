@@ -88,8 +88,8 @@ macro_rules! near {
 near! {
     static PG_exception_stack: *mut pg_sys::sigjmp_buf;
     fn GetUserId: pg_sys::Oid;
-    static MyBackendType: pg_sys::BackendType::Type;
     static ActivePortal: pg_sys::Portal;
+    static MyBackendType: pg_sys::BackendType::Type;
     static application_name: *mut c_char;
     static MyProcPid: c_int;
     fn GetSessionUserId: pg_sys::Oid;

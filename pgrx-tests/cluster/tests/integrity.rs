@@ -1,7 +1,7 @@
 //! A trail that can't be changed unnoticed: audit.verify() against a superuser who changes, removes,
 //! inserts, swaps and cuts, in tables and in files.
 
-use audit_cluster_tests::{Cluster, Shutdown};
+use audit_cluster_tests::{Cluster, Shutdown, kill};
 use postgres::Client;
 use std::os::unix::fs::FileExt;
 
@@ -351,11 +351,14 @@ fn removed_inserted_swapped_and_cut_rows_are_found() {
     ];
     let mut told = last;
     for (sql, seq, problem) in cases {
+        // What is stored meanwhile is seen, and a tail that more has been added to isn't cut.
+        let stopped = (problem == "cut tail").then(|| cluster.suspend_worker());
         tamper(&mut client, "BEGIN ISOLATION LEVEL REPEATABLE READ");
         tamper(&mut client, &sql);
         let all = verified_by(&mut client);
         found(&all, seq, problem);
         tamper(&mut client, "ROLLBACK");
+        stopped.inspect(|worker| assert!(kill(*worker, "CONT")));
         // The trail says so itself, whatever became of the transaction.
         assert_eq!(
             cluster.trail_of(

@@ -3,7 +3,7 @@
 
 use super::{assert_whole, found, some_work, tamper, unlocked, verified_by};
 use crate::fails;
-use audit_cluster_tests::{Cluster, Shutdown, eventually};
+use audit_cluster_tests::{Cluster, Shutdown, eventually, kill};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -340,8 +340,9 @@ fn a_cut_tail_is_found_by_the_file_alone() {
     some_work(&cluster);
     cluster.restart(Shutdown::Fast);
     assert_whole(&cluster);
-    // The table of checkpoints goes with the tail. Nothing newer is seen.
+    // The table of checkpoints goes with the tail, and nothing is stored behind it.
     let mut client = unlocked(&cluster);
+    let worker = cluster.suspend_worker();
     tamper(
         &mut client,
         "BEGIN ISOLATION LEVEL REPEATABLE READ;
@@ -350,6 +351,7 @@ fn a_cut_tail_is_found_by_the_file_alone() {
          DELETE FROM audit.checkpoint WHERE size > 1",
     );
     found(&verified_by(&mut client), None, "cut tail");
+    assert!(kill(worker, "CONT"));
 }
 
 /// The rows of the tables, every value as PostgreSQL prints it.
