@@ -63,7 +63,7 @@ bench-growth: ## whether an event costs the same with more clients, texts, table
 	@scripts/install.sh
 	@scripts/bench-growth.sh
 
-bench-lines: ## instructions, lines of the cache and pages that a SELECT touches more with audit_ext
+bench-lines: ## instructions, lines of the processor's cache and pages of audit_ext.so that a SELECT touches
 	@scripts/install.sh
 	@scripts/bench-lines.sh
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Instructions, lines of the processor's cache and pages that a SELECT touches more with audit_ext: a minute.
+# Instructions, lines of the processor's cache and pages of audit_ext.so that a SELECT touches: a minute.
 # As root.
 . "$(dirname "$0")/lib.sh"
 dir=$(server_dir lines-run)

@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
-"""What a client's own SELECT touches more with audit_ext than without: instructions, lines of the processor's cache
-(64 bytes) and pages (4 kB). None of it depends on what else the machine does, as times do.
+"""What a client's own SELECT touches of the library: instructions, lines of the processor's cache (64 bytes) and pages
+(4 kB). None of it depends on what else the machine does, as times do.
 
 A session is led through a statement instruction by instruction (ptrace), which tells the library's code; that says which
-of its statics and of the linker's table (GOT) are looked at. Pages are those whose "accessed" bit is set after a
-hundred statements (/proc/PID/clear_refs, smaps), with the hooks and without (hooks.py). Needs root. Called by
-scripts/bench-lines.sh.
+of its statics and of the linker's table (GOT) are looked at. Needs root. Called by scripts/bench-lines.sh.
 """
 
 import argparse
@@ -13,7 +11,6 @@ import ctypes
 import os
 import re
 import signal
-import statistics
 import subprocess
 from pathlib import Path
 
@@ -77,32 +74,15 @@ def looked_at(library):
     return {int(m[1], 16): int(m[2], 16) for m in found}
 
 
-def accessed(session):
-    """Pages that statements use, all of the process's. (The system may reset the bits meanwhile, so many times.)"""
-    found = []
-    for _ in range(9):
-        Path(f"/proc/{session.pid}/clear_refs").write_text("1")
-        session.run(100)
-        smaps = Path(f"/proc/{session.pid}/smaps").read_text()
-        found.append(sum(map(int, re.findall(r"^Referenced: +(\d+) kB", smaps, re.MULTILINE))) * 1024 // PAGE)
-    return statistics.median(found)
-
-
 def measure(server):
     session = Pipeline(server, OWN_STATEMENT, 4711)
     session.run(3_000)
-    hooks = Hooks(session.pid)
-    places = hooks.of("audit_ext.so")
+    places = Hooks(session.pid).of("audit_ext.so")
     base, end, file = places[0][0], places[-1][1], places[0][3]
     steps = led(session, base + symbols(file)[START])
     own = [at - base for at in steps if base <= at < end]
     of = looked_at(file)
     statics = {of[at] for at in own if at in of}
-    pages = {}
-    for there in (False, True):
-        hooks.put(there)
-        session.run(1_000)
-        pages[there] = accessed(session)
     session.close()
 
     def pieces(addresses, size):
@@ -110,7 +90,7 @@ def measure(server):
 
     return [
         f"{len(own):,}", f"{pieces(own, LINE)}", f"{pieces(statics, LINE)}", f"{pieces(own, PAGE)}",
-        f"{pieces(statics, PAGE)}", f"{pages[True] - pages[False]}", f"{pages[False]}",
+        f"{pieces(statics, PAGE)}",
     ]
 
 
@@ -121,8 +101,8 @@ def main():
     folder = Path(args.dir)
     clear(folder)
     make_template(folder / "template")
-    print("| level | own instructions | lines of its code | of its statics | pages of its code | of its statics | pages more, of all | without |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| level | own instructions | lines of its code | of its statics | pages of its code | of its statics |")
+    print("|---|---|---|---|---|---|")
     for level in LEVELS:
         configuration = next(c for c in CONFIGURATIONS if c.name == f"audit_ext {level}")
         server = Server(folder / "server", folder / "template", configuration, PORT)
