@@ -2,6 +2,7 @@
 //! dropped all the same, and no event pays for it.
 
 use audit_cluster_tests::{Cluster, eventually, wait_until};
+use postgres::Client;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use crate::integrity::assert_whole;
 use crate::retention::{cluster, early_in_a_period, is_gone, knock, next_period, set, until};
 use crate::shim::Clock;
 
+/// What each period has a partition of.
+const TABLES: [&str; 5] = ["event", "session", "statement", "fate", "batch"];
 const HOME: &str = "postgres";
 const MAINTENANCE: &str =
     "SELECT pid FROM pg_stat_activity WHERE backend_type = 'audit_ext maintenance'";
@@ -21,6 +24,40 @@ fn suffix(cluster: &Cluster) -> String {
         "SELECT suffix FROM audit.period WHERE starts_at <= (SELECT max(recorded_at) FROM audit.batch) \
          ORDER BY starts_at DESC LIMIT 1",
     )
+}
+
+/// Has an unlocked superuser take away a table of the trail.
+#[track_caller]
+fn take_away(admin: &mut Client, table: &str) {
+    for sql in ["ALTER EXTENSION audit_ext DROP TABLE", "DROP TABLE"] {
+        admin
+            .batch_execute(&format!("{sql} {table}"))
+            .expect("unlocked");
+    }
+}
+
+/// An INSERT with a parameter into a table that the worker can't store anything about.
+#[track_caller]
+fn worker_fails_at_an_insert(cluster: &Cluster) -> Client {
+    let mut client = cluster.app();
+    client
+        .batch_execute("SET audit.parameters = on")
+        .expect("sets");
+    client
+        .execute("INSERT INTO awkward VALUES ($1)", &[&4711_i32])
+        .expect("inserts");
+    eventually("the worker fails", || {
+        cluster.log().contains("cannot store events")
+    });
+    client
+}
+
+#[track_caller]
+fn assert_insert_is_whole(cluster: &Cluster) {
+    assert_eq!(
+        cluster.trail("parameters, details -> 'unstorable'", "command = 'INSERT'"),
+        ["{4711} | ~"]
+    );
 }
 
 /// A period is closed although anybody's own table has a constraint of the name that it gets.
@@ -64,11 +101,7 @@ fn a_period_that_cannot_be_closed_keeps_no_other() {
     clock.set_ahead(60);
     let suffix = suffix(&cluster);
     let mut admin = unlocked(&cluster);
-    for sql in ["ALTER EXTENSION audit_ext DROP TABLE", "DROP TABLE"] {
-        admin
-            .batch_execute(&format!("{sql} audit.fate_{suffix}"))
-            .expect("unlocked");
-    }
+    take_away(&mut admin, &format!("audit.fate_{suffix}"));
     clock.set_ahead(120);
     until(&cluster, "it can't be closed", |c| {
         c.log().contains(&format!("audit.fate_{suffix} is gone"))
@@ -96,15 +129,10 @@ fn a_period_whose_tables_are_gone_keeps_no_other() {
         })
         .collect();
     knock(&cluster);
-    let tables = ["event", "session", "statement", "fate", "batch"];
     let mut admin = unlocked(&cluster);
-    for (suffix, gone) in periods.iter().zip([&tables[..1], &tables[..]]) {
+    for (suffix, gone) in periods.iter().zip([&TABLES[..1], &TABLES[..]]) {
         for table in gone {
-            admin
-                .batch_execute(&format!(
-                    "ALTER EXTENSION audit_ext DROP TABLE audit.{table}_{suffix}; DROP TABLE audit.{table}_{suffix}"
-                ))
-                .expect("unlocked");
+            take_away(&mut admin, &format!("audit.{table}_{suffix}"));
         }
     }
     set(&cluster, "audit.retention", "'3s'");
@@ -176,7 +204,7 @@ fn a_partition_that_is_locked_keeps_no_other_period() {
     let fourth = suffix(&cluster);
     let mut admin = unlocked(&cluster);
     admin.batch_execute("BEGIN").expect("begins");
-    for table in ["event", "session", "statement", "fate", "batch"] {
+    for table in TABLES {
         admin
             .batch_execute(&format!(
                 "LOCK TABLE audit.{table}_{second} IN ACCESS EXCLUSIVE MODE"
@@ -217,16 +245,7 @@ fn a_trail_that_cannot_be_written_to_drops_what_is_due() {
         )
         .expect("unlocked");
     cluster.flush();
-    let mut client = cluster.app();
-    client
-        .batch_execute("SET audit.parameters = on")
-        .expect("sets");
-    client
-        .execute("INSERT INTO awkward VALUES ($1)", &[&4711_i32])
-        .expect("inserts");
-    eventually("the worker fails", || {
-        cluster.log().contains("cannot store events")
-    });
+    let _client = worker_fails_at_an_insert(&cluster);
     set(&cluster, "audit.retention", "'3s'");
     wait_until("the old period goes", Duration::from_secs(60), || {
         cluster.value("SELECT count(*) FROM audit.dropped") != "0"
@@ -238,10 +257,7 @@ fn a_trail_that_cannot_be_written_to_drops_what_is_due() {
     admin
         .batch_execute("ALTER TABLE audit.statement DROP CONSTRAINT fault")
         .expect("unlocked");
-    assert_eq!(
-        cluster.trail("parameters, details -> 'unstorable'", "command = 'INSERT'"),
-        ["{4711} | ~"]
-    );
+    assert_insert_is_whole(&cluster);
     assert_eq!(
         cluster.trail_of("details ->> 'reason'", "command = 'RETENTION'")[0],
         "retention"
@@ -266,16 +282,7 @@ fn what_heals_between_two_tries_costs_no_event_its_content() {
         .expect("unlocked");
     let worker = cluster.worker_pid().expect("the worker runs");
     let mut watcher = cluster.connect("postgres", HOME);
-    let mut client = cluster.app();
-    client
-        .batch_execute("SET audit.parameters = on")
-        .expect("sets");
-    client
-        .execute("INSERT INTO awkward VALUES ($1)", &[&4711_i32])
-        .expect("inserts");
-    eventually("the worker fails", || {
-        cluster.log().contains("cannot store events")
-    });
+    let _client = worker_fails_at_an_insert(&cluster);
     // Behind a pause the event is tried as it is.
     let mut quiet = 0;
     eventually("it tries again", || {
@@ -293,10 +300,7 @@ fn what_heals_between_two_tries_costs_no_event_its_content() {
     admin
         .batch_execute("ALTER TABLE audit.statement DROP CONSTRAINT fault")
         .expect("unlocked");
-    assert_eq!(
-        cluster.trail("parameters, details -> 'unstorable'", "command = 'INSERT'"),
-        ["{4711} | ~"]
-    );
+    assert_insert_is_whole(&cluster);
     assert_whole(&cluster);
 }
 
