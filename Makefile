@@ -25,7 +25,7 @@ install: ## release build, installed into the server of PG_CONFIG
 test: ## every test: pure part, loom, real clusters
 	@scripts/test.sh
 
-soak: ## each fault many times (SOAK=50), then a mixed run of kills (MINUTES=10): hours
+soak: ## each fault many times (SOAK=50), then a mixed run of kills (MINUTES=10): 25 minutes and more
 	@scripts/install.sh
 	@scripts/soak.sh
 
@@ -55,7 +55,7 @@ bench-quick: ## speed against the plain server and pgaudit: two workloads, four 
 	@scripts/install.sh
 	@scripts/bench.sh --quick
 
-bench: ## the whole table of spec/performance.md, 11 rounds: an hour
+bench: ## the whole table of docs/performance.md, 11 rounds: an hour
 	@scripts/install.sh
 	@scripts/bench.sh
 
@@ -74,7 +74,7 @@ bench-sampled: ## ns that a session spends in audit_ext.so for a statement, samp
 microbench: ## ns per phase of an event, without a server: texts, redaction, encoding, ring (p99.99), hashing
 	@cargo bench -q -p audit_core_tests --bench phases
 
-bench-trail: ## a trail of 10 million events (N=…) over ten days: questions, verify, proofs, sizes: 20 minutes
+bench-trail: ## a trail of 10 million events (N=…) over ten days: questions, verify, proofs, sizes: 3 to 20 minutes
 	@scripts/install.sh
 	@scripts/bench-trail.sh --events $(or $(N),10000000)
 

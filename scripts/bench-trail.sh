@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A trail of N events over ten days: the auditor's questions, audit.verify(), proofs, sizes, closing, memory.
 #
-#   scripts/bench-trail.sh                        ten million events: about 20 minutes, 5 GB of disk
+#   scripts/bench-trail.sh                        ten million events: 3 to 20 minutes, 5 GB of disk
 #   scripts/bench-trail.sh --events 100000        smaller
 #   scripts/bench-trail.sh --export               also exports all of it and verifies the export
 #   scripts/bench-trail.sh --drain 1000000        only the worker, on a backlog

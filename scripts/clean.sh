@@ -4,7 +4,7 @@
 "$ROOT/scripts/stop.sh"
 . "$ROOT/scripts/cluster.sh"
 rm -rf "$RUN"
-for servers in majors pg-regress bench-run bench-trail-run growth-run sampled-run instructions-run; do
+for servers in majors pg-regress bench-run bench-trail-run growth-run sampled-run lines-run instructions-run; do
     rm -rf "$(server_dir "$servers")"
 done
 cd "$ROOT" && cargo clean

@@ -166,7 +166,7 @@ COMMENT ON COLUMN audit.batch.last_seq IS 'seq of its last event';
 COMMENT ON COLUMN audit.batch.dropped IS 'Drops of the ring that the trail tells of up to here';
 COMMENT ON COLUMN audit.batch.frontier IS 'Frontier of the Merkle tree after the batch: those of its subtrees that end in the batch';
 COMMENT ON COLUMN audit.batch.checks IS 'First four bytes of the leaf hash of each of its events: audit.verify() names the event by them';
--- They don''t compress.
+-- They don't compress.
 ALTER TABLE audit.batch ALTER COLUMN frontier SET STORAGE EXTERNAL, ALTER COLUMN checks SET STORAGE EXTERNAL,
     ALTER COLUMN frontier SET STATISTICS 0, ALTER COLUMN checks SET STATISTICS 0;
 

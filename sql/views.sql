@@ -140,7 +140,8 @@ SELECT
     s.pid,
     s.started_at,
     max(e.ended_at) AS ended_at,
-    CASE WHEN bool_or(e.died) THEN 'died'
+    CASE WHEN bool_or(e.refused) THEN 'refused'
+         WHEN bool_or(e.died) THEN 'died'
          WHEN max(e.ended_at) IS NOT NULL THEN 'disconnected'
     END AS ended,
     min(s.user_name) AS user_name,
@@ -162,7 +163,8 @@ FROM (SELECT
         count(*) FILTER (WHERE audit.event_outcome(v.numbers) <> 'success') AS failures,
         min(seq) AS first_seq,
         max(seq) AS last_seq,
-        max(v.started_at) FILTER (WHERE t.command = 'DISCONNECT') AS ended_at,
+        max(v.started_at) FILTER (WHERE t.command IN ('DISCONNECT', 'AUTHENTICATE')) AS ended_at,
+        bool_or(t.command = 'AUTHENTICATE') AS refused,
         bool_or(t.command = 'DISCONNECT' AND audit.event_outcome(v.numbers) <> 'success') AS died
     FROM audit.event v
     LEFT JOIN audit.statement t ON t.ref = v.statement AND t.class = 'SESSION'
@@ -174,8 +176,8 @@ COMMENT ON VIEW audit.sessions IS 'One row per session of the trail';
 COMMENT ON COLUMN audit.sessions.session_id IS 'PostgreSQL''s own session id, as %c in log_line_prefix';
 COMMENT ON COLUMN audit.sessions.pid IS 'Process id of the backend';
 COMMENT ON COLUMN audit.sessions.started_at IS 'When the session began';
-COMMENT ON COLUMN audit.sessions.ended_at IS 'When it ended; NULL while it lasts, or where the level left its DISCONNECT out';
-COMMENT ON COLUMN audit.sessions.ended IS 'How it ended: disconnected or died; NULL as ended_at is';
+COMMENT ON COLUMN audit.sessions.ended_at IS 'When it ended; NULL while it lasts, where the level left its DISCONNECT out, and of background processes, which have none';
+COMMENT ON COLUMN audit.sessions.ended IS 'How it ended: disconnected (details.reason of its DISCONNECT says why), died, or refused: a logon that failed; NULL as ended_at is';
 COMMENT ON COLUMN audit.sessions.user_name IS 'The role that logged on';
 COMMENT ON COLUMN audit.sessions.role_names IS 'The effective roles it used';
 COMMENT ON COLUMN audit.sessions.auth_identity IS 'How it authenticated (PostgreSQL 16 and later)';

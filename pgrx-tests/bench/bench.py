@@ -23,6 +23,7 @@ from pathlib import Path
 
 import chart
 import left_out
+import markdown
 import report
 from server import (
     Server, clear, machine_busy, make_template, pg_config, quiet, remove, wait_for_calm,
@@ -371,28 +372,24 @@ def run(args, notes):
     text = "\n\n".join(t for t in texts if t) + "\n"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "bench.txt").write_text(text)
-    (args.out / "bench.json").write_text(
-        json.dumps(
-            {
-                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "machine": {
-                    "cpus": os.cpu_count(), "kernel": platform.release(),
-                    "model": next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                                   if line.startswith("model name")), None),
-                },
-                "server": pg_config("--version"),
-                "rounds": args.rounds, "more": args.more, "seconds": args.seconds, "scale": SCALE, "notes": notes,
-                "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
-                "session_added_ns": {f"{what}, {name}": found for (what, name), found in added_ns.items()},
-                "runs": runs, "sessions": sessions,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    result = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": {
+            "cpus": os.cpu_count(), "kernel": platform.release(),
+            "model": next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                           if line.startswith("model name")), None),
+        },
+        "server": pg_config("--version"),
+        "rounds": args.rounds, "more": args.more, "seconds": args.seconds, "scale": SCALE, "notes": notes,
+        "summary": {f"{w} / {c}": s for (w, c), s in summaries.items()},
+        "session_added_ns": {f"{what}, {name}": found for (what, name), found in added_ns.items()},
+        "runs": runs, "sessions": sessions,
+    }
+    (args.out / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / "bench.md").write_text(markdown.tables(result))
     chart.write({f"{w} / {c}": s for (w, c), s in summaries.items()}, args.out)
     print("\n" + text)
-    print(f"{args.out}: bench.json, bench.txt, cpu.svg, tps.svg, bytes.svg")
+    print(f"{args.out}: bench.json, bench.txt, bench.md, cpu.svg, tps.svg, bytes.svg")
     # That others lose events is a finding, not a failure.
     return 1 if failed or any(r["configuration"].startswith("audit_ext") for r in void) else 0
 

@@ -17,9 +17,9 @@ pub const CLASSES: Classes = Classes::of(Class::Write);
 
 unsafe extern "C" {
     /// worker_internal.h
-    static MyLogicalRepWorker: *const c_void;
+    static mut MyLogicalRepWorker: *const c_void;
     /// worker_internal.h; struct Subscription begins with its OID.
-    static MySubscription: *const pg_sys::Oid;
+    static mut MySubscription: *const pg_sys::Oid;
 }
 
 /// The event of the transaction that commits, and the LSN of the last one.

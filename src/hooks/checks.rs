@@ -6,13 +6,21 @@ use audit_core::event::Fate;
 
 use super::emit;
 use super::engine::{Engine, Id};
+use crate::pg::raw;
 
 /// More constraints than that in one statement are told in several events each.
 const MOST: usize = 16;
 
+/// Whether a statement that ends now is a check: anybody can write one like it, but only the server's own have row
+/// security not forced on whom they run as.
+fn is_check(text: &[u8]) -> bool {
+    // SAFETY: reads a variable of this process; doesn't throw.
+    looks_like_check(text) && unsafe { raw::InNoForceRLSOperation() }
+}
+
 /// Whether the server writes a check so (ri_triggers.c): ONLY isn't there for a partitioned table, and PERIOD
 /// puts a query around it.
-fn is_check(text: &[u8]) -> bool {
+fn looks_like_check(text: &[u8]) -> bool {
     let Some(from) = text.strip_prefix(b"SELECT 1 FROM ") else {
         return false;
     };
@@ -41,20 +49,27 @@ pub fn joined(engine: &mut Engine, id: Id) -> bool {
     true
 }
 
-/// Adds check `id` to `other` if it is the same one: text and place.
+/// Adds check `id` to `other` if it is the same one: text, place, tables, and who it runs as.
 fn join(engine: &mut Engine, other: Id, id: Id) -> bool {
     let new = engine.frame(id);
-    let (numbers, text) = (new.numbers, std::mem::take(&mut new.text));
+    let (numbers, session) = (new.numbers, new.session_version);
+    let (text, relations) = (
+        std::mem::take(&mut new.text),
+        std::mem::take(&mut new.relations),
+    );
     let frame = engine.frame(other);
     let same = frame.numbers.depth == numbers.depth
         && frame.numbers.statement_id == numbers.statement_id
+        && frame.session_version == session
+        && frame.relations == relations
         && frame.text == text;
     if same {
         frame.calls += 1;
         frame.numbers.rows += numbers.rows.max(0);
         frame.numbers.duration += numbers.duration.max(0);
     }
-    engine.frame(id).text = text;
+    let new = engine.frame(id);
+    (new.text, new.relations) = (text, relations);
     same
 }
 

@@ -208,13 +208,33 @@ pub unsafe fn never_waits(node: *mut pg_sys::Node) -> bool {
     unsafe {
         match (*node).type_ {
             T_TransactionStmt => !begins_transaction(node),
-            T_VariableSetStmt => {
-                let name = (*node.cast::<pg_sys::VariableSetStmt>()).name;
-                raw::bytes(name).starts_with(b"audit.")
-            }
+            T_VariableSetStmt => sets_ours(node.cast()),
+            T_AlterSystemStmt => sets_ours(field!(node as AlterSystemStmt.setstmt)),
             _ => false,
         }
     }
+}
+
+/// Whether the statement changes a setting of `audit.*` for others, or for later: it is on record whatever the level, as
+/// what a session sets for itself is. Never throws.
+///
+/// # Safety
+/// `node` is a utility statement.
+pub unsafe fn sets_for_others(node: *mut pg_sys::Node) -> bool {
+    unsafe {
+        let set = match (*node).type_ {
+            T_AlterRoleSetStmt => field!(node as AlterRoleSetStmt.setstmt),
+            T_AlterDatabaseSetStmt => field!(node as AlterDatabaseSetStmt.setstmt),
+            T_AlterSystemStmt => field!(node as AlterSystemStmt.setstmt),
+            _ => return false,
+        };
+        sets_ours(set) || (*set).kind == pg_sys::VariableSetKind::VAR_RESET_ALL
+    }
+}
+
+/// Of `audit.*`
+unsafe fn sets_ours(stmt: *const pg_sys::VariableSetStmt) -> bool {
+    unsafe { raw::bytes((*stmt).name).starts_with(b"audit.") }
 }
 
 /// Whether the statement is COMMIT PREPARED. Never throws.

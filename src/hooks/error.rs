@@ -382,7 +382,34 @@ fn starts_like_body(text: &[u8]) -> bool {
         text.get(..word.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(word))
     };
-    word(b"begin") || word(b"declare") || text.starts_with(b"<<") || text.starts_with(b"#")
+    // DECLARE CURSOR has the word in its head; of a body's variables one may be a cursor.
+    let declares = word(b"declare") && !is_declare_cursor(text);
+    word(b"begin") || declares || text.starts_with(b"<<") || text.starts_with(b"#")
+}
+
+/// Whether a text that begins with DECLARE is the statement: a name, its options, CURSOR, and FOR or WITH or WITHOUT HOLD.
+fn is_declare_cursor(text: &[u8]) -> bool {
+    let mut words = text
+        .split(|b| b.is_ascii_whitespace())
+        .filter(|w| !w.is_empty());
+    let is = |word: &[u8], name: &[u8]| word.eq_ignore_ascii_case(name);
+    words.nth(1); // DECLARE, the name
+    for word in words {
+        let option = [
+            b"binary".as_slice(),
+            b"asensitive",
+            b"insensitive",
+            b"no",
+            b"scroll",
+        ];
+        if is(word, b"cursor") {
+            return true;
+        }
+        if !option.iter().any(|name| is(word, name)) {
+            return false;
+        }
+    }
+    false
 }
 
 /// The statement that was planned and not begun, in the message that is under way: it failed between

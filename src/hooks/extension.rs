@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_void};
 use core::hint::cold_path;
 use pgrx::pg_sys;
 
-use super::{drops, functions, guard_objects};
+use super::{drops, functions, guard_objects, truncated};
 use crate::pg::shared::{HOME_NONE, shared};
 use crate::pg::{compat, foreign, home, lookup, raw};
 
@@ -109,7 +109,7 @@ unsafe extern "C-unwind" fn object_access(
     }
 }
 
-/// A plain frame; only calls of functions and drops are looked at. Throws.
+/// A plain frame. Throws.
 #[inline(never)]
 #[unsafe(link_section = "audit_session")]
 unsafe extern "C-unwind" fn accessed(
@@ -136,6 +136,9 @@ unsafe extern "C-unwind" fn accessed(
                 database_dropped(object);
             }
             drops::object_dropped(class, object, sub, arg.cast());
+        } else if access == pg_sys::ObjectAccessType::OAT_TRUNCATE {
+            cold_path();
+            truncated::emptied(object);
         }
         if let Some(next) = NEXT {
             next(access, class, object, sub, arg);

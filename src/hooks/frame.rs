@@ -144,6 +144,8 @@ pub struct State {
     pub drops_objects: bool,
     /// What it drops has a name in it: one object alone needs no list.
     pub names_dropped: bool,
+    /// What is emptied while it runs are its relations: see `hooks::truncated`.
+    pub truncates: bool,
 }
 
 /// Whose session, names and text a frame's buffers hold, if they are a record's.

@@ -50,6 +50,10 @@ pub unsafe fn for_each(node: *mut pg_sys::Node, mut f: impl FnMut(*const c_char,
                 });
                 return;
             }
+            T_CreatePublicationStmt | T_AlterPublicationStmt => {
+                compat::for_each_published(node, &mut |relation| one(relation));
+                return;
+            }
             T_DropStmt if drops_relations(node) => {
                 let objects = field!(node as DropStmt.objects);
                 compat::for_each_pointer(objects, |names: *mut pg_sys::List| {

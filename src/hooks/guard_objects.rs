@@ -65,6 +65,13 @@ unsafe fn check_change(
         if access == OAT_TRUNCATE && guarded::is_catalog(object, true) {
             guard::refuse(c"TRUNCATE", pg_sys::RelationRelationId, object);
         }
+        // A query that reads the trail would run it in place of the server's own (the planner inlines what is SQL).
+        if class == pg_sys::ProcedureRelationId
+            && object.to_u32() < pg_sys::FirstNormalObjectId
+            && !pg_sys::IsBinaryUpgrade
+        {
+            guard::refuse(command(access), class, object);
+        }
         if let Some(catalog) = guarded::hung_on_catalog(class, object) {
             guard::refuse(command(access), pg_sys::RelationRelationId, catalog);
         }

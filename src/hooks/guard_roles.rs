@@ -6,7 +6,7 @@ use core::ffi::{CStr, c_char};
 use pgrx::pg_sys::{self, NodeTag::*, Oid};
 
 use super::{guard, guard_utility};
-use crate::pg::{compat, raw};
+use crate::pg::{acl, compat, raw};
 
 const ROLES: [&CStr; 2] = [c"audit_reader", c"audit_admin"];
 
@@ -82,15 +82,24 @@ unsafe fn check_name(name: *const c_char) {
     unsafe { refuse_unless_admin(raw::get_role_oid(name, true)) };
 }
 
-/// A role was renamed or is being dropped: under another name it would be granted unseen. Throws.
+/// A role was renamed or is being dropped: under another name it would be granted unseen, and that of `audit.role` audit
+/// nothing. Throws.
 ///
 /// # Safety
 /// In a transaction that is not aborted.
 pub unsafe fn check_changed(role: Oid, access: pg_sys::ObjectAccessType::Type) {
     let renamed = guard_utility::running() == T_RenameStmt
         && access == pg_sys::ObjectAccessType::OAT_POST_ALTER;
-    if compat::CREATEROLE_GRANTS_ANY && (renamed || access == pg_sys::ObjectAccessType::OAT_DROP) {
-        // The catalog cache still has the old name: the command's changes aren't visible yet.
-        unsafe { refuse_unless_admin(role) };
+    if !renamed && access != pg_sys::ObjectAccessType::OAT_DROP {
+        return;
+    }
+    // The catalog cache still has the old name: the command's changes aren't visible yet.
+    unsafe {
+        if compat::CREATEROLE_GRANTS_ANY {
+            refuse_unless_admin(role);
+        }
+        if acl::is_audit_role(role) && !raw::superuser_arg(raw::GetUserId()) {
+            guard::refuse(guard_utility::command(), pg_sys::AuthIdRelationId, role);
+        }
     }
 }

@@ -45,6 +45,7 @@ pub mod room;
 pub mod rules;
 pub mod session;
 pub mod settings;
+pub mod truncated;
 pub mod used;
 pub mod utility;
 pub mod wrapped;

@@ -36,9 +36,9 @@ pub unsafe fn wait_for(exempt: impl Fn() -> bool) {
             && ring.is_filled_to(Limit::ThreeQuarters)
         {
             unsafe {
-                warn(shared, ring);
+                let overflow = overflow(shared, ring);
                 if !exempt() {
-                    nearly_full(shared, ring);
+                    nearly_full(shared, ring, overflow);
                 }
             }
         }
@@ -76,31 +76,32 @@ unsafe fn trail_full() {
     }
 }
 
-/// Says so once per episode, which ends when the worker has emptied half of the ring. Throws as any
-/// report may.
-unsafe fn warn(shared: &Shared, ring: &Ring) {
-    let first = shared.warned.swap(1, Ordering::Relaxed) == 0;
-    if first {
+/// The overflow that is under way, of which is warned once. Throws as any report may.
+unsafe fn overflow(shared: &Shared, ring: &Ring) -> u32 {
+    let (number, begins) = shared.overflow();
+    if begins {
         unsafe { report::ring_nearly_full(ring.fill(), ring.capacity()) };
     }
+    number
 }
 
 #[cold]
-unsafe fn nearly_full(shared: &Shared, ring: &Ring) {
-    static mut GAVE_UP: bool = false;
+unsafe fn nearly_full(shared: &Shared, ring: &Ring, overflow: u32) {
+    /// In which this session has waited in vain.
+    static mut GAVE_UP_IN: u32 = 0;
     unsafe {
         shared.set_worker_latch();
         match guc::on_full() {
             OnFull::Drop => return,
             OnFull::Refuse => report::ring_full(),
             // One wait per overflow: who has waited in vain doesn't wait again until it is over.
-            OnFull::Wait if GAVE_UP => return,
+            OnFull::Wait if GAVE_UP_IN == overflow => return,
             OnFull::Wait => {}
         }
         let until = raw::GetCurrentTimestamp() + guc::full_timeout_ms() as i64 * 1000;
         while ring.is_filled_to(Limit::ThreeQuarters) {
             if raw::GetCurrentTimestamp() >= until {
-                GAVE_UP = true;
+                GAVE_UP_IN = overflow;
                 return;
             }
             shared.remind_postmaster();
@@ -109,13 +110,12 @@ unsafe fn nearly_full(shared: &Shared, ring: &Ring) {
                 raw::ProcessInterrupts();
             }
         }
-        GAVE_UP = false;
     }
 }
 
 /// Whether a query looks at the trail's own state or data, which must be possible however full the
-/// ring is: it names a relation of schema audit first, or calls a function of it. (Who may read those
-/// is no stranger to the trail.) Throws (catalog look-ups).
+/// ring is: it names a relation of schema audit first, or calls a function of it, as a column or in FROM. (Who may
+/// read those is no stranger to the trail.) Throws (catalog look-ups).
 ///
 /// # Safety
 /// `stmt` is a valid planned statement.
@@ -137,21 +137,29 @@ pub unsafe fn is_about_audit(stmt: *const pg_sys::PlannedStmt) -> bool {
         if first != pg_sys::InvalidOid {
             return raw::get_rel_namespace(first) == audit;
         }
-        let plan = (*stmt).planTree;
-        !plan.is_null() && calls_audit((*plan).targetlist, audit)
-    }
-}
-
-unsafe fn calls_audit(targets: *const pg_sys::List, audit: pg_sys::Oid) -> bool {
-    let mut found = false;
-    unsafe {
-        compat::for_each_pointer(targets, |target: *mut pg_sys::TargetEntry| {
-            let node = (*target).expr.cast::<pg_sys::Node>();
-            if !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_FuncExpr {
-                let function = (*node.cast::<pg_sys::FuncExpr>()).funcid;
+        let mut found = false;
+        let mut look = |expression: *mut pg_sys::Node| {
+            if !expression.is_null() && (*expression).type_ == pg_sys::NodeTag::T_FuncExpr {
+                let function = (*expression.cast::<pg_sys::FuncExpr>()).funcid;
                 found |= raw::get_func_namespace(function) == audit;
             }
-        });
+        };
+        let mut plan = (*stmt).planTree;
+        if !plan.is_null() {
+            compat::for_each_pointer((*plan).targetlist, |target: *mut pg_sys::TargetEntry| {
+                look((*target).expr.cast());
+            });
+        }
+        // What is first in FROM, below what sorts or counts it. (The list of relations has lost its functions.)
+        while !plan.is_null() {
+            if (*plan).type_ == pg_sys::NodeTag::T_FunctionScan {
+                let functions = (*plan.cast::<pg_sys::FunctionScan>()).functions;
+                compat::for_each_pointer(functions, |one: *mut pg_sys::RangeTblFunction| {
+                    look((*one).funcexpr);
+                });
+            }
+            plan = (*plan).lefttree;
+        }
+        found
     }
-    found
 }

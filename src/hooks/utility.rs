@@ -14,7 +14,7 @@ use super::found::found;
 use super::frame::Wraps;
 use super::{
     begin, capture, describe, details, drops, error, extension, guard, guard_utility, replication,
-    room, wrapped,
+    room, truncated, wrapped,
 };
 use crate::pg::{compat, durability, guc, lexis, raw, session};
 
@@ -58,6 +58,12 @@ unsafe extern "C-unwind" fn process(
             begin_utility(pstmt, text, &raw const marker as usize)
         };
         let outer = guard_utility::enter((*pstmt).utilityStmt);
+        // What fires at statements is not asked about their parts, and so runs nothing in the worker, unrecorded.
+        let context = if session::is_worker() {
+            pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND
+        } else {
+            context
+        };
         match NEXT {
             Some(next) => next(
                 pstmt,
@@ -185,7 +191,9 @@ unsafe fn begin_utility(
         let mut wanted = begin::wanted(depth, possible)
             || (begin::possible(depth) && guard::is_named_in(begin::own_text(text, from)));
         let transaction = (*node).type_ == pg_sys::NodeTag::T_TransactionStmt;
-        if transaction && !wanted && depth == 0 && decides(node) {
+        if !wanted
+            && (transaction && depth == 0 && decides(node) || describe::sets_for_others(node))
+        {
             // As an event of the trail's own.
             kind.classes = Classes::of(Class::Audit);
             wanted = true;
@@ -207,7 +215,9 @@ unsafe fn begin_utility(
             describe::look_up(described);
         }
         let audited = by_object && catalog && describe::is_audited(node);
-        wanted |= audited || (by_object && kind.wraps != Wraps::Nothing);
+        // What it runs, or empties besides what it names, may be what is audited.
+        let cascades = truncated::cascades(node);
+        wanted |= audited || (by_object && (kind.wraps != Wraps::Nothing || cascades));
         if wanted && looks {
             details::look_up(node);
         }
@@ -237,6 +247,7 @@ unsafe fn begin_utility(
                     frame.analyzes = describe::analyzes(node);
                     frame.drops_objects = drops::drops_objects(node);
                     frame.names_dropped = (*node).type_ == pg_sys::NodeTag::T_DropStmt;
+                    frame.truncates = cascades;
                 }
                 frame.protect();
             }

@@ -17,6 +17,14 @@ unsafe fn audit_role() -> pg_sys::Oid {
     unsafe { raw::get_role_oid(guc::role(), true) }
 }
 
+/// Whether a role is that of `audit.role`.
+///
+/// # Safety
+/// In a transaction that is not aborted.
+pub unsafe fn is_audit_role(role: pg_sys::Oid) -> bool {
+    guc::has_role() && role != pg_sys::InvalidOid && unsafe { audit_role() } == role
+}
+
 /// Whether the statement uses a privilege that was granted to the role of `audit.role`.
 ///
 /// # Safety

@@ -56,7 +56,8 @@ struct HbaLine {
 }
 
 unsafe extern "C" {
-    static MyProcPort: *const Port;
+    /// The server assigns it in each child.
+    static mut MyProcPort: *const Port;
 }
 
 /// A peer's numeric address and port; none for a unix socket.
@@ -256,7 +257,7 @@ struct ClientConnectionInfo {
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 fn kept_method() -> Option<i32> {
     unsafe extern "C" {
-        static MyClientConnectionInfo: ClientConnectionInfo;
+        static mut MyClientConnectionInfo: ClientConnectionInfo;
     }
     // SAFETY: a plain global. authn_id is NULL where nobody authenticated, for example by trust:
     // the method is then not told, as 0 could be "reject".

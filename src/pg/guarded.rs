@@ -66,7 +66,7 @@ pub fn is_shared_labels(relid: Oid) -> bool {
 
 #[derive(Default)]
 struct Members {
-    /// (class, object), sorted.
+    /// (class, object), sorted; with the TOAST tables of relations.
     all: Vec<(u32, u32)>,
     extension: u32,
     schema: u32,
@@ -135,6 +135,19 @@ unsafe fn load() {
             }
             true
         });
+        // Where their long values are.
+        for at in 0..members().all.len() {
+            let (class, object) = members().all[at];
+            if class == pg_sys::RelationRelationId.to_u32() {
+                const TOAST: c_int = pg_sys::Anum_pg_class_reltoastrelid as c_int;
+                let class = Oid::from_u32(class);
+                let [toast, ..] = read(class, Oid::from_u32(object), [TOAST, 0, 0]);
+                if toast != pg_sys::InvalidOid {
+                    let toast = (class.to_u32(), toast.to_u32());
+                    members().all.push(toast);
+                }
+            }
+        }
         let found = members();
         found
             .all

@@ -126,6 +126,7 @@ unsafe extern "C-unwind" {
     pub fn get_rel_namespace(relid: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_typ_typrelid(type_: pg_sys::Oid) -> pg_sys::Oid;
     pub fn get_rel_relkind(relid: pg_sys::Oid) -> c_char;
+    pub fn get_rel_relispartition(relid: pg_sys::Oid) -> bool;
     pub fn get_namespace_name(nspid: pg_sys::Oid) -> *mut c_char;
     pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     pub fn get_relname_relid(name: *const c_char, nspid: pg_sys::Oid) -> pg_sys::Oid;
@@ -347,6 +348,7 @@ unsafe extern "C-unwind" {
     pub fn ActiveSnapshotSet() -> bool;
     pub fn GetAuthenticatedUserId() -> pg_sys::Oid;
     pub fn ReadNextFullTransactionId() -> pg_sys::FullTransactionId;
+    pub fn InNoForceRLSOperation() -> bool;
     pub fn IsTransactionState() -> bool;
     pub fn IsAbortedTransactionBlockState() -> bool;
     pub fn IsSubTransaction() -> bool;

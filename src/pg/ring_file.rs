@@ -165,12 +165,13 @@ pub fn startup() -> Result<(), String> {
     let directory = full_path(super::guc::ring_directory());
     let prepared = prepare_directory(&directory);
     let ours = prepared.is_err() || ring_lock::take(&directory);
-    let made = if ours {
+    let made = prepared.and_then(|()| {
+        if !ours {
+            return Err("another server uses it".into());
+        }
         let _ = DIRECTORY.set(directory.clone());
-        prepared.and_then(|()| open(&directory, super::guc::ring_size(), slots()))
-    } else {
-        Err("another server uses it".into())
-    };
+        open(&directory, super::guc::ring_size(), slots())
+    });
     let why = match made {
         Ok(made) => {
             MAPPED.store(Box::into_raw(Box::new(made)), Ordering::Relaxed);

@@ -72,8 +72,8 @@ pub struct Shared {
     pub gaps: AtomicU64,
     /// Panics swallowed in hooks since server start; always a bug.
     pub panics: AtomicU64,
-    /// 1 while the ring is nearly full and somebody has said so.
-    pub warned: AtomicU32,
+    /// Counts, twice each, the times that the ring was nearly full; odd while it is.
+    overflows: AtomicU32,
     /// 1: periods were dropped of which the trail doesn't tell yet.
     pub news: AtomicU32,
     /// Counts the trails that have begun or gone since server start: `audit.unlock()` opens the one that it
@@ -103,6 +103,21 @@ impl Shared {
 
     pub fn set_home(&self, home: u32) {
         self.home.store(home, Ordering::Release);
+    }
+
+    /// The ring is nearly full: the number of this overflow, never 0, and whether it begins with this call.
+    pub fn overflow(&self) -> (u32, bool) {
+        let before = self.overflows.fetch_or(1, Ordering::Relaxed);
+        (before | 1, before & 1 == 0)
+    }
+
+    /// For the worker: the ring has room again.
+    pub fn overflow_is_over(&self) {
+        let now = self.overflows.load(Ordering::Relaxed);
+        if now & 1 != 0 {
+            // Nobody else makes an odd one even.
+            self.overflows.store(now.wrapping_add(1), Ordering::Relaxed);
+        }
     }
 
     /// Which trail this is: another number after each change.

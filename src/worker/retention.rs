@@ -62,8 +62,8 @@ impl Watch {
         let Ok((size, due, due_at)) = transaction(|| {
             let size = if settings.1 > 0 { trail_size() } else { 0 };
             let last = last_batch(shared);
-            let mut due = candidates(size, last).into_iter();
-            let due = due.any(|period| !is_held(&period, &partitions(&period.suffix)));
+            // Of no period's events: somebody may have locked them, and the worker has others to store.
+            let due = candidates(size, last).iter().any(|c| !is_held_itself(c).1);
             (size, due, oldest_end(last))
         }) else {
             return false;
@@ -114,15 +114,18 @@ impl Watch {
     }
 }
 
-/// Bytes of the trail. Those of frozen periods don't change and are kept. Throws; in a transaction.
+/// Bytes of the trail. Those of frozen periods don't change and are kept, as long as all their tables are there: a
+/// superuser may have taken some away. Throws; in a transaction.
 fn trail_size() -> u64 {
-    let tables: Vec<_> = TABLES.iter().map(|table| format!("'{table}'")).collect();
     let mut size = 0;
     query(
         &format!(
-            "SELECT coalesce(sum(coalesce(p.size, (SELECT sum(pg_total_relation_size(to_regclass('audit.' || t || '_' || p.suffix))) \
-               FROM unnest(ARRAY[{}]) t))), 0)::bigint FROM audit.period p",
-            tables.join(", ")
+            "SELECT coalesce(sum(CASE WHEN NOT p.size IS NULL AND n.there = {} THEN p.size \
+               ELSE (SELECT sum(pg_total_relation_size(oid)) FROM unnest(n.tables) oid) END), 0)::bigint \
+             FROM audit.period p, LATERAL (SELECT count(oid) AS there, array_agg(oid) AS tables \
+               FROM unnest(ARRAY['{}']) t, to_regclass('audit.' || t || '_' || p.suffix) oid) n",
+            TABLES.len(),
+            TABLES.join("', '")
         ),
         |row| size = row.number(1).unwrap_or(0) as u64,
     );
@@ -216,18 +219,7 @@ fn has(partitions: &[Partition], table: &str) -> bool {
 /// Whether a legal hold covers a time that the period is about: when events were stored, or began. As of
 /// now: holds may have been made since the transaction began.
 fn is_held(candidate: &Candidate, partitions: &[Partition]) -> bool {
-    let (mut any, mut held) = (false, false);
-    current(
-        &format!(
-            "SELECT (held_from < '{}' AND held_to >= '{}')::int::bigint FROM audit.hold WHERE released_at IS NULL",
-            rfc3339(candidate.ends_at),
-            rfc3339(candidate.starts_at)
-        ),
-        |row| {
-            any = true;
-            held |= row.number(1) == Some(1);
-        },
-    );
+    let (any, mut held) = is_held_itself(candidate);
     if any && !held && has(partitions, "event") {
         current(
             &format!(
@@ -240,6 +232,23 @@ fn is_held(candidate: &Candidate, partitions: &[Partition]) -> bool {
         );
     }
     held
+}
+
+/// Whether there are holds; whether one covers the time of the period itself, when its events were stored.
+fn is_held_itself(candidate: &Candidate) -> (bool, bool) {
+    let (mut any, mut held) = (false, false);
+    current(
+        &format!(
+            "SELECT (held_from < '{}' AND held_to >= '{}')::int::bigint FROM audit.hold WHERE released_at IS NULL",
+            rfc3339(candidate.ends_at),
+            rfc3339(candidate.starts_at)
+        ),
+        |row| {
+            any = true;
+            held |= row.number(1) == Some(1);
+        },
+    );
+    (any, held)
 }
 
 /// When the oldest period that no hold on its own time keeps has ended. Throws; in a transaction.
@@ -257,12 +266,13 @@ fn oldest_end(last_batch: Timestamp) -> Option<Timestamp> {
     end
 }
 
-/// Drops what is due, in the maintenance process. A lock that isn't to be had is tried for again when
-/// the worker starts this process the next time. A period that can't be dropped, as somebody has damaged
-/// it, keeps no other.
+/// Drops what is due, in the maintenance process. A period that can't be dropped, as somebody uses it or has damaged
+/// it, keeps no other, and is tried again when the worker starts this process the next time.
 pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
     // Those that stay, and why the first of them does that no hold keeps.
     let (mut kept, mut failed) = (Vec::new(), Ok(()));
+    // Who is in the way of one may be in the way of all, and is waited for once.
+    let mut patient = true;
     loop {
         let next = transaction(|| {
             let size = if limits::max_size() > 0 {
@@ -274,36 +284,33 @@ pub fn drop_due(shared: &Shared) -> Result<(), Failure> {
             due.find(|period| !kept.contains(&period.suffix))
         })?;
         let Some(candidate) = next else { return failed };
-        match try_to_drop(&candidate) {
+        match try_to_drop(&candidate, patient) {
             Ok(false) => kept.push(candidate.suffix),
             Ok(true) => {
                 shared.news.store(1, Ordering::SeqCst);
                 shared.set_worker_latch();
             }
-            Err(failure) if failure.is_about_content() || is_gone(&failure) => {
+            Err(failure) => {
+                patient &= !is_locked(&failure);
                 kept.push(candidate.suffix);
                 failed = failed.and(Err(failure));
             }
-            Err(failure) => return Err(failure),
         }
     }
 }
 
-/// Whether a table was gone.
-fn is_gone(failure: &Failure) -> bool {
-    failure.code == PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
+/// Whether somebody else has a lock of it.
+fn is_locked(failure: &Failure) -> bool {
+    failure.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
 }
 
-/// `false`: a hold keeps it.
-fn try_to_drop(candidate: &Candidate) -> Result<bool, Failure> {
-    let mut tries = 0;
+/// Tries for the locks, once or patiently. `false`: a hold keeps it.
+fn try_to_drop(candidate: &Candidate, patient: bool) -> Result<bool, Failure> {
+    let mut tries = if patient { TRIES } else { 1 };
     loop {
-        let dropped = transaction(|| drop_period(candidate, tries + 1 == TRIES));
-        tries += 1;
-        match dropped {
-            Err(failure)
-                if failure.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && tries < TRIES =>
-            {
+        tries -= 1;
+        match transaction(|| drop_period(candidate, patient && tries == 0)) {
+            Err(failure) if is_locked(&failure) && tries > 0 => {
                 std::thread::sleep(PAUSE);
                 pgrx::check_for_interrupts!();
             }

@@ -431,7 +431,7 @@ impl Worker {
         self.trial = Trial::Whole;
         while !self.home_lost && live.has_news() && Instant::now() < end {
             match self.try_step(live) {
-                Ok(Drained::Stored { .. }) => {}
+                Ok(Some(Drained::Stored { .. })) => {}
                 Ok(_) | Err(_) => return,
             }
         }

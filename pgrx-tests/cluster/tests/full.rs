@@ -103,6 +103,15 @@ fn refuse_lets_nothing_begin_but_what_was_let_in_ends() {
         open.batch_execute("COMMIT").expect("commits");
         assert_eq!(cluster.query("app", "COMMIT"), Vec::<String>::new());
         cluster.psql().run("SET audit.level = 'all'").ok();
+        for sql in [
+            "ALTER SYSTEM SET audit.full_timeout = '29s'",
+            "SELECT count(*) FROM audit.verify()",
+            "SELECT * FROM audit.evidence(1, 1) ORDER BY 1",
+        ] {
+            cluster.psql().db("postgres").run(sql).ok();
+        }
+        let refused = cluster.psql().run("SELECT * FROM now()").error();
+        assert!(refused.contains("the audit ring is full"), "{refused}");
         let fill = cluster.value("SELECT ring_fill * 100 / ring_size FROM audit.status");
         assert!((75..100).contains(&fill.parse::<i32>().expect("a number")));
         assert!(kill(worker, "CONT"));
@@ -200,6 +209,30 @@ fn waiting_can_be_cancelled_and_is_bounded() {
         told > 0 && told + recorded(&cluster) >= first + 300,
         "{told}"
     );
+}
+
+/// A session that has waited in vain waits again when the ring is full the next time.
+#[test]
+fn each_overflow_is_waited_for() {
+    let (cluster, worker) = stopped("'wait'", "'2s'");
+    let mut client = cluster.app();
+    for overflow in 1..=2 {
+        let begun = Instant::now();
+        for n in 0..400 {
+            client.simple_query(&large(n)).expect("goes on");
+        }
+        let took = begun.elapsed();
+        assert!(
+            took > Duration::from_millis(1900) && took < Duration::from_secs(30),
+            "overflow {overflow}: {took:?}"
+        );
+        assert_eq!(warnings(&cluster), overflow, "one for each");
+        assert!(kill(worker, "CONT"));
+        cluster.flush();
+        if overflow == 1 {
+            assert_eq!(cluster.suspend_worker(), worker);
+        }
+    }
 }
 
 /// A file system of a few megabytes.

@@ -52,6 +52,9 @@ fn reading_and_upkeep_are_nobodys_concern() {
         "ALTER DATABASE app IS_TEMPLATE true; ALTER DATABASE app IS_TEMPLATE false",
         "DROP OWNED BY mallory",
         "GRANT audit_reader TO mallory; REVOKE audit_reader FROM mallory",
+        "GRANT EXECUTE ON FUNCTION pg_reload_conf() TO mallory; REVOKE EXECUTE ON FUNCTION pg_reload_conf() FROM mallory",
+        "CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION own() STABLE; DROP FUNCTION own()",
+        "ALTER PUBLICATION others ADD TABLE heir; DROP PUBLICATION others",
     ] {
         for sql in sql.replace("{partition}", &partition).split("; ") {
             client
@@ -65,6 +68,8 @@ fn reading_and_upkeep_are_nobodys_concern() {
         "CREATE TABLE t (x int); UPDATE pg_class SET relpages = 0 WHERE relname = 't'",
     )
     .expect("allowed");
+    app.batch_execute("ALTER FUNCTION pg_catalog.arraycontains(anyarray, anyarray) COST 2")
+        .expect("allowed");
     app.batch_execute("CREATE SCHEMA audit; CREATE TABLE audit.event (x int); DELETE FROM audit.event; DROP SCHEMA audit CASCADE")
         .expect("allowed");
     let problem = attempt(&mut app, "DELETE FROM pg_shseclabel");

@@ -7,7 +7,7 @@ use postgres::error::SqlState;
 pub const HOME: &str = "postgres";
 
 /// Attempts that can be made anywhere, in a function as well. `{partition}` is a partition of
-/// audit.event.
+/// audit.event, `{toast}` its TOAST table.
 const ATTEMPTS: &[&str] = &[
     // rows
     "INSERT INTO audit.period VALUES ('2000-01-01', '2000-01-02', 'x')",
@@ -118,6 +118,14 @@ const ATTEMPTS: &[&str] = &[
     "REINDEX TABLE {partition}",
     "REINDEX INDEX {partition}_brin",
     "REINDEX INDEX audit.period_pkey",
+    "REINDEX TABLE {toast}",
+    "REINDEX INDEX {toast}_index",
+    "CREATE PUBLICATION mine FOR TABLE audit.dropped",
+    "ALTER PUBLICATION others ADD TABLE audit.hold",
+    // what reads the trail calls
+    "CREATE OR REPLACE FUNCTION pg_catalog.arraycontains(anyarray, anyarray) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT false'",
+    "CREATE OR REPLACE FUNCTION pg_catalog.jsonb_concat(jsonb, jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT NULL::jsonb'",
+    "ALTER FUNCTION pg_catalog.arraycontains(anyarray, anyarray) VOLATILE",
     // rows of others that write here
     "DELETE FROM public.ruled",
     "INSERT INTO public.triggered VALUES (1)",
@@ -145,6 +153,7 @@ const ATTEMPTS: &[&str] = &[
 const TOP_LEVEL_ATTEMPTS: &[&str] = &[
     "VACUUM FULL audit.event",
     "VACUUM (FULL, ANALYZE) {partition}",
+    "VACUUM FULL {toast}",
     "VACUUM FULL",
     "CLUSTER audit.fate USING fate_session_idx",
     "REINDEX SCHEMA audit",
@@ -157,6 +166,7 @@ const TOP_LEVEL_ATTEMPTS: &[&str] = &[
 
 /// Objects of somebody else that lead to the trail.
 const PREPARE: &str = "
+    SET client_min_messages = error;
     CREATE ROLE mallory LOGIN;
     CREATE ROLE dba LOGIN CREATEROLE; ALTER DATABASE postgres OWNER TO dba;
     CREATE ROLE keeper LOGIN; GRANT audit_admin TO keeper;
@@ -169,7 +179,7 @@ const PREPARE: &str = "
         AS 'BEGIN DELETE FROM audit.event; RETURN NEW; END';
     CREATE TABLE public.triggered (x int);
     CREATE TRIGGER erase BEFORE INSERT ON public.triggered FOR EACH ROW EXECUTE FUNCTION public.erase();
-    CREATE TABLE public.ruled (x int);
+    CREATE TABLE public.ruled (x int); CREATE PUBLICATION others FOR TABLE public.mine;
     CREATE RULE erase AS ON DELETE TO public.ruled DO INSTEAD DELETE FROM audit.event;
     CREATE FUNCTION public.inlined() RETURNS SETOF int STABLE LANGUAGE sql
         AS 'WITH gone AS (DELETE FROM pg_trigger RETURNING 1) SELECT 1 FROM gone';
@@ -189,6 +199,18 @@ pub fn prepared() -> (Cluster, String) {
         "SELECT min(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'audit.event'::regclass",
     );
     (cluster, partition)
+}
+
+/// An attempt with its names.
+fn filled(sql: &str, partition: &str, toast: &str) -> String {
+    sql.replace("{partition}", partition)
+        .replace("{toast}", toast)
+}
+
+fn toast_of(cluster: &Cluster, partition: &str) -> String {
+    cluster.value(&format!(
+        "SELECT reltoastrelid::regclass FROM pg_class WHERE oid = '{partition}'::regclass"
+    ))
 }
 
 /// Runs an attempt; what is wrong with how it ended.
@@ -236,6 +258,7 @@ fn fingerprint(cluster: &Cluster) -> String {
 #[test]
 fn a_superuser_is_refused_whatever_he_tries_and_it_is_recorded() {
     let (cluster, partition) = prepared();
+    let toast = toast_of(&cluster, &partition);
     let before = fingerprint(&cluster);
     let mut wrong = Vec::new();
     // The trail's events of this session say what was tried, whatever the level.
@@ -246,7 +269,7 @@ fn a_superuser_is_refused_whatever_he_tries_and_it_is_recorded() {
     let all: Vec<String> = ATTEMPTS
         .iter()
         .chain(TOP_LEVEL_ATTEMPTS)
-        .map(|sql| sql.replace("{partition}", &partition))
+        .map(|sql| filled(sql, &partition, &toast))
         .collect();
     for sql in &all {
         wrong.extend(attempt(&mut client, sql));
@@ -277,6 +300,7 @@ fn a_superuser_is_refused_whatever_he_tries_and_it_is_recorded() {
 #[test]
 fn no_way_leads_round_the_guard() {
     let (cluster, partition) = prepared();
+    let toast = toast_of(&cluster, &partition);
     let before = fingerprint(&cluster);
     let mut wrong = Vec::new();
     let mut client = cluster.connect("postgres", HOME);
@@ -299,7 +323,7 @@ fn no_way_leads_round_the_guard() {
     ];
     for (way, wrap) in ways {
         for sql in ATTEMPTS {
-            let sql = sql.replace("{partition}", &partition);
+            let sql = filled(sql, &partition, &toast);
             // SELECT INTO means something else in PL/pgSQL.
             if sql.contains(" INTO audit.mine") && way != "replica" {
                 continue;
@@ -349,12 +373,13 @@ const WHO_TRIED: &str =
 #[test]
 fn others_are_refused_as_well_and_it_is_recorded() {
     let (cluster, partition) = prepared();
+    let toast = toast_of(&cluster, &partition);
     let before = fingerprint(&cluster);
     let mut wrong = Vec::new();
     // dba owns the database, and nothing else is his; public is closed to all from 15 on.
     let all: Vec<_> = ATTEMPTS
         .iter()
-        .map(|sql| sql.replace("{partition}", &partition))
+        .map(|sql| filled(sql, &partition, &toast))
         .collect();
     for actor in ["mallory", "dba", "keeper", "auditor"] {
         for level in ["none", "all"] {

@@ -269,6 +269,39 @@ fn the_level_of_the_server_follows_a_reload() {
     assert_eq!(names(&cluster, 0), ["ddl"]);
 }
 
+/// Who changes for others, or for later, what is recorded is on record, as is who does so for himself.
+#[test]
+fn settings_of_roles_databases_and_the_server_are_on_record_whatever_the_level() {
+    let cluster = cluster();
+    cluster
+        .psql()
+        .run(
+            "SET audit.level = 'none'; ALTER ROLE bob SET audit.level = 'none'; ALTER ROLE bob SET work_mem = '1MB';
+             ALTER DATABASE app SET audit.nested = off; ALTER DATABASE app RESET ALL;
+             DO $$ BEGIN EXECUTE 'ALTER ROLE bob RESET audit.level'; END $$",
+        )
+        .ok();
+    cluster
+        .psql()
+        .run("ALTER SYSTEM SET audit.level = 'none'")
+        .ok();
+    cluster.psql().run("ALTER SYSTEM RESET audit.level").ok();
+    assert_eq!(
+        cluster.trail_of(
+            "class, command, outcome, object_name, details ->> 'setting', details ->> 'new'",
+            "command LIKE 'ALTER %' AND (class = 'AUDIT' OR object_name <> 'bob')"
+        ),
+        [
+            "AUDIT | ALTER ROLE | success | bob | audit.level | none",
+            "AUDIT | ALTER DATABASE | success | app | audit.nested | off",
+            "AUDIT | ALTER DATABASE | success | app | ~ | ~",
+            "AUDIT | ALTER ROLE | success | bob | audit.level | ~",
+            "DDL | ALTER SYSTEM | success | audit.level | audit.level | none",
+            "DDL | ALTER SYSTEM | success | audit.level | audit.level | ~",
+        ]
+    );
+}
+
 #[test]
 fn the_statement_that_changes_the_level_is_judged_by_the_old_one() {
     let cluster = cluster();

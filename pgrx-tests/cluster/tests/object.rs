@@ -1,6 +1,6 @@
 //! `audit.role`: what uses a privilege granted to that role is recorded, whatever the level.
 
-use audit_cluster_tests::Cluster;
+use audit_cluster_tests::{Cluster, server};
 
 /// A cluster that records nothing but what `auditor` has privileges on.
 fn cluster(setup: &str) -> Cluster {
@@ -23,6 +23,62 @@ fn recorded(cluster: &Cluster, sql: &str) -> Vec<String> {
         "command || ' ' || coalesce(relations::text, '-')",
         &format!("seq > {before} AND command <> 'SET'"),
     )
+}
+
+/// Under another name it would audit nothing.
+#[test]
+fn the_role_is_not_renamed_or_dropped_by_others() {
+    let cluster = cluster("CREATE ROLE helper LOGIN CREATEROLE; CREATE ROLE other");
+    cluster.configure("audit.role", "'auditor'");
+    cluster.reload();
+    if server().major >= 16 {
+        cluster
+            .psql()
+            .run("GRANT auditor, other TO helper WITH ADMIN OPTION")
+            .ok();
+    }
+    for sql in ["ALTER ROLE auditor RENAME TO gone", "DROP ROLE auditor"] {
+        let error = cluster.psql().user("helper").run(sql).error();
+        assert!(error.contains("is refused"), "{sql}: {error}");
+    }
+    cluster
+        .psql()
+        .user("helper")
+        .run("ALTER ROLE other RENAME TO third; DROP ROLE third")
+        .ok();
+    cluster
+        .psql()
+        .run("ALTER ROLE auditor RENAME TO gone; DROP ROLE gone")
+        .ok();
+}
+
+/// A table that TRUNCATE … CASCADE reaches is emptied as one that it names.
+#[test]
+fn what_truncate_empties_by_cascade() {
+    let cluster = cluster(
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE q (id int REFERENCES p) PARTITION BY LIST (id);
+         CREATE TABLE q1 PARTITION OF q FOR VALUES IN (1); CREATE TABLE r (id int PRIMARY KEY);
+         CREATE TABLE s (id int REFERENCES r); GRANT TRUNCATE ON q TO auditor",
+    );
+    assert_eq!(
+        recorded(
+            &cluster,
+            "TRUNCATE r CASCADE; TRUNCATE p CASCADE; TRUNCATE a CASCADE"
+        ),
+        ["TRUNCATE TABLE {public.p,public.q}"]
+    );
+    let before = cluster.flush();
+    cluster
+        .psql()
+        .run("SET client_min_messages = error; TRUNCATE b, r CASCADE; TRUNCATE q")
+        .ok();
+    assert_eq!(
+        cluster.trail(
+            "relations",
+            &format!("seq > {before} AND command LIKE 'TRUNCATE%'")
+        ),
+        ["{public.b,public.r,public.s}", "{public.q}"]
+    );
 }
 
 #[test]

@@ -164,6 +164,7 @@ fn without_a_free_connection_the_worker_works_and_who_was_turned_away_is_on_reco
             .batch_execute("SELECT 'one of many'")
             .expect("selects");
     }
+    let connected = taken.len();
     drop(taken);
     eventually("there is room", || {
         cluster
@@ -178,6 +179,14 @@ fn without_a_free_connection_the_worker_works_and_who_was_turned_away_is_on_reco
             "class = 'SESSION' AND outcome = 'failed'"
         ),
         ["AUTHENTICATE | failed | 53300 | many | app"]
+    );
+    assert_eq!(
+        cluster.query(
+            "postgres",
+            "SELECT ended, ended_at IS NOT NULL, count(*) FROM audit.sessions WHERE user_name = 'many' \
+             GROUP BY 1, 2 ORDER BY 3"
+        ),
+        ["refused | t | 1".to_string(), format!("disconnected | t | {connected}")]
     );
     check_event_numbers(&cluster, "user_name = 'many'");
 }

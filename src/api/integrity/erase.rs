@@ -5,6 +5,7 @@ use crate::pg::scrub::scrub;
 use crate::pg::spi::{connected, current};
 use crate::pg::trail::erase::{FIELDS, Target, bit};
 use crate::pg::{announce, unlock};
+use audit_core::calendar::rfc3339;
 use audit_core::json::{Object, string};
 use audit_core::record::{Field, Kept, Salts};
 use core::ffi::c_int;
@@ -36,6 +37,13 @@ pub fn erase(seq: i64, names: &[Option<String>], reason: &str) -> i64 {
         return 0;
     }
     check(&target, fields);
+    if let Some(hold) = connected(|| held_by(&target)) {
+        refuse(
+            STATE,
+            format!("event {seq} is under legal hold {hold}"),
+            "Nothing was erased. audit.release(), once it is committed, ends a hold; audit.holds lists them.",
+        );
+    }
     let events = connected(|| affected(&target, fields));
     tell(&target, fields, reason);
     // On record, and on disk, before anything is gone.
@@ -77,7 +85,7 @@ fn require_permission() {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "only superusers can erase values of the audit trail",
-            "",
+            "Ask one, who calls audit.unlock('reason') first.",
         );
     }
     if !unlock::is_open() {
@@ -133,6 +141,35 @@ fn check(target: &Target, fields: u8) {
             );
         }
     }
+}
+
+/// A hold that keeps the period of the event, as `worker::retention` has it; also one that this transaction has
+/// released, which may yet be rolled back. Until it ends nobody makes one.
+fn held_by(target: &Target) -> Option<i64> {
+    let (mut found, mut lock, mut partition) = (None, pg_sys::InvalidOid, String::new());
+    let event = target.tables[0].to_u32();
+    current(
+        &format!("SELECT 'audit.hold'::regclass::oid::bigint, {event}::oid::regclass::text"),
+        |row| {
+            lock = pg_sys::Oid::from(row.number(1).unwrap_or(0) as u32);
+            partition = row.text(2).unwrap_or_default();
+        },
+    );
+    // SAFETY: a table of ours. No statement, which would be on record.
+    unsafe { pg_sys::LockRelationOid(lock, pg_sys::ShareLock as c_int) };
+    let at = rfc3339(target.recorded_at);
+    current(
+        &format!(
+            "SELECT min(h.id) FROM audit.hold h, audit.period p \
+             WHERE (h.released_at IS NULL OR age(h.xmin) <= age(pg_current_xact_id_if_assigned()::xid)) \
+             AND p.starts_at <= '{at}' AND p.ends_at > '{at}' \
+             AND (h.held_from < p.ends_at AND h.held_to >= p.starts_at \
+                  OR EXISTS (SELECT FROM {partition} e \
+                             WHERE e.started_at >= h.held_from AND e.started_at <= h.held_to))"
+        ),
+        |row| found = row.number(1),
+    );
+    found
 }
 
 /// How many events lose a value.

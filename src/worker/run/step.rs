@@ -7,13 +7,11 @@ impl Worker {
     pub(super) fn step(&mut self, source: &mut dyn Source) -> Drained {
         let begun = Instant::now();
         match self.try_step(source) {
-            Ok(_) if self.trial == Trial::Rehearsal => {
-                source.rewind();
-                self.forget();
+            Ok(None) => {
                 self.trial = self.trial.worked();
                 Drained::Stored { full: true }
             }
-            Ok(drained) => {
+            Ok(Some(drained)) => {
                 self.trial = self.trial.worked();
                 self.recovered();
                 if let Drained::Stored { .. } = drained {
@@ -33,7 +31,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn try_step(&mut self, source: &mut dyn Source) -> Result<Drained, Failure> {
+    /// `None`: it was rehearsed, and nothing of it stays.
+    pub(super) fn try_step(&mut self, source: &mut dyn Source) -> Result<Option<Drained>, Failure> {
         // A clock that steps back must not make recorded_at do so.
         let at = self.look_at_clock().max(self.last_recorded_at);
         self.enter_period(at)?;
@@ -42,13 +41,16 @@ impl Worker {
         let (worker, source_again) = (&mut *self, &mut *source);
         let write = || worker.fill_and_write(source_again, at);
         if trial == Trial::Rehearsal {
-            return rehearsal(write).map(|(_, _, drained)| drained);
+            rehearsal(write)?;
+            source.rewind();
+            self.forget();
+            return Ok(None);
         }
         let (gaps, at, drained) = transaction(write)?;
         if let Drained::Stored { .. } = drained {
             self.committed(source, at, gaps);
         }
-        Ok(drained)
+        Ok(Some(drained))
     }
 
     /// The time; an event says so where the clock was set back since the last look.
@@ -225,7 +227,7 @@ impl Worker {
                 shared.crowded.store(0, Ordering::Relaxed);
             }
             if ring.waiting() < ring.capacity() / 2 {
-                shared.warned.store(0, Ordering::Relaxed);
+                shared.overflow_is_over();
             }
         }
         // Demands that were lowered for a troublesome event rise again behind it.

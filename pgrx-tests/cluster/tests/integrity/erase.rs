@@ -254,6 +254,45 @@ fn erasing_takes_effect_whatever_becomes_of_the_transaction() {
     assert_whole(&cluster);
 }
 
+/// A hold keeps the values, too, until it is released.
+#[test]
+fn nothing_under_a_legal_hold_is_erased() {
+    let cluster = Cluster::start();
+    cluster.psql().run("SELECT 'stoat-1'").ok();
+    let seq = seq_of(&cluster, "statement LIKE '%stoat%'");
+    let mut client = unlocked(&cluster);
+    let erase_it = format!("SELECT audit.erase({seq}, '{{statement}}', 'r')");
+    for hold in [
+        "SELECT audit.hold('2000-01-01', '2000-01-02', 'of other times')",
+        "SELECT audit.hold('-infinity', now(), 'case 12')",
+    ] {
+        client.batch_execute(hold).expect("holds");
+    }
+    let release = "SELECT audit.release(2, 'case 12 is closed')";
+    // A release that may yet be rolled back is none.
+    for sql in [
+        erase_it.clone(),
+        format!("{release}; {erase_it}"),
+        format!(
+            "DO $$ BEGIN PERFORM audit.release(2, 'r'); EXCEPTION WHEN division_by_zero THEN END $$; {erase_it}"
+        ),
+    ] {
+        let error = client.batch_execute(&sql).expect_err("it is held");
+        let error = error.as_db_error().expect("of the server");
+        assert_eq!(error.code().code(), "55000", "{sql}: {error}");
+        assert_eq!(
+            error.message(),
+            format!("event {seq} is under legal hold 2")
+        );
+        assert!(error.hint().is_some());
+    }
+    assert_ne!(files_with(&cluster, "stoat-1"), Vec::<String>::new());
+    client.batch_execute(release).expect("releases");
+    client.batch_execute(&erase_it).expect("erases");
+    assert_eq!(files_with(&cluster, "stoat-1"), Vec::<String>::new());
+    assert_whole(&cluster);
+}
+
 #[test]
 fn erasing_is_refused_with_a_reason() {
     let cluster = Cluster::start();
