@@ -55,7 +55,7 @@ bench-quick: ## speed against the plain server and pgaudit: two workloads, four 
 	@scripts/install.sh
 	@scripts/bench.sh --quick
 
-bench: ## the whole table of docs/performance.md, 11 rounds: an hour
+bench: ## the whole table of docs/performance.md, 11 rounds: 75 minutes
 	@scripts/install.sh
 	@scripts/bench.sh
 

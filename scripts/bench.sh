@@ -2,7 +2,7 @@
 # Speed, cost and size beside the plain server and pgaudit; the table and bench.json are in target/bench.
 #
 #   scripts/bench.sh --quick                                two workloads, four configurations, three minutes
-#   scripts/bench.sh                                        everything, about an hour
+#   scripts/bench.sh                                        everything, 75 minutes
 #   scripts/bench.sh --workloads select-64 --rounds 5       parts of it; --help tells more
 . "$(dirname "$0")/lib.sh"
 command -v python3 >/dev/null || {
