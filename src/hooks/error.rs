@@ -16,7 +16,7 @@ use super::{apply, capture, emit, functions, guard, replication, session as sess
 use crate::pg::{guc, lexis, raw, session};
 use audit_core::classify::classes_of_command;
 use audit_core::event::{Classes, pack_sqlstate};
-use audit_core::sql::command::command_of_first_keyword;
+use audit_core::sql::command::{command_of_first_keyword, declares_cursor};
 use audit_core::sql::redact;
 use audit_core::sql::{cut::CutSink, split};
 
@@ -375,41 +375,15 @@ unsafe fn nested_unseen<'a>(internal: *const core::ffi::c_char) -> Option<&'a [u
     (!body && !seen).then_some(text)
 }
 
-/// Whether a text begins as the body of a PL/pgSQL function does; no statement that a function can
-/// run begins so.
+/// Whether a text begins as the body of a PL/pgSQL function does, and no statement that a function can run. (Of a body
+/// whose first variable is a cursor that can't be told.)
 fn starts_like_body(text: &[u8]) -> bool {
     let word = |word: &[u8]| {
         text.get(..word.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(word))
     };
-    // DECLARE CURSOR has the word in its head; of a body's variables one may be a cursor.
-    let declares = word(b"declare") && !is_declare_cursor(text);
+    let declares = word(b"declare") && !declares_cursor(text);
     word(b"begin") || declares || text.starts_with(b"<<") || text.starts_with(b"#")
-}
-
-/// Whether a text that begins with DECLARE is the statement: a name, its options, CURSOR, and FOR or WITH or WITHOUT HOLD.
-fn is_declare_cursor(text: &[u8]) -> bool {
-    let mut words = text
-        .split(|b| b.is_ascii_whitespace())
-        .filter(|w| !w.is_empty());
-    let is = |word: &[u8], name: &[u8]| word.eq_ignore_ascii_case(name);
-    words.nth(1); // DECLARE, the name
-    for word in words {
-        let option = [
-            b"binary".as_slice(),
-            b"asensitive",
-            b"insensitive",
-            b"no",
-            b"scroll",
-        ];
-        if is(word, b"cursor") {
-            return true;
-        }
-        if !option.iter().any(|name| is(word, name)) {
-            return false;
-        }
-    }
-    false
 }
 
 /// The statement that was planned and not begun, in the message that is under way: it failed between

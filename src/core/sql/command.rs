@@ -25,6 +25,17 @@ pub fn command_of_first_keyword(text: &[u8]) -> &'static str {
     tag
 }
 
+/// Whether a text begins as DECLARE CURSOR does: a name, its options, CURSOR.
+pub fn declares_cursor(text: &[u8]) -> bool {
+    const OPTIONS: [&str; 5] = ["BINARY", "ASENSITIVE", "INSENSITIVE", "NO", "SCROLL"];
+    let mut tokens = Lexer::new(text, true).filter(|token| !token.kind.is_blank());
+    let is = |token: Token, keyword: &str| token.is_word(text, keyword);
+    let declares = tokens.next().is_some_and(|token| is(token, "DECLARE"));
+    let named = tokens.next().is_some();
+    let behind = tokens.find(|token| !OPTIONS.iter().any(|option| is(*token, option)));
+    declares && named && behind.is_some_and(|token| is(token, "CURSOR"))
+}
+
 const UNKNOWN: &str = "UNKNOWN";
 
 /// Commands that the first keyword settles.
@@ -229,7 +240,31 @@ fn object_command(
 
 #[cfg(test)]
 mod tests {
-    use super::command_of_first_keyword;
+    use super::{command_of_first_keyword, declares_cursor};
+
+    #[test]
+    fn a_cursor_is_declared_however_it_is_written() {
+        for text in [
+            "declare c cursor for select 1",
+            "DECLARE \"a b\" CURSOR FOR SELECT 1",
+            "declare/**/c/**/no scroll--\n cursor with hold for select 1",
+            "declare cursor cursor for select 1",
+            "declare c binary insensitive cursor for select 1",
+        ] {
+            assert!(declares_cursor(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "",
+            "declare",
+            "declare c",
+            "declare cursor",
+            "declare c int; begin end",
+            "declare c constant int := 1; cursor int; begin end",
+            "select 1",
+        ] {
+            assert!(!declares_cursor(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn tags() {
