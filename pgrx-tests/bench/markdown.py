@@ -41,7 +41,10 @@ class Figures:
 
     def percent(self, workload, configuration):
         found = self.of(workload, configuration, "tps_ratio")
-        return spread(found and [100 * v for v in found], 0).replace(" [", " % [")
+        if not found:
+            return "–"
+        text = spread([v and 100 * v for v in found], 0) # one round has no interval
+        return text.replace(" [", " % [") if "[" in text else f"{text} %"
 
 
 def beside_the_plain_server(figures):
