@@ -51,25 +51,19 @@ pub fn joined(engine: &mut Engine, id: Id) -> bool {
 
 /// Adds check `id` to `other` if it is the same one: text, place, tables, and who it runs as.
 fn join(engine: &mut Engine, other: Id, id: Id) -> bool {
-    let new = engine.frame(id);
-    let (numbers, session) = (new.numbers, new.session_version);
-    let (text, relations) = (
-        std::mem::take(&mut new.text),
-        std::mem::take(&mut new.relations),
-    );
-    let frame = engine.frame(other);
-    let same = frame.numbers.depth == numbers.depth
-        && frame.numbers.statement_id == numbers.statement_id
-        && frame.session_version == session
-        && frame.relations == relations
-        && frame.text == text;
+    let Ok([frame, new]) = engine.pool.get_disjoint_mut([other, id]) else {
+        return false;
+    };
+    let same = frame.numbers.depth == new.numbers.depth
+        && frame.numbers.statement_id == new.numbers.statement_id
+        && frame.session_version == new.session_version
+        && frame.relations == new.relations
+        && frame.text == new.text;
     if same {
         frame.calls += 1;
-        frame.numbers.rows += numbers.rows.max(0);
-        frame.numbers.duration += numbers.duration.max(0);
+        frame.numbers.rows += new.numbers.rows.max(0);
+        frame.numbers.duration += new.numbers.duration.max(0);
     }
-    let new = engine.frame(id);
-    (new.text, new.relations) = (text, relations);
     same
 }
 
