@@ -232,9 +232,12 @@ pub unsafe fn sets_for_others(node: *mut pg_sys::Node) -> bool {
     }
 }
 
-/// Of `audit.*`
+/// Of `audit.*`, in any case: the server takes names of settings so.
 unsafe fn sets_ours(stmt: *const pg_sys::VariableSetStmt) -> bool {
-    unsafe { raw::bytes((*stmt).name).starts_with(b"audit.") }
+    const OURS: &[u8] = b"audit.";
+    let name = unsafe { raw::bytes((*stmt).name) };
+    name.get(..OURS.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(OURS))
 }
 
 /// Whether the statement is COMMIT PREPARED. Never throws.

@@ -276,7 +276,7 @@ fn settings_of_roles_databases_and_the_server_are_on_record_whatever_the_level()
     cluster
         .psql()
         .run(
-            "SET audit.level = 'none'; ALTER ROLE bob SET audit.level = 'none'; ALTER ROLE bob SET work_mem = '1MB';
+            "SET audit.level = 'none'; ALTER ROLE bob SET audit.level = 'none'; ALTER ROLE bob SET work_mem = '1MB'; ALTER ROLE bob SET \"AUDIT.Level\" = 'ddl';
              ALTER DATABASE app SET audit.nested = off; ALTER DATABASE app RESET ALL;
              DO $$ BEGIN EXECUTE 'ALTER ROLE bob RESET audit.level'; END $$",
         )
@@ -293,6 +293,7 @@ fn settings_of_roles_databases_and_the_server_are_on_record_whatever_the_level()
         ),
         [
             "AUDIT | ALTER ROLE | success | bob | audit.level | none",
+            "AUDIT | ALTER ROLE | success | bob | AUDIT.Level | ddl",
             "AUDIT | ALTER DATABASE | success | app | audit.nested | off",
             "AUDIT | ALTER DATABASE | success | app | ~ | ~",
             "AUDIT | ALTER ROLE | success | bob | audit.level | ~",
